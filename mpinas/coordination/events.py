@@ -1,0 +1,162 @@
+"""Everything that can happen in a run, besides the leaders' reports. The journal is a list of these.
+
+Some come from outside (a measurement arrived), some are the coordinator's own decisions (a candidate was proposed):
+both are facts once written, and the state of a run is a fold over them (`ledger`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mpinas.coordination.messages import (
+    Assessed,
+    AssessmentFailed,
+    Evaluated,
+    EvaluationFailed,
+    Progress,
+    Ready,
+    Report,
+    Stopped,
+)
+from mpinas.search import Genome
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A job starts on this run folder, the first or a resumed one. What an earlier job left under way is open again."""
+
+    version: str
+    ranks: int
+    groups: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """A new candidate. Candidate 0 is the task's human-designed baseline."""
+
+    candidate: int
+    genome: Genome
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """The untrained candidate was written as an artifact (ONNX)."""
+
+    candidate: int
+    size_bytes: int
+    parameters: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExportFailed:
+    """The candidate cannot be deployed."""
+
+    candidate: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The device answered. `measurement` has at least "p50_s"; latencies in seconds."""
+
+    candidate: int
+    measurement: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementFailed:
+    """The device refused the candidate or could not run it."""
+
+    candidate: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The candidate breaks a limit; it is not trained."""
+
+    candidate: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ordered:
+    """A group was given this candidate. `work` is "evaluate" or "assess"."""
+
+    candidate: int
+    attempt: int
+    group: int
+    work: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceLost:
+    """No device answers; measurements wait, trainers go on with what is measured."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceBack:
+    """Measurements go on."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequested:
+    """Somebody wants the job to end now (a signal); a later job can resume."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The search is complete; nothing is left to do on this run folder."""
+
+    reason: str
+
+
+Event = (
+    Begun
+    | Proposed
+    | Exported
+    | ExportFailed
+    | Measured
+    | MeasurementFailed
+    | Rejected
+    | Ordered
+    | DeviceLost
+    | DeviceBack
+    | StopRequested
+    | Finished
+    | Report
+)
+
+#: Every class that may stand in a journal, by the name it has there.
+EVENT_CLASSES: dict[str, type] = {
+    cls.__name__: cls
+    for cls in (
+        Begun,
+        Proposed,
+        Exported,
+        ExportFailed,
+        Measured,
+        MeasurementFailed,
+        Rejected,
+        Ordered,
+        DeviceLost,
+        DeviceBack,
+        StopRequested,
+        Finished,
+        Ready,
+        Progress,
+        Evaluated,
+        EvaluationFailed,
+        Assessed,
+        AssessmentFailed,
+        Stopped,
+    )
+}

@@ -1,0 +1,96 @@
+"""What may be varied: genes, genomes and the space they span."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+Value = str | int | float | bool
+#: Gene name -> chosen value, in the order of the space's genes.
+Genome = dict[str, Value]
+
+
+class SpaceExhaustedError(Exception):
+    """Every genome of the space has been asked for already."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gene:
+    """One choice. `ordered`: neighbours in `choices` are alike (numbers); otherwise any two differ equally."""
+
+    name: str
+    choices: tuple[Value, ...]
+    ordered: bool
+
+    def __post_init__(self) -> None:
+        if not self.choices:
+            raise ValueError(f"gene {self.name!r} has no choices")
+        if len(set(self.choices)) != len(self.choices):
+            raise ValueError(f"gene {self.name!r} has a choice twice: {list(self.choices)}")
+
+
+def _ordered(choices: Sequence[Value]) -> bool:
+    return all(isinstance(c, (int, float)) and not isinstance(c, bool) for c in choices)
+
+
+class SearchSpace:
+    """A finite space: the product of its genes' choices, folded by `repair`.
+
+    Parameters
+    ----------
+    genes
+        Gene name -> choices. A gene whose choices are all numbers is ordered: mutation prefers neighbours.
+    repair
+        Maps any member of the product to a valid genome, and a valid genome to itself. It also gives inactive
+        genes one canonical value, so that two genomes that mean the same network are equal.
+    """
+
+    def __init__(
+        self, genes: Mapping[str, Sequence[Value]], repair: Callable[[Genome], Genome] | None = None
+    ) -> None:
+        if not genes:
+            raise ValueError("a search space needs at least one gene")
+        self.genes = tuple(Gene(name, tuple(choices), _ordered(choices)) for name, choices in genes.items())
+        self._repair = repair
+
+    def __len__(self) -> int:
+        """Size of the product of all choices (an upper bound where `repair` folds it)."""
+        return math.prod(len(gene.choices) for gene in self.genes)
+
+    def repair(self, genome: Mapping[str, Value]) -> Genome:
+        """The valid genome nearest in meaning.
+
+        Raises
+        ------
+        ValueError
+            A gene is missing, unknown, or has a value that is none of its choices.
+        """
+        if genome.keys() != {gene.name for gene in self.genes}:
+            raise ValueError(f"genome has genes {sorted(genome)}, the space {sorted(g.name for g in self.genes)}")
+        for gene in self.genes:
+            if genome[gene.name] not in gene.choices:
+                raise ValueError(f"gene {gene.name!r} = {genome[gene.name]!r} is none of {list(gene.choices)}")
+        ordered = {gene.name: genome[gene.name] for gene in self.genes}
+        return self._repair(ordered) if self._repair else ordered
+
+    def sample(self, rng: np.random.Generator) -> Genome:
+        """A genome drawn uniformly from the product, then repaired."""
+        return self.repair({g.name: g.choices[int(rng.integers(len(g.choices)))] for g in self.genes})
+
+    def every(self) -> Iterator[Genome]:
+        """All genomes, repaired, each once. For small spaces only."""
+        seen = set()
+        for values in itertools.product(*(gene.choices for gene in self.genes)):
+            genome = self.repair(dict(zip((g.name for g in self.genes), values, strict=True)))
+            if (key := genome_key(genome)) not in seen:
+                seen.add(key)
+                yield genome
+
+
+def genome_key(genome: Mapping[str, Value]) -> tuple[tuple[str, Value], ...]:
+    """A hashable identity, the same for equal genomes whatever their order."""
+    return tuple(sorted(genome.items()))
