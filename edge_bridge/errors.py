@@ -1,0 +1,30 @@
+"""What can go wrong for a user of the bridge, as exceptions whose text is one line: what, where, what to do.
+
+Outcomes of a measurement are messages (`protocol.Failed`), never exceptions.
+"""
+
+from __future__ import annotations
+
+
+class BridgeError(Exception):
+    """Base of all errors of the bridge; the text is one line for the user."""
+
+
+class ProtocolError(BridgeError):
+    """A peer sent frames that `docs/bridge-protocol.md` does not allow."""
+
+
+class BridgeUnreachable(BridgeError):
+    """Nothing answers at the relay's endpoint, or what answers is not this relay."""
+
+
+class KeyRefused(BridgeError):
+    """The relay answered, and does not know (or no longer allows) this key."""
+
+
+class KeyFileError(BridgeError):
+    """A key, allow-list or connection file is missing, unreadable, malformed or too widely readable."""
+
+
+class RuntimeMissing(BridgeError):
+    """The runtime or provider asked for is not installed on this machine."""

@@ -1,0 +1,257 @@
+"""The wire format MPINAS-EDGE/1 (docs/bridge-protocol.md): messages, and one encode/decode pair for all of them.
+
+Bytes in, checked values out; whatever a stranger sends raises `ProtocolError` and nothing else. Must not know
+sockets, clocks or who sends when. Never pickle: headers are JSON, bulk data are frames of their own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal, NamedTuple, TypeVar
+
+import msgspec
+
+from edge_bridge.errors import ProtocolError
+from edge_bridge.quantities import (
+    ANY_PROFILE,
+    Count,
+    Digest,
+    Measurement,
+    Name,
+    Profile,
+    Seconds,
+    Settings,
+    Text,
+    Words,
+    encode_settings,
+    request_id,
+)
+
+T = TypeVar("T")
+
+VERSION = b"MPINAS-EDGE/1"
+HEADER_LIMIT_BYTES = 1 << 20
+#: A sender cuts the payload into frames of this size; a receiver takes frames up to FRAME_LIMIT_BYTES.
+CHUNK_BYTES = 4 << 20
+FRAME_LIMIT_BYTES = (8 << 20) + 1024
+MODEL_LIMIT_BYTES = 512 << 20
+
+Phase = Literal["queued", "loading", "warming", "measuring"]
+#: Reasons of a FAILED answer. "busy" is the relay's alone, and asks the client to come again later.
+Reason = Literal[
+    "busy", "bad-digest", "bad-model", "too-large", "out-of-memory", "run-failed", "time-out", "crashed",
+    "unsupported", "device-lost", "internal",
+]  # fmt: skip
+ErrorCode = Literal["version", "malformed", "refused", "unregistered", "full"]
+
+
+class Header(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all messages. Unknown fields are ignored, so that neighbouring versions talk."""
+
+
+class Hello(Header, frozen=True, kw_only=True):
+    """A job introduces itself; answered by Welcome."""
+
+    client: Text
+    versions: Words
+
+
+class Measure(Header, frozen=True, kw_only=True):
+    """Measure the model in the payload. The same header goes to the device as TASK."""
+
+    request_id: Digest
+    model_sha256: Digest
+    size_bytes: Annotated[int, msgspec.Meta(ge=1, le=MODEL_LIMIT_BYTES)]
+    profile: Name
+    #: Kept as the bytes sent: `request_id` covers them.
+    settings: msgspec.Raw
+
+    def decoded_settings(self) -> Settings:
+        """Return the settings checked."""
+        return decode_part(self.settings, Settings)
+
+
+class Cancel(Header, frozen=True, kw_only=True):
+    """The job no longer wants this request."""
+
+    request_id: Digest
+
+
+class Welcome(Header, frozen=True, kw_only=True):
+    """Answer to Hello: the devices now present and the relay's state."""
+
+    devices: Annotated[list[Profile], msgspec.Meta(max_length=1024)]
+    jobs: Count
+    queued: Count
+    running: Count
+    uptime_s: Annotated[float, msgspec.Meta(ge=0)]
+    versions: Words
+
+
+class Devices(Header, frozen=True, kw_only=True):
+    """The list of devices has changed; this is the new one."""
+
+    devices: Annotated[list[Profile], msgspec.Meta(max_length=1024)]
+
+
+class Ack(Header, frozen=True, kw_only=True):
+    """The relay holds the request."""
+
+    request_id: Digest
+
+
+class Progress(Header, frozen=True, kw_only=True):
+    """Where a request is."""
+
+    request_id: Digest
+    phase: Phase
+    device: Text = ""
+
+
+class Result(Header, frozen=True, kw_only=True):
+    """A measurement; passed on by the relay as the bytes that the device sent."""
+
+    request_id: Digest
+    measurement: msgspec.Raw
+
+    def decoded_measurement(self) -> Measurement:
+        """Return the measurement checked."""
+        return decode_part(self.measurement, Measurement)
+
+
+class Failed(Header, frozen=True, kw_only=True):
+    """The request has ended without a measurement."""
+
+    request_id: Digest
+    reason: Reason
+    detail: Text
+
+
+class Error(Header, frozen=True, kw_only=True):
+    """The receiver of this sent something that is not taken, and why."""
+
+    code: ErrorCode
+    detail: Text
+
+
+class Register(Header, frozen=True, kw_only=True):
+    """A device offers itself; `busy_with` names the request it is measuring right now, if any."""
+
+    profile: Profile
+    #: Unlike for each run of the agent: a reconnected device takes its own place.
+    instance: Name
+    busy_with: Digest | None = None
+
+
+class Registered(Header, frozen=True, kw_only=True):
+    """The relay has taken the device."""
+
+    versions: Words
+
+
+class Task(Measure, frozen=True, kw_only=True):
+    """Measure as the relay passes it to a device."""
+
+
+class Ping(Header, frozen=True, kw_only=True):
+    """Is the peer there? A device answers Pong; a job need not answer."""
+
+
+class Pong(Header, frozen=True, kw_only=True):
+    """Answer to Ping."""
+
+
+class Message(NamedTuple):
+    """One message: checked header and raw payload frames."""
+
+    header: Header
+    payload: tuple[bytes, ...] = ()
+
+    def joined(self) -> bytes:
+        """Payload as one string of bytes."""
+        return self.payload[0] if len(self.payload) == 1 else b"".join(self.payload)
+
+
+_CLASSES: tuple[type[Header], ...] = (
+    Hello, Measure, Cancel, Welcome, Devices, Ack, Progress, Result, Failed, Error,
+    Register, Registered, Task, Ping, Pong,
+)  # fmt: skip
+_TAG: dict[type[Header], bytes] = {each: each.__name__.upper().encode() for each in _CLASSES}
+
+
+def _direction(*classes: type[Header]) -> Mapping[bytes, type[Header]]:
+    return {_TAG[each]: each for each in classes}
+
+
+#: What each side may send; anything else is a ProtocolError at the receiver.
+JOB_TO_RELAY = _direction(Hello, Measure, Cancel)
+RELAY_TO_JOB = _direction(Welcome, Devices, Ack, Progress, Result, Failed, Error, Ping)
+DEVICE_TO_RELAY = _direction(Register, Progress, Result, Failed, Pong)
+RELAY_TO_DEVICE = _direction(Registered, Task, Ping, Error)
+
+
+def encode(header: Header, payload: Sequence[bytes] = ()) -> list[bytes]:
+    """Frames of a message, without the identity frame."""
+    return [VERSION, _TAG[type(header)], msgspec.json.encode(header), *payload]
+
+
+def decode(frames: Sequence[bytes], direction: Mapping[bytes, type[Header]]) -> Message:
+    """Check frames (without the identity frame) and return the message in them.
+
+    Raises
+    ------
+    ProtocolError
+        For every sequence of bytes that is not a message of this direction.
+    """
+    if len(frames) < 3:
+        raise ProtocolError(f"{len(frames)} frames where version, type and header are wanted")
+    version, tag, header_bytes, *payload = frames
+    if version != VERSION:
+        raise ProtocolError(f"peer speaks {_shown(version)}, this is {VERSION.decode()}: update the older side")
+    wanted = direction.get(tag)
+    if wanted is None:
+        raise ProtocolError(f"type {_shown(tag)} is not one that this peer may send")
+    if len(header_bytes) > HEADER_LIMIT_BYTES:
+        raise ProtocolError(f"header of {len(header_bytes)} bytes, at most {HEADER_LIMIT_BYTES} are taken")
+    header = decode_part(header_bytes, wanted)
+    size_bytes = sum(map(len, payload))
+    expected_bytes = header.size_bytes if isinstance(header, Measure) else 0
+    if size_bytes != expected_bytes:
+        raise ProtocolError(f"payload of {size_bytes} bytes, the header says {expected_bytes}")
+    return Message(header, tuple(payload))
+
+
+def decode_part(data: bytes | msgspec.Raw, kind: type[T]) -> T:
+    """Check JSON bytes against a type; raise ProtocolError for all that does not fit."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.MsgspecError, RecursionError, ValueError) as error:
+        raise ProtocolError(f"{kind.__name__.upper()}: {error}"[:300]) from None
+
+
+def cut(model: bytes) -> tuple[bytes, ...]:
+    """Model bytes as payload frames."""
+    return tuple(model[start : start + CHUNK_BYTES] for start in range(0, len(model), CHUNK_BYTES))
+
+
+def measure_of(model: bytes, settings: Settings, profile: str = ANY_PROFILE) -> Measure:
+    """Header that asks for a measurement of these model bytes."""
+    raw = encode_settings(settings)
+    sha256 = hashlib.sha256(model).hexdigest()
+    return Measure(
+        request_id=request_id(sha256, profile, raw),
+        model_sha256=sha256,
+        size_bytes=len(model),
+        profile=profile,
+        settings=msgspec.Raw(raw),
+    )
+
+
+def task_of(measure: Measure) -> Task:
+    """Return the same request as it goes to a device."""
+    return Task(**{name: getattr(measure, name) for name in measure.__struct_fields__})
+
+
+def _shown(data: bytes) -> str:
+    return repr(data[:40])[1:]

@@ -1,0 +1,240 @@
+"""The experiment file: one typed tree, read once, unknown keys refused, the defaults that were used written out."""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import msgspec
+import tomli_w
+from msgspec import Meta
+
+from mpinas.errors import UserError
+
+Positive = Annotated[int, Meta(ge=1)]
+Seed = Annotated[int, Meta(ge=0, lt=2**31)]
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Task(_Section):
+    """[task] What is learned, from which files."""
+
+    name: str
+    #: Files or folders with labelled recordings; relative to the experiment file. Not for tasks that ship their data.
+    train: tuple[str, ...] = ()
+    #: Files or folders that the final front is judged on; none: no test error.
+    test: tuple[str, ...] = ()
+    #: Frames of a window: what the baseline sees, and the most that a candidate may ask for.
+    frames: Positive = 16
+    #: Windows cut from each training line.
+    windows_per_line: Positive = 1
+    #: Share of the training layers held out, chosen by seed once for the run.
+    validation_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.2
+
+
+class Search(_Section):
+    """[search] How candidates are found."""
+
+    #: How many candidates to evaluate, the human-designed baseline among them.
+    evaluations: Annotated[int, Meta(ge=2)] = 64
+    seed: Seed = 0
+    space: str = "cnn3d"
+    population: Annotated[int, Meta(ge=2)] = 16
+    #: Rejected and failed candidates are replaced until this many were proposed; 0: ten times the evaluations.
+    proposals_max: Annotated[int, Meta(ge=0)] = 0
+    #: Hard upper limits on what is measured: latency_s, size_bytes, parameters, p90_s, p99_s …
+    limits: dict[str, Annotated[float, Meta(gt=0)]] = {}
+
+
+class Training(_Section):
+    """[training] How a candidate is trained."""
+
+    #: Trainer ranks that train one candidate together.
+    group_size: Positive = 1
+    epochs: Positive = 10
+    #: Of the whole group, not of one rank.
+    batch_size: Annotated[int, Meta(ge=2)] = 32
+    #: "auto": a GPU where this rank sees one.
+    device: Annotated[str, Meta(pattern="^(auto|cpu|cuda)$")] = "auto"
+    #: CPU threads of one trainer; 0: the cores this rank may use, shared among the trainers of the node.
+    threads: Annotated[int, Meta(ge=0)] = 0
+
+
+class Edge(_Section):
+    """[edge] Where latencies come from."""
+
+    #: "local": relay and device agent are started beside the job; else the connection file of a relay.
+    bridge: str = "local"
+    #: Secret key file of this job, for a relay that is not local.
+    key: str = ""
+    #: Name of the device profile to measure on.
+    profile: str = "any"
+    #: At least so many timed runs: 64 are enough for p90, 662 for p99, at 99% confidence.
+    samples: Annotated[int, Meta(ge=64)] = 64
+    #: CPU threads the model may use on the device.
+    threads: Positive = 1
+    #: At most so long for one measurement.
+    timeout_s: Annotated[float, Meta(gt=0)] = 120.0
+
+
+class Experiment(_Section):
+    """The whole experiment file."""
+
+    task: Task
+    search: Search = Search()
+    training: Training = Training()
+    edge: Edge = Edge()
+
+
+_SECTIONS: dict[str, type[_Section]] = {"task": Task, "search": Search, "training": Training, "edge": Edge}
+#: What a resumed run may not change, because what was evaluated already would not compare.
+_FIXED = ("task", "search.seed", "search.space", "search.population", "training.epochs", "training.batch_size")
+
+
+def read_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
+    """Read `path`, apply `section.key=value` overrides, check everything.
+
+    Paths in the file are relative to the file, those in overrides to the current folder; both come back absolute.
+
+    Raises
+    ------
+    UserError
+        Anything about the file that is not as it should be.
+    """
+    try:
+        tree = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such experiment file; `mpinas init` writes one, commented") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{path}: not valid TOML: {error}") from None
+    _absolute_paths(tree, path.resolve().parent)
+    for override in overrides:
+        _override(tree, override)
+    return _checked(tree, str(path))
+
+
+def write_experiment(experiment: Experiment, path: Path) -> None:
+    """Write the whole tree, defaults included."""
+    path.write_text(tomli_w.dumps(msgspec.to_builtins(experiment)))
+
+
+def check_resumable(before: Experiment, now: Experiment) -> None:
+    """Refuse a resumed run whose candidates would not compare with those evaluated already."""
+    old, new = msgspec.to_builtins(before), msgspec.to_builtins(now)
+    for key in _FIXED:
+        was, is_ = old, new
+        for part in key.split("."):
+            was, is_ = was[part], is_[part]
+        if was != is_:
+            raise UserError(f"--resume: {key} was {was!r} and is now {is_!r}; start a new run folder to change it")
+
+
+def _checked(tree: dict[str, Any], where: str) -> Experiment:
+    for name, section in tree.items():
+        _known(name, _SECTIONS, f"{where}: section [{name}]")
+        if not isinstance(section, dict):
+            raise UserError(f"{where}: {name} must be a section, written [{name}]")
+        for key in section:
+            _known(key, _SECTIONS[name].__struct_fields__, f"{where}: {name}.{key}")
+    if "task" not in tree or "name" not in tree["task"]:
+        raise UserError(f'{where}: task.name is missing; write name = "lpbf" or name = "digits" under [task]')
+    try:
+        experiment = msgspec.convert(tree, Experiment)
+    except msgspec.ValidationError as error:
+        what, _, at = str(error).partition(" - at `$.")
+        raise UserError(f"{where}: {at.rstrip('`')}: {what[0].lower()}{what[1:]}") from None
+    if experiment.training.batch_size < 2 * experiment.training.group_size:
+        raise UserError(
+            f"{where}: training.batch_size = {experiment.training.batch_size} gives some rank of a group of "
+            f"{experiment.training.group_size} fewer than 2 samples; make it at least {2 * experiment.training.group_size}"
+        )
+    return experiment
+
+
+def _known(name: str, known: Any, what: str) -> None:
+    if name not in known:
+        near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        raise UserError(f"{what} is unknown; {hint}")
+
+
+def _override(tree: dict[str, Any], text: str) -> None:
+    """Apply one `section.key=value`; the value is TOML, or a bare string."""
+    key, equals, raw = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or len(parts) < 2 or not all(parts):
+        raise UserError(f"--set {text}: write section.key=value, as in --set search.evaluations=24")
+    try:
+        value = tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = raw
+    table = tree
+    for part in parts[:-1]:
+        inner = table.setdefault(part, {})
+        if not isinstance(inner, dict):
+            raise UserError(f"--set {text}: {part} is no section")
+        table = inner
+    table[parts[-1]] = value
+    _absolute_paths({parts[0]: table} if len(parts) == 2 else {}, Path.cwd())
+
+
+def _absolute_paths(tree: dict[str, Any], folder: Path) -> None:
+    """Make paths absolute; leave anything of a wrong type for the check that follows."""
+    task, edge = tree.get("task"), tree.get("edge")
+    if isinstance(task, dict):
+        for key in ("train", "test"):
+            value = [task[key]] if isinstance(task.get(key), str) else task.get(key)
+            if isinstance(value, list) and all(isinstance(item, str) for item in value):
+                task[key] = [str(folder / item) for item in value]
+    if isinstance(edge, dict):
+        for key in ("bridge", "key"):
+            if isinstance(edge.get(key), str) and edge[key] not in ("local", ""):
+                edge[key] = str(folder / edge[key])
+
+
+TEMPLATE = """\
+# An experiment of mpinas. Run it:  mpirun -n 3 python -m mpinas search experiment.toml --run runs/first
+# Keys that are left out take the default shown here after the #.
+
+[task]
+name = "lpbf"                # "lpbf": laser speed and power from melt pool frames; "digits": a real, tiny example
+train = ["data/train.hdf5"]  # files or folders, relative to this file; `mpinas data simulate` writes one
+test = ["data/test.hdf5"]    # what the final front is judged on; leave out for no test error
+frames = 16                  # frames of a window: what the baseline sees, and the most a candidate may ask for
+# windows_per_line = 1       # windows cut from each training line
+# validation_fraction = 0.2  # share of whole layers held out, chosen by search.seed
+
+[search]
+evaluations = 64             # candidates to evaluate, the human-designed baseline among them
+seed = 0
+# space = "cnn3d"
+# population = 16            # parents of the genetic search
+# proposals_max = 0          # rejected and failed candidates are replaced up to this many; 0: 10 x evaluations
+
+[search.limits]              # hard limits on what the device measures; what breaks one is never trained
+# latency_s = 0.002
+# size_bytes = 4_000_000
+
+[training]
+group_size = 1               # trainer ranks that train one candidate together (Horovod)
+epochs = 10
+batch_size = 32              # of the whole group
+# device = "auto"            # "auto", "cpu" or "cuda"
+# threads = 0                # CPU threads of one trainer; 0: its share of the node's cores
+
+[edge]
+# bridge = "local"           # or the connection file of a relay: "BRIDGE.json"
+# key = ""                   # this job's secret key file, for a relay that is not local
+# profile = "any"            # device profile to measure on
+# samples = 64               # timed runs at least; 64 are enough for p90, 662 for p99
+# threads = 1                # CPU threads the model may use on the device
+# timeout_s = 120.0
+"""

@@ -1,0 +1,84 @@
+"""The folder of a run: the one owner of every file name in it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from mpinas.config import Experiment, read_experiment, write_experiment
+from mpinas.errors import UserError
+
+
+class RunFolder:
+    """Names of the files of a run, and the few acts on them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.experiment_file = path / "experiment.toml"
+        self.journal_file = path / "journal.jsonl"
+        self.models = path / "models"
+        #: Untrained artifacts on their way to the device; empty between jobs.
+        self.exports = path / "exports"
+        self.logs = path / "logs"
+
+    @classmethod
+    def create(cls, path: Path, experiment: Experiment) -> RunFolder:
+        """Make a new folder with the complete experiment file in it.
+
+        Raises
+        ------
+        UserError
+            It exists already, or cannot be made.
+        """
+        if path.exists():
+            raise UserError(f"{path}: exists already; add --resume to go on with it, or name another --run folder")
+        try:
+            path.mkdir(parents=True)
+            folder = cls(path)
+            write_experiment(experiment, folder.experiment_file)
+            folder.prepare()
+        except OSError as error:
+            raise UserError(f"{path}: cannot be made: {error.strerror}") from None
+        return folder
+
+    @classmethod
+    def existing(cls, path: Path) -> RunFolder:
+        """The folder of an earlier run.
+
+        Raises
+        ------
+        UserError
+            There is none, or it is not a run folder.
+        """
+        folder = cls(path)
+        if not path.is_dir():
+            raise UserError(f"{path}: no such run folder")
+        if not folder.experiment_file.is_file():
+            raise UserError(f"{path}: not a run folder: it has no {folder.experiment_file.name}")
+        return folder
+
+    def prepare(self) -> None:
+        """Make the folders that a job writes to; drop what an earlier job left half done."""
+        shutil.rmtree(self.exports, ignore_errors=True)
+        for folder in (self.models, self.exports, self.logs):
+            folder.mkdir(exist_ok=True)
+
+    def experiment(self) -> Experiment:
+        """The experiment of this run, complete."""
+        return read_experiment(self.experiment_file)
+
+    def export_file(self, candidate: int) -> Path:
+        """The untrained artifact of a candidate."""
+        return self.exports / f"{candidate:05d}.onnx"
+
+    def weights_file(self, candidate: int) -> Path:
+        """Trained weights (a torch state dict)."""
+        return self.models / f"{candidate:05d}" / "weights.pt"
+
+    def onnx_file(self, candidate: int) -> Path:
+        """The trained candidate, deployable."""
+        return self.models / f"{candidate:05d}" / "model.onnx"
+
+    def discard(self, candidate: int) -> None:
+        """Remove the trained model of a candidate, if there is one."""
+        shutil.rmtree(self.models / f"{candidate:05d}", ignore_errors=True)

@@ -1,0 +1,88 @@
+"""The experiment file: what is read, what is refused and how."""
+
+import msgspec
+import pytest
+
+from mpinas.config import TEMPLATE, Experiment, check_resumable, read_experiment, write_experiment
+from mpinas.errors import UserError
+
+
+def read(tmp_path, text, overrides=()):
+    path = tmp_path / "experiment.toml"
+    path.write_text(text)
+    return read_experiment(path, overrides)
+
+
+def test_the_template_is_valid_and_its_comments_state_the_true_defaults(tmp_path):
+    plain = read(tmp_path, TEMPLATE)
+    lines = [line.removeprefix("# ") if " = " in line else line for line in TEMPLATE.splitlines()]
+    shown = read(tmp_path, "\n".join(line for line in lines if not line.startswith(("latency_s", "size_bytes"))))
+    shown = msgspec.structs.replace(shown, edge=msgspec.structs.replace(shown.edge, bridge=plain.edge.bridge))
+    assert shown == plain
+    defaults = read(tmp_path, '[task]\nname = "lpbf"\ntrain = ["data/train.hdf5"]\ntest = ["data/test.hdf5"]\n')
+    assert plain == defaults
+
+
+def test_paths_are_relative_to_the_file_and_in_overrides_to_here(tmp_path, monkeypatch):
+    monkeypatch.chdir("/")
+    experiment = read(tmp_path, '[task]\nname = "lpbf"\ntrain = "a.hdf5"\n', ["task.test=b.hdf5"])
+    assert experiment.task.train == (str(tmp_path / "a.hdf5"),)
+    assert experiment.task.test == ("/b.hdf5",)
+
+
+def test_overrides_reach_nested_keys_and_are_typed(tmp_path):
+    overrides = ["search.evaluations=7", "search.limits.latency_s=0.002", "task.name=lpbf"]
+    experiment = read(tmp_path, '[task]\nname = "digits"\n', overrides)
+    assert (experiment.search.evaluations, experiment.search.limits) == (7, {"latency_s": 0.002})
+    assert experiment.task.name == "lpbf"
+
+
+def test_written_and_read_back_the_same(tmp_path):
+    experiment = read(tmp_path, '[task]\nname = "digits"\n', ["search.limits.size_bytes=1000"])
+    write_experiment(experiment, tmp_path / "out.toml")
+    assert read_experiment(tmp_path / "out.toml") == experiment
+
+
+TASK = '[task]\nname = "digits"\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "message"),
+    [
+        ("[task\n", [], "not valid TOML"),
+        ("", [], "task.name is missing"),
+        ("task = 3\n", [], "must be a section"),
+        (TASK + "[serch]\nseed = 1\n", [], r"section \[serch\] is unknown; did you mean search\?"),
+        (TASK + "[search]\nevaluation = 1\n", [], r"search.evaluation is unknown; did you mean evaluations\?"),
+        (TASK + "[search]\nzzz = 1\n", [], "known are evaluations"),
+        (TASK + '[search]\nevaluations = "many"\n', [], "search.evaluations: expected `int`, got `str`"),
+        (TASK + "[search]\nevaluations = 1\n", [], "search.evaluations: expected `int` >= 2"),
+        (TASK + "[training]\nepochs = 0\n", [], "training.epochs"),
+        (TASK + '[training]\ndevice = "tpu"\n', [], "training.device"),
+        (TASK + "[training]\ngroup_size = 20\n", [], "at least 40"),
+        (TASK + "[search.limits]\nlatency_s = -1.0\n", [], "search.limits"),
+        (TASK, ["search"], "write section.key=value"),
+        (TASK, ["search.evaluations=soon"], "search.evaluations: expected `int`"),
+        (TASK, ["search.nope=1"], "search.nope is unknown"),
+        (TASK, ["task.name.x=1"], "name is no section"),
+        (TASK + 'train = [1]\n', [], "task.train"),
+    ],
+)
+def test_bad_files_get_one_line(tmp_path, text, overrides, message):
+    with pytest.raises(UserError, match=message) as caught:
+        read(tmp_path, text, overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_says_how_to_get_one(tmp_path):
+    with pytest.raises(UserError, match="mpinas init"):
+        read_experiment(tmp_path / "none.toml")
+
+
+def test_resuming_refuses_what_would_not_compare():
+    before = msgspec.convert({"task": {"name": "digits"}}, Experiment)
+    more = msgspec.convert({"task": {"name": "digits"}, "search": {"evaluations": 99}}, Experiment)
+    check_resumable(before, more)
+    other = msgspec.convert({"task": {"name": "digits"}, "search": {"seed": 1}}, Experiment)
+    with pytest.raises(UserError, match=r"search\.seed was 0 and is now 1"):
+        check_resumable(before, other)
