@@ -195,7 +195,10 @@ class Relay:
     def _job_said(self, peer: bytes, name: str, message: Message, now_s: float) -> Iterator[Command]:
         if peer not in self._jobs:
             if len(self._jobs) >= self.limits.jobs:
-                yield ToJob(peer, Error(code="full", detail=f"the relay serves {len(self._jobs)} jobs, come back later"))
+                yield ToJob(
+                    peer,
+                    Error(code="full", detail=f"the relay serves {len(self._jobs)} jobs, come back later"),
+                )
                 return
             self._jobs[peer] = name
             yield Note(f"job {name} is here")

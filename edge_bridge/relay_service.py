@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
+from zmq.utils import z85
 
 from edge_bridge.endings import Endings
 from edge_bridge.errors import BridgeError, ProtocolError
@@ -65,7 +67,9 @@ class RelayPlan:
 
     def __post_init__(self) -> None:
         secure = self.key is not None and self.allowed is not None
-        if not secure and not all(end.startswith("ipc://") for end in (self.job_endpoint, self.device_endpoint)):
+        if not secure and not all(
+            end.startswith("ipc://") for end in (self.job_endpoint, self.device_endpoint)
+        ):
             raise BridgeError("a relay on a network needs a key and an allow-list")
 
 
@@ -99,6 +103,8 @@ class RelayService:
         self.connection = connection
         self._core = Relay(plan.limits, time.monotonic())
         self._offences: dict[tuple[str, bytes], int] = {}
+        #: The first is being handled.
+        self._events: deque[Event] = deque()
 
     def serve(self, endings: Endings) -> str:
         """Serve until asked to end; return who asked."""
@@ -109,7 +115,7 @@ class RelayService:
         try:
             while True:
                 wait_s = max(0.0, next_tick_s - time.monotonic())
-                ready = dict(poller.poll(wait_s * 1000))
+                ready = dict(poller.poll(round(wait_s * 1000)))
                 for source in ready:
                     asked = endings.asked_by(source) if isinstance(source, int) else None
                     if asked:
@@ -130,8 +136,10 @@ class RelayService:
         try:
             socket.bind(endpoint)
         except zmq.ZMQError as error:
-            raise BridgeError(f"relay cannot listen on {endpoint}: {error.strerror}, choose another port") from None
-        bound = str(socket.last_endpoint.decode().rstrip("\0"))
+            raise BridgeError(
+                f"relay cannot listen on {endpoint}: {error.strerror}, choose another port"
+            ) from None
+        bound = bytes(socket.getsockopt(zmq.LAST_ENDPOINT)).decode().rstrip("\0")
         if bound.startswith("ipc://"):
             return bound
         return f"tcp://{self._plan.public_host}:{bound.rpartition(':')[2]}"
@@ -146,12 +154,14 @@ class RelayService:
             return
         key = name = ""
         if mechanism == b"CURVE" and len(credentials) == 1 and self._plan.allowed is not None:
-            key = zmq.utils.z85.encode(credentials[0]).decode()
+            key = z85.encode(credentials[0]).decode()
             name = self._plan.allowed.name_of(key) or ""
         if name:
             self._zap.send_multipart([version, request, b"200", b"OK", key.encode(), b""])
             return
-        log.warning("refused %s key %r from %s: not in the allow-list", domain.decode(), key, address.decode())
+        log.warning(
+            "refused %s key %r from %s: not in the allow-list", domain.decode(), key, address.decode()
+        )
         self._zap.send_multipart([version, request, b"400", b"key not allowed", b"", b""])
 
     def _take_in(self, side: str, socket: Socket) -> None:
@@ -203,8 +213,14 @@ class RelayService:
         self._handle(Tick())
 
     def _handle(self, event: Event) -> None:
-        for command in self._core.handle(event, time.monotonic()):
-            self._execute(command)
+        """Hand an event over and do what follows; events that arise meanwhile wait their turn."""
+        self._events.append(event)
+        if len(self._events) > 1:
+            return
+        while self._events:
+            for command in self._core.handle(self._events[0], time.monotonic()):
+                self._execute(command)
+            self._events.popleft()
 
     def _execute(self, command: Command) -> None:
         match command:

@@ -78,7 +78,9 @@ class Link:
         Both for CURVE, both None for a private ipc socket.
     """
 
-    def __init__(self, context: Context, endpoint: str, key: KeyPair | None, relay_public_key: str | None) -> None:
+    def __init__(
+        self, context: Context, endpoint: str, key: KeyPair | None, relay_public_key: str | None
+    ) -> None:
         self.endpoint = endpoint
         self.socket: Socket = context.socket(zmq.DEALER)
         _common(self.socket)
@@ -95,7 +97,9 @@ class Link:
             self.socket.connect(endpoint)
         except zmq.ZMQError as error:
             self.close()
-            raise BridgeUnreachable(f"relay endpoint {endpoint}: {error.strerror}, check the connection file") from None
+            raise BridgeUnreachable(
+                f"relay endpoint {endpoint}: {error.strerror}, check the connection file"
+            ) from None
 
     def events(self) -> list[LinkEvent]:
         """What has happened to the connection since the last call."""

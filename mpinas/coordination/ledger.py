@@ -183,7 +183,7 @@ class Ledger:
             self._step(candidate, State.PROPOSED)
         self.groups.clear()
         self.groups_expected = len(event.groups)
-        self.device_lost = self.stop_reason = None
+        self.device_lost = self.stop_reason = self.finished = None
         self.occupation.new_job(sum(len(members) for members in event.groups))
 
     def _step(self, candidate: int, to: State) -> None:

@@ -30,8 +30,7 @@ class RunFolder:
         UserError
             It exists already, or cannot be made.
         """
-        if path.exists():
-            raise UserError(f"{path}: exists already; add --resume to go on with it, or name another --run folder")
+        cls.check_new(path)
         try:
             path.mkdir(parents=True)
             folder = cls(path)
@@ -40,6 +39,12 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"{path}: cannot be made: {error.strerror}") from None
         return folder
+
+    @staticmethod
+    def check_new(path: Path) -> None:
+        """Raise UserError if there is something at `path` already."""
+        if path.exists():
+            raise UserError(f"{path}: exists already; add --resume to go on with it, or name another --run folder")
 
     @classmethod
     def existing(cls, path: Path) -> RunFolder:

@@ -13,7 +13,8 @@ import numpy.typing as npt
 from mpinas.errors import UserError
 
 if TYPE_CHECKING:
-    from mpinas.tasks.lpbf.recording import Recording, ScanLine
+    from mpinas.tasks.lpbf.layer import ScanLine
+    from mpinas.tasks.lpbf.recording import Recording
 
 CROP = 41
 #: A frame whose brightest pixel is below this was taken with the laser off.

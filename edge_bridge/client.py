@@ -1,0 +1,350 @@
+"""The job's side of the bridge: submit models, poll for what came of them, never block.
+
+Owns patience: it asks again after a reconnection or a busy relay, with back-off and jitter, and the deadlines are its
+own. A request whose device is away waits. Must not know candidates, MPI or how a model came about.
+"""
+
+from __future__ import annotations
+
+import platform
+import random
+import time
+from dataclasses import dataclass
+
+import zmq
+
+from edge_bridge.errors import BridgeUnreachable, KeyRefused, ProtocolError
+from edge_bridge.keys import Connection, KeyPair
+from edge_bridge.protocol import (
+    MODEL_LIMIT_BYTES,
+    RELAY_TO_JOB,
+    Ack,
+    Cancel,
+    Devices,
+    Error,
+    Failed,
+    Hello,
+    Measure,
+    Message,
+    Phase,
+    Ping,
+    Progress,
+    Result,
+    Welcome,
+    cut,
+    decode,
+    encode,
+    measure_of,
+)
+from edge_bridge.quantities import ANY_PROFILE, Measurement, Profile, Settings
+from edge_bridge.sockets import Context, Link, LinkEvent, Socket
+
+#: First and longest wait before an unacknowledged or refused request is sent again.
+RETRY_S = 1.0
+RETRY_MOST_S = 60.0
+#: An acknowledgement may take this long, and a second more for each of these bytes, before the request goes again.
+ACK_S = 20.0
+ACK_BYTES_PER_S = 200_000
+#: How often a key that was refused in mid-run is tried again.
+REFUSED_RETRY_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A request has been measured."""
+
+    request_id: str
+    measurement: Measurement
+
+
+@dataclass(frozen=True, slots=True)
+class MeasurementFailed:
+    """A request has ended without a measurement."""
+
+    request_id: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Progressed:
+    """A request has entered a phase."""
+
+    request_id: str
+    phase: Phase
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class DevicesChanged:
+    """The devices now present."""
+
+    devices: tuple[Profile, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RelayLost:
+    """The relay cannot be reached; requests wait."""
+
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class RelayBack:
+    """The relay is there again; everything outstanding has been sent again."""
+
+
+ClientEvent = Measured | MeasurementFailed | Progressed | DevicesChanged | RelayLost | RelayBack
+
+
+@dataclass(slots=True)
+class _Pending:
+    measure: Measure
+    payload: tuple[bytes, ...]
+    #: When to send (again); None while the relay holds it.
+    send_at_s: float | None
+    deadline_s: float | None
+    tries: int = 0
+
+
+class BridgeClient:
+    """A job's connection to a relay. Not thread-safe; made by `open`."""
+
+    def __init__(self, connection: Connection, key: KeyPair | None) -> None:
+        self._endpoint = connection.job_endpoint
+        context: Context = zmq.Context.instance()
+        self._link = Link(context, self._endpoint, key, connection.relay_public_key)
+        self._pending: dict[str, _Pending] = {}
+        self._hello_due = False
+        self._welcome: Welcome | None = None
+        #: The relay has answered, and the connection has stood since.
+        self._up = False
+        self._was_up = False
+        self._refused: str | None = None
+        self._reopen_at_s: float | None = None
+        self._last_trouble = "nothing answers"
+        self._devices: tuple[Profile, ...] | None = None
+        self._jitter = random.Random()
+
+    @classmethod
+    def open(
+        cls, connection: Connection, key: KeyPair | None = None, timeout_s: float = 10.0
+    ) -> BridgeClient:
+        """Connect, and wait until the relay has answered.
+
+        Parameters
+        ----------
+        connection
+            From the relay's connection file.
+        key
+            This job's key pair; None only for a private local bridge.
+        timeout_s
+            How long to wait for the answer.
+
+        Raises
+        ------
+        KeyRefused
+            When the relay does not know the key.
+        BridgeUnreachable
+            When it does not answer in time, or refuses this job for another reason.
+        """
+        if connection.relay_public_key is not None and key is None:
+            raise KeyRefused(
+                f"relay {connection.job_endpoint} takes known keys only: name a key file made by `edge-bridge keygen`"
+            )
+        client = cls(connection, key)
+        try:
+            client._wait_for_welcome(timeout_s)
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    @property
+    def sockets(self) -> list[Socket]:
+        """Sockets for a zmq.Poller: when one is readable, `poll` has something to do."""
+        return [self._link.socket, self._link.monitor]
+
+    @property
+    def outstanding(self) -> int:
+        """Number of requests without an answer."""
+        return len(self._pending)
+
+    @property
+    def devices(self) -> tuple[Profile, ...]:
+        """The devices last heard of."""
+        return self._devices or ()
+
+    @property
+    def welcome(self) -> Welcome | None:
+        """What the relay last said of itself."""
+        return self._welcome
+
+    def submit(
+        self, model: bytes, settings: Settings, profile: str = ANY_PROFILE, deadline_s: float | None = None
+    ) -> str:
+        """Ask for a measurement and return its request id; asking for the same again is one request.
+
+        Parameters
+        ----------
+        model
+            An ONNX file's bytes.
+        deadline_s
+            Give up after so long and say so; None waits for ever.
+        """
+        if not 1 <= len(model) <= MODEL_LIMIT_BYTES:
+            raise ValueError(f"a model of {len(model)} bytes; from 1 to {MODEL_LIMIT_BYTES} are taken")
+        measure = measure_of(model, settings, profile)
+        now_s = time.monotonic()
+        if measure.request_id not in self._pending:
+            until_s = None if deadline_s is None else now_s + deadline_s
+            self._pending[measure.request_id] = _Pending(measure, cut(model), now_s, until_s)
+            self._send_due(now_s)
+        return measure.request_id
+
+    def cancel(self, request_id: str) -> None:
+        """Forget a request; no event of it follows."""
+        if self._pending.pop(request_id, None) is not None and self._up:
+            self._link.send(encode(Cancel(request_id=request_id)))
+
+    def poll(self, now_s: float | None = None) -> list[ClientEvent]:
+        """Do what is due without blocking, and return what has happened.
+
+        Parameters
+        ----------
+        now_s
+            The caller's time.monotonic(), if it has it.
+        """
+        now_s = time.monotonic() if now_s is None else now_s
+        events: list[ClientEvent] = []
+        for link_event in self._link.events():
+            events += self._link_event(link_event, now_s)
+        if self._reopen_at_s is not None and now_s >= self._reopen_at_s:
+            self._reopen_at_s = None
+            self._link.reopen()
+        if self._hello_due:
+            hello = Hello(client=platform.node()[:200], versions={"python": platform.python_version()})
+            self._hello_due = not self._link.send(encode(hello))
+        while (frames := self._link.receive()) is not None:
+            try:
+                events += self._said(decode(frames, RELAY_TO_JOB), now_s)
+            except ProtocolError as error:
+                self._last_trouble = f"the relay broke the protocol: {error}"
+        self._send_due(now_s)
+        events += self._expire(now_s)
+        return events
+
+    def close(self) -> None:
+        """Close the connection. The relay drops what only this job waited for."""
+        self._link.close()
+
+    def _wait_for_welcome(self, timeout_s: float) -> None:
+        end_s = time.monotonic() + timeout_s
+        poller = zmq.Poller()
+        for socket in self.sockets:
+            poller.register(socket, zmq.POLLIN)
+        while not self._up:
+            self.poll()
+            if self._refused is not None:
+                raise KeyRefused(self._refused)
+            if time.monotonic() > end_s:
+                raise BridgeUnreachable(
+                    f"no relay at {self._endpoint} within {timeout_s:g} s ({self._last_trouble}): start it with "
+                    "`edge-bridge relay`, or take its connection file anew"
+                )
+            poller.poll(10 if self._hello_due else 100)
+
+    def _link_event(self, event: LinkEvent, now_s: float) -> list[ClientEvent]:
+        if event is LinkEvent.UP:
+            self._hello_due, self._refused = True, None
+            self._last_trouble = "connected, but no answer"
+            return []
+        if event is LinkEvent.NO_HANDSHAKE:
+            self._last_trouble = "something answers, but it is not the relay that wrote the connection file"
+            return []
+        self._hello_due = False
+        if event is LinkEvent.KEY_REFUSED:
+            self._reopen_at_s = now_s + REFUSED_RETRY_S
+            self._refused = f"relay {self._endpoint} does not know this job's key: add its .pub line to the relay's job allow-list"
+        if not self._up:
+            return []
+        self._up = False
+        return [RelayLost(self._refused or f"connection to {self._endpoint} lost")]
+
+    def _said(self, message: Message, now_s: float) -> list[ClientEvent]:
+        match message.header:
+            case Welcome(devices=devices) as welcome:
+                self._welcome = welcome
+                return [*self._stands(now_s), *self._devices_are(devices)]
+            case Devices(devices=devices):
+                return self._devices_are(devices)
+            case Ack(request_id=request_id) if request_id in self._pending:
+                self._pending[request_id].send_at_s = None
+            case Progress(request_id=request_id, phase=phase, device=device) if request_id in self._pending:
+                return [Progressed(request_id, phase, device)]
+            case Result(request_id=request_id) as result if request_id in self._pending:
+                return [self._result(result)]
+            case Failed(request_id=request_id, reason="busy") if request_id in self._pending:
+                self._again(self._pending[request_id], now_s)
+            case Failed(request_id=request_id, reason=reason, detail=detail) if request_id in self._pending:
+                del self._pending[request_id]
+                return [MeasurementFailed(request_id, reason, detail)]
+            case Error(code="refused", detail=detail):
+                self._refused = f"relay {self._endpoint} refuses this job: {detail}"
+                return self._link_event(LinkEvent.DOWN, now_s)
+            case Error(code=code, detail=detail):
+                self._last_trouble = f"the relay says {code}: {detail}"
+            case Ping() | _:
+                pass
+        return []
+
+    def _stands(self, now_s: float) -> list[ClientEvent]:
+        """The relay has answered on a new connection: what it may have forgotten is sent again."""
+        for pending in self._pending.values():
+            pending.send_at_s, pending.tries = now_s, 0
+        back = self._was_up and not self._up
+        self._up = self._was_up = True
+        return [RelayBack()] if back else []
+
+    def _devices_are(self, devices: list[Profile]) -> list[ClientEvent]:
+        if self._devices == tuple(devices):
+            return []
+        self._devices = tuple(devices)
+        return [DevicesChanged(self._devices)]
+
+    def _result(self, result: Result) -> ClientEvent:
+        del self._pending[result.request_id]
+        try:
+            return Measured(result.request_id, result.decoded_measurement())
+        except ProtocolError as error:
+            return MeasurementFailed(
+                result.request_id, "internal", f"the device's answer is malformed: {error}"
+            )
+
+    def _send_due(self, now_s: float) -> None:
+        if not self._up:
+            return
+        for pending in self._pending.values():
+            if pending.send_at_s is None or pending.send_at_s > now_s:
+                continue
+            if not self._link.send(encode(pending.measure, pending.payload)):
+                return
+            pending.send_at_s = now_s + ACK_S + pending.measure.size_bytes / ACK_BYTES_PER_S
+
+    def _again(self, pending: _Pending, now_s: float) -> None:
+        """Back off: twice as long each time, and by a random part less, so that jobs do not come in step."""
+        wait_s = min(RETRY_MOST_S, RETRY_S * 2**pending.tries)
+        pending.tries = min(pending.tries + 1, 16)
+        pending.send_at_s = now_s + wait_s * self._jitter.uniform(0.5, 1.0)
+
+    def _expire(self, now_s: float) -> list[ClientEvent]:
+        over = [
+            request_id
+            for request_id, pending in self._pending.items()
+            if pending.deadline_s is not None and now_s >= pending.deadline_s
+        ]
+        for request_id in over:
+            self.cancel(request_id)
+        return [
+            MeasurementFailed(each, "deadline", "no answer before the client's deadline") for each in over
+        ]

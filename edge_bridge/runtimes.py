@@ -1,0 +1,97 @@
+"""What a runtime is to the bridge, and the registry of runtimes by name.
+
+A runtime loads a model file and gives back something that runs it on given inputs. Must not import any runtime by
+itself: the one asked for is imported when it is asked for, in the child process that measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, entry_points, version
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from edge_bridge.errors import RuntimeMissing
+
+ENTRY_POINTS = "edge_bridge.runtimes"
+_BUILT_IN = {"onnxruntime": "edge_bridge.onnx_runtime"}
+#: Distributions whose version is told with a built-in runtime, found without importing it.
+_DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class InputSpec:
+    """One input of a model; a dimension is None where the model leaves it free."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+
+
+class LoadedModel(Protocol):
+    """A model ready to run."""
+
+    @property
+    def inputs(self) -> Sequence[InputSpec]:
+        """The inputs it wants."""
+
+    def bind(self, inputs: Mapping[str, Array]) -> Callable[[], object]:
+        """Return a callable that runs the model once on these inputs and returns when the device has finished."""
+
+
+class Runtime(Protocol):
+    """A way to run models; one module-level object of this kind is what an entry point names."""
+
+    def load(self, model: Path, provider: str, threads: int) -> LoadedModel:
+        """Load a model file.
+
+        Raises
+        ------
+        BadModel
+            When the file is not a model that this runtime can run.
+        RuntimeMissing
+            When the provider is not there.
+        """
+
+
+class BadModel(Exception):
+    """The model cannot be loaded or run; the text says why."""
+
+
+def get_runtime(name: str) -> Runtime:
+    """Import and return the runtime of this name.
+
+    Raises
+    ------
+    RuntimeMissing
+        When there is none, or it cannot be imported.
+    """
+    try:
+        if name in _BUILT_IN:
+            return cast(Runtime, import_module(_BUILT_IN[name]).RUNTIME)
+        for entry in entry_points(group=ENTRY_POINTS, name=name):
+            return cast(Runtime, entry.load())
+    except ImportError as error:
+        raise RuntimeMissing(
+            f"runtime {name} cannot be imported ({error}): install it on this machine"
+        ) from None
+    known = sorted({*_BUILT_IN, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
+    raise RuntimeMissing(f"no runtime {name} on this machine; there are: {', '.join(known)}")
+
+
+def runtime_versions(name: str) -> dict[str, str]:
+    """Versions to be told with a runtime's measurements, without importing it."""
+    versions = {}
+    for distribution in _DISTRIBUTIONS.get(name, (name,)):
+        try:
+            versions[distribution] = version(distribution)
+        except PackageNotFoundError:
+            continue
+    return versions

@@ -1,0 +1,41 @@
+"""`python -m mpinas` and the console script: runs the command line and turns what goes wrong into an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from mpinas.errors import UserError
+
+
+def main() -> None:
+    """0: done; 2: something the user can mend, said in one line by one rank; 130: interrupted."""
+    from mpinas.cli import cli
+    from mpinas.parallel.world import LeaveAlike
+
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        if _speaks():
+            error.show()
+        sys.exit(error.exit_code)
+    except UserError as error:
+        if _speaks():
+            print(f"mpinas: error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except LeaveAlike:
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)
+
+
+def _speaks() -> bool:
+    """Is this the one process of a job, launched by whatever launcher, that may complain? MPI may not have started."""
+    ranks = (os.environ.get(name) for name in ("OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK", "SLURM_PROCID"))
+    return next((rank for rank in ranks if rank is not None), "0") == "0"
+
+
+if __name__ == "__main__":
+    main()

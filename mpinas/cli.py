@@ -1,0 +1,110 @@
+"""The command line: the only reader of argv. Heavy imports stand inside the commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import click
+
+import mpinas
+from mpinas.errors import UserError
+
+PATH = click.Path(path_type=Path)
+
+
+@click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(mpinas.__version__)
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Hardware-aware neural architecture search as one MPI job, with the edge device in the loop.
+
+    Without a command: `search` on experiment.toml of the current folder.
+    """
+    if context.invoked_subcommand is None:
+        context.invoke(search)
+
+
+@cli.command()
+@click.argument("experiment", type=PATH, required=False)
+@click.option("--run", type=PATH, help="Folder of the run.  [default: runs/EXPERIMENT-DATE-TIME]")
+@click.option("--resume", is_flag=True, help="Go on with the run in --run.")
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable.")
+@click.option("--edge", metavar="local|BRIDGE.json", help="Where latencies come from; overrides [edge] bridge.")
+def search(
+    experiment: Path | None, run: Path | None, resume: bool, overrides: tuple[str, ...], edge: str | None
+) -> None:
+    """Search for networks as EXPERIMENT says (default: experiment.toml). Start it with mpirun or srun."""
+    from mpinas.parallel.job import Arguments
+    from mpinas.parallel.job import run as run_job
+
+    if edge is not None:
+        overrides = (*overrides, f"edge.bridge={edge}")
+    run_job(Arguments(experiment, run, resume, tuple(overrides)))
+
+
+@cli.command()
+@click.argument("path", type=PATH, default=Path("experiment.toml"))
+def init(path: Path) -> None:
+    """Write a commented experiment file to PATH (default: experiment.toml)."""
+    from mpinas.config import TEMPLATE
+
+    try:
+        with open(path, "x") as file:
+            file.write(TEMPLATE)
+    except FileExistsError:
+        raise UserError(f"{path}: exists already; name another file or remove it") from None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    click.echo(f"{path} written; edit it, then: mpirun -n 3 python -m mpinas search {path}")
+
+
+@cli.command()
+@click.argument("run", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
+def results(run: Path, as_json: bool) -> None:
+    """Show the front and the baseline of the run in folder RUN, finished or not."""
+    from rich.console import Console
+
+    from mpinas.history.run_folder import RunFolder
+    from mpinas.report import results as report
+
+    folder = RunFolder.existing(run)
+    ledger = report.load(folder)
+    if as_json:
+        json.dump(report.as_dict(ledger, folder), sys.stdout, indent=1)
+        sys.stdout.write("\n")
+        return
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(report.table(ledger))
+
+
+@cli.command()
+@click.argument("model", type=PATH)
+@click.argument("recording", type=PATH)
+@click.option("-o", "--output", type=PATH, required=True, help="CSV file to write.")
+def predict(model: Path, recording: Path, output: Path) -> None:
+    """Predict speed and power of every scan line of RECORDING (HDF5) with MODEL (ONNX)."""
+    from mpinas.tasks.lpbf.predict import predict_lines, write_csv
+    from mpinas.training.deployed import Deployed
+
+    rows = predict_lines(Deployed(model), recording)
+    write_csv(rows, output)
+    click.echo(f"{output}: {len(rows)} scan lines")
+
+
+@cli.group()
+def data() -> None:
+    """Look at recordings, or simulate some."""
+
+
+@data.command()
+@click.argument("path", type=PATH)
+@click.option("--json", "as_json", is_flag=True)
+def inspect(path: Path, as_json: bool) -> None:
+    """Print what the recording PATH (a file, or a folder of files) holds."""
+    from mpinas.tasks.lpbf.inspect import describe, format_description
+
+    description = describe(path)
+    click.echo(json.dumps(description, indent=1) if as_json else format_description(description))

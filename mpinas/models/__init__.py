@@ -1,0 +1,43 @@
+"""Search spaces and the networks that their genomes describe. Networks only: no data, no training, no search.
+
+Every network takes uint8 frames (batch, frames, height, width) as the camera gives them and does its own scaling,
+so that the exported model is all there is to run on the device.
+"""
+
+from __future__ import annotations
+
+from torch import nn
+
+from mpinas.errors import UserError
+from mpinas.models import baselines, cnn3d
+from mpinas.search import Genome, SearchSpace
+
+SPACES = {"cnn3d": cnn3d}
+Shape = tuple[int, int, int]
+
+
+def make_space(name: str, input_shape: Shape) -> SearchSpace:
+    """The search space of that name for samples of `input_shape` (frames, height, width). Raises UserError."""
+    if name not in SPACES:
+        raise UserError(f"search.space = {name!r} is unknown; known are {', '.join(SPACES)}")
+    return SPACES[name].space(input_shape)
+
+
+def baseline_genome(name: str) -> Genome:
+    """The genome of a human-designed baseline: it stands outside every search space."""
+    return {"baseline": name, **baselines.TRAINING_GENES}
+
+
+def build(genome: Genome, input_shape: Shape, outputs: int) -> nn.Module:
+    """The network of a genome, with fresh weights from torch's generator.
+
+    It takes (batch, input_frames(genome), height, width) uint8 and gives (batch, outputs).
+    """
+    if "baseline" in genome:
+        return baselines.build(str(genome["baseline"]), input_shape, outputs)
+    return cnn3d.Network(genome, input_shape, outputs)
+
+
+def input_frames(genome: Genome, input_shape: Shape) -> int:
+    """How many of a sample's frames the network takes (those in the middle)."""
+    return int(genome.get("frames", input_shape[0]))

@@ -1,0 +1,137 @@
+"""Search space `cnn3d`: convolutional networks over space and time, small enough to keep up with a camera."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from mpinas.search import Genome, SearchSpace
+
+STAGES_MAX = 3
+WIDTHS = (4, 8, 12, 16, 24, 32, 48, 64)
+#: Smallest side, in pixels, that is left after cropping and scaling down.
+SIDE_MIN = 4
+
+
+def space(input_shape: tuple[int, int, int]) -> SearchSpace:
+    """The space for samples of (frames, height, width).
+
+    Genes: `frames` taken from the middle of the window; `field`, side of the centre crop in pixels; `scale`, factor
+    by which that is scaled down; `stem`: "fold" lays the frames into the channels of a 2D network, "conv3d" keeps
+    time as an axis; stages with `depth` and `width` each, all but their first block residual; `kernel_time`,
+    `kernel_space`; `block`: plain or depthwise-separable convolutions; `head_width`; and the training genes
+    `learning_rate` and `weight_decay`. Inactive genes have one canonical value.
+    """
+    frames, height, width = input_shape
+    side = min(height, width)
+    fields = sorted({max(SIDE_MIN, round(side * share)) for share in (0.4, 0.55, 0.75, 1.0)})
+    genes: dict[str, list[float] | list[int] | list[str]] = {
+        "frames": [n for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64) if n < frames] + [frames],
+        "field": fields,
+        "scale": [n for n in (1, 2, 3, 4) if side // n >= SIDE_MIN],
+        "stem": ["fold", "conv3d"],
+        "stem_width": list(WIDTHS[:6]),
+        "stem_stride": [1, 2],
+        "stages": list(range(1, STAGES_MAX + 1)),
+        **{f"depth{i}": [1, 2, 3] for i in range(1, STAGES_MAX + 1)},
+        **{f"width{i}": list(WIDTHS) for i in range(1, STAGES_MAX + 1)},
+        "kernel_time": [1, 3, 5],
+        "kernel_space": [3, 5],
+        "block": ["plain", "separable"],
+        "head_width": [16, 32, 64, 128],
+        "learning_rate": [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2],
+        "weight_decay": [0.0, 1e-4, 1e-3, 1e-2, 1e-1],
+    }
+    smallest = {name: choices[0] for name, choices in genes.items()}
+
+    def repair(genome: Genome) -> Genome:
+        genome = dict(genome)
+        while int(genome["field"]) // int(genome["scale"]) < SIDE_MIN:
+            genome["scale"] = int(genome["scale"]) - 1
+        if genome["frames"] == 1:
+            genome["stem"] = "fold"
+        if genome["stem"] == "fold":
+            genome["kernel_time"] = 1
+        for stage in range(int(genome["stages"]) + 1, STAGES_MAX + 1):
+            genome[f"depth{stage}"], genome[f"width{stage}"] = smallest[f"depth{stage}"], smallest[f"width{stage}"]
+        return genome
+
+    return SearchSpace(genes, repair)
+
+
+class Network(nn.Module):
+    """The network of one genome. With the stem "fold" it is 2D, otherwise 3D throughout."""
+
+    def __init__(self, genome: Genome, input_shape: tuple[int, int, int], outputs: int) -> None:
+        super().__init__()
+        frames, field = int(genome["frames"]), int(genome["field"])
+        self._folded = genome["stem"] == "fold"
+        self._top, self._left = (input_shape[1] - field) // 2, (input_shape[2] - field) // 2
+        self._field = field
+        self._scale = nn.AvgPool2d(int(genome["scale"])) if int(genome["scale"]) > 1 else nn.Identity()
+
+        dims = 2 if self._folded else 3
+        kernel_space, kernel_time = int(genome["kernel_space"]), int(genome["kernel_time"])
+        kernel = (kernel_space,) * 2 if self._folded else (kernel_time, kernel_space, kernel_space)
+        channels = int(genome["stem_width"])
+        stem_stride = (1,) * (dims - 2) + (int(genome["stem_stride"]),) * 2
+        layers: list[nn.Module] = [
+            _conv(dims, frames if self._folded else 1, channels, kernel, stem_stride),
+            nn.ReLU(),
+        ]
+        for stage in range(1, int(genome["stages"]) + 1):
+            width = int(genome[f"width{stage}"])
+            for block in range(int(genome[f"depth{stage}"])):
+                stride = (2 if block == 0 else 1,) * dims
+                layers.append(_Block(dims, channels, width, kernel, stride, separable=genome["block"] == "separable"))
+                channels = width
+        layers += [nn.AdaptiveAvgPool2d(1) if self._folded else nn.AdaptiveAvgPool3d(1), nn.Flatten(1)]
+        self.features = nn.Sequential(*layers)
+        head_width = int(genome["head_width"])
+        self.head = nn.Sequential(nn.Linear(channels, head_width), nn.ReLU(), nn.Linear(head_width, outputs))
+
+    def forward(self, frames: torch.Tensor) -> torch.Tensor:
+        """(batch, frames, height, width) uint8 -> (batch, outputs)."""
+        rows = slice(self._top, self._top + self._field)
+        columns = slice(self._left, self._left + self._field)
+        x = self._scale(frames[:, :, rows, columns].float() / 255)  # (b, t, h, w), frames as channels
+        if not self._folded:
+            x = x.unsqueeze(1)  # (b, 1, t, h, w)
+        out: torch.Tensor = self.head(self.features(x))
+        return out
+
+
+class _Block(nn.Module):
+    """Convolution, normalisation, ReLU; plain or depthwise-separable; with a way around where shapes allow."""
+
+    def __init__(
+        self, dims: int, inputs: int, outputs: int, kernel: tuple[int, ...], stride: tuple[int, ...], *, separable: bool
+    ) -> None:
+        super().__init__()
+        self._residual = inputs == outputs and set(stride) == {1}
+        if separable:
+            self.body = nn.Sequential(
+                _conv(dims, inputs, inputs, kernel, stride, groups=inputs),
+                nn.ReLU(),
+                _conv(dims, inputs, outputs, (1,) * dims, (1,) * dims),
+            )
+        else:
+            self.body = _conv(dims, inputs, outputs, kernel, stride)
+        self.activation = nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.body(x)
+        out: torch.Tensor = self.activation(x + y if self._residual else y)
+        return out
+
+
+def _conv(
+    dims: int, inputs: int, outputs: int, kernel: tuple[int, ...], stride: tuple[int, ...], groups: int = 1
+) -> nn.Sequential:
+    """Convolution and batch normalisation in two or three dimensions, padded so that stride 1 keeps the size."""
+    conv: type[nn.Module] = nn.Conv2d if dims == 2 else nn.Conv3d
+    norm: type[nn.Module] = nn.BatchNorm2d if dims == 2 else nn.BatchNorm3d
+    padding = tuple(size // 2 for size in kernel)
+    return nn.Sequential(
+        conv(inputs, outputs, kernel, stride=stride, padding=padding, groups=groups, bias=False), norm(outputs)
+    )

@@ -1,0 +1,130 @@
+"""How orders and reports travel. Both ends of each exchange stand together; nobody spins, nobody blocks for ever.
+
+Only leaders talk to rank 0. The leader hands every order on to the members of its group.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from enum import IntEnum
+from typing import Any, Protocol
+
+from mpinas.coordination.messages import Order, Report
+
+
+class Tag(IntEnum):
+    """On the control communicator: one direction each. Inside a group: the leader's copy of an order."""
+
+    ORDER = 1
+    REPORT = 2
+
+
+class Backoff:
+    """Sleeps a little longer each time nothing came, up to `limit_s`."""
+
+    def __init__(self, limit_s: float = 0.005) -> None:
+        self._limit_s = limit_s
+        self._next_s = 0.0
+
+    def reset(self) -> None:
+        """Something came."""
+        self._next_s = 0.0
+
+    def next_s(self) -> float:
+        """How long to sleep now."""
+        now = self._next_s
+        self._next_s = min(self._limit_s, self._next_s * 2 or 1e-5)
+        return now
+
+
+class Channel(Protocol):
+    """The coordinator's end, whatever is behind it."""
+
+    def send(self, group: int, order: Order) -> None:
+        """Give a group an order; does not wait for it to arrive."""
+        ...
+
+    def receive(self) -> list[Report]:
+        """Reports that have arrived, in order of each group; does not wait."""
+        ...
+
+
+class MpiChannel:
+    """Rank 0's end of the control communicator. `leaders[group]` is a world rank."""
+
+    def __init__(self, control: Any, leaders: list[int]) -> None:
+        self._control = control
+        self._leaders = leaders
+        self._sending: list[Any] = []
+
+    def send(self, group: int, order: Order) -> None:
+        self._sending = [request for request in self._sending if not request.Test()]
+        self._sending.append(self._control.isend(order, dest=self._leaders[group], tag=Tag.ORDER))
+
+    def receive(self) -> list[Report]:
+        reports: list[Report] = []
+        while (message := self._control.improbe(tag=Tag.REPORT)) is not None:
+            reports.append(message.recv())
+        return reports
+
+
+class SerialChannel:
+    """A world of one: an order is carried out by `execute` before `send` returns; its reports wait for `receive`."""
+
+    def __init__(self, execute: Callable[[Order, Callable[[Report], None]], None], ready: Report) -> None:
+        self._execute = execute
+        self._reports: list[Report] = [ready]
+
+    def send(self, group: int, order: Order) -> None:
+        self._execute(order, self._reports.append)
+
+    def receive(self) -> list[Report]:
+        reports, self._reports = self._reports, []
+        return reports
+
+
+class LeaderEnd:
+    """A leader's end of the control communicator."""
+
+    def __init__(self, control: Any) -> None:
+        self._control = control
+        self._sending: list[Any] = []
+
+    def report(self, report: Report) -> None:
+        """Tell rank 0; does not wait for it to arrive."""
+        self._sending = [request for request in self._sending if not request.Test()]
+        self._sending.append(self._control.isend(report, dest=0, tag=Tag.REPORT))
+
+    def wait_for_order(self) -> Order:
+        """The next order, however long it takes."""
+        return _wait(self._control, source=0)
+
+    def order_waits(self) -> bool:
+        """Has an order arrived that nobody has taken?"""
+        return bool(self._control.iprobe(source=0, tag=Tag.ORDER))
+
+    def flush(self) -> None:
+        """Wait until every report is on its way."""
+        for request in self._sending:
+            request.wait()
+        self._sending.clear()
+
+
+def hand_on(group: Any, order: Order) -> None:
+    """Leader: give every member the order."""
+    for request in [group.isend(order, dest=rank, tag=Tag.ORDER) for rank in range(1, group.Get_size())]:
+        request.wait()
+
+
+def order_from_leader(group: Any) -> Order:
+    """Member: the leader's next order, however long it takes."""
+    return _wait(group, source=0)
+
+
+def _wait(comm: Any, source: int) -> Order:
+    backoff = Backoff()
+    while (message := comm.improbe(source=source, tag=Tag.ORDER)) is None:
+        time.sleep(backoff.next_s())
+    order: Order = message.recv()
+    return order

@@ -1,0 +1,165 @@
+"""Rank 0's loop: everything that arrives becomes an event, and the commands that follow are carried out.
+
+One thread, no spinning: it sleeps on the sockets and pipes, looks for MPI reports in between, and decides nothing.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Protocol
+
+import zmq
+
+from mpinas.coordination import coordinator as co
+from mpinas.coordination import events as ev
+from mpinas.coordination.coordinator import Coordinator
+from mpinas.coordination.ledger import Ledger
+from mpinas.edge import client as edge
+from mpinas.history.journal import Journal
+from mpinas.history.run_folder import RunFolder
+from mpinas.parallel.channel import Backoff, Channel
+from mpinas.search import Genome
+from mpinas.training.exporter import Exporter, Reply, Request
+
+
+class Display(Protocol):
+    """Shows what happens; `report.live` has them."""
+
+    def show(self, event: ev.Event, time: float, ledger: Ledger) -> None:
+        """An event was recorded."""
+        ...
+
+    def tick(self, time: float, ledger: Ledger) -> None:
+        """Called often; refresh what depends on the clock."""
+        ...
+
+
+class StopSignals:
+    """TERM, INT and USR2 ask the job to end; asked again, the system's own way takes over."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
+
+    def __init__(self) -> None:
+        self.caught: str | None = None
+        for number in self.SIGNALS:
+            signal.signal(number, self._catch)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if self.caught is None:
+            self.caught = signal.Signals(number).name
+            for again in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(again, signal.SIG_DFL)
+
+    @classmethod
+    def ignore(cls) -> None:
+        """For trainers: rank 0 decides and sends an order."""
+        for number in cls.SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
+class Shell:
+    """Carries out commands and collects events."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - everything that the coordinator acts on
+        self,
+        channel: Channel,
+        device: edge.EdgeClient,
+        exporter: Exporter,
+        folder: RunFolder,
+        journal: Journal,
+        network: tuple[tuple[int, int, int], int],
+    ) -> None:
+        self._channel = channel
+        self._device = device
+        self._exporter = exporter
+        self._folder = folder
+        self._journal = journal
+        #: Input shape and number of outputs of every candidate.
+        self._network = network
+        self._poller = zmq.Poller()
+        self._poller.register(exporter.fileno(), zmq.POLLIN)
+        for socket in device.sockets:
+            self._poller.register(socket, zmq.POLLIN)
+
+    def execute(self, command: co.Command, now: float) -> None:
+        """Carry out one command; waits for nothing but the disk."""
+        match command:
+            case co.Record(event):
+                self._journal.append(now, event)
+            case co.Export(candidate, genome):
+                self._exporter.submit(self._request(candidate, genome))
+            case co.Measure(candidate):
+                path = self._folder.export_file(candidate)
+                self._device.measure(candidate, path.read_bytes())
+                path.unlink()
+            case co.Send(group, order):
+                self._channel.send(group, order)
+            case co.Discard(candidate):
+                self._folder.discard(candidate)
+
+    def _request(self, candidate: int, genome: Genome) -> Request:
+        shape, outputs = self._network
+        return Request(candidate, genome, shape, outputs, str(self._folder.export_file(candidate)))
+
+    def collect(self) -> list[ev.Event]:
+        """What has happened since the last call; does not wait."""
+        exported = [_from_reply(reply) for reply in self._exporter.poll()]
+        measured = [_from_edge(event) for event in self._device.poll()]
+        return [*self._channel.receive(), *exported, *measured]
+
+    def wait(self, seconds: float) -> None:
+        """Sleep until a socket or pipe has something, or so long."""
+        self._poller.poll(seconds * 1000)
+
+
+def coordinate(
+    coordinator: Coordinator,
+    shell: Shell,
+    display: Display,
+    begun: ev.Begun,
+    stop: StopSignals,
+    clock: Callable[[], float] = time.time,
+) -> None:
+    """Run the job from its Begun to the end of its last group."""
+    backoff = Backoff()
+    latest = 0.0
+    stop_seen = False
+    waiting: list[ev.Event] = [begun]
+    while True:
+        for event in waiting:
+            latest = max(latest, clock())  # the journal's clock never goes back
+            for command in coordinator.handle(event, latest):
+                if isinstance(command, co.Leave):
+                    return
+                shell.execute(command, latest)
+                if isinstance(command, co.Record):
+                    display.show(command.event, latest, coordinator.ledger)
+        if waiting:
+            backoff.reset()
+        display.tick(clock(), coordinator.ledger)
+        shell.wait(backoff.next_s())
+        waiting = shell.collect()
+        if stop.caught and not stop_seen:
+            stop_seen = True
+            waiting.append(ev.StopRequested(stop.caught))
+
+
+def _from_reply(reply: Reply) -> ev.Event:
+    if reply.error:
+        return ev.ExportFailed(reply.candidate, reply.error)
+    return ev.Exported(reply.candidate, reply.size_bytes, reply.parameters)
+
+
+def _from_edge(event: edge.EdgeEvent) -> ev.Event:
+    match event:
+        case edge.Measured(candidate, measurement):
+            return ev.Measured(candidate, measurement)
+        case edge.MeasurementFailed(candidate, reason, detail):
+            return ev.MeasurementFailed(candidate, reason, detail)
+        case edge.DeviceLost(detail):
+            return ev.DeviceLost(detail)
+        case edge.DeviceBack(detail):
+            return ev.DeviceBack(detail)

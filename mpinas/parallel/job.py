@@ -1,0 +1,254 @@
+"""One search as one MPI job, from the experiment file to the front. Every rank runs `run`."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import mpinas
+from mpinas.config import Experiment, check_resumable, read_experiment, write_experiment
+from mpinas.coordination import events as ev
+from mpinas.coordination.coordinator import Coordinator, Plan
+from mpinas.coordination.ledger import OBJECTIVES, Ledger
+from mpinas.coordination.messages import Order, Report
+from mpinas.errors import UserError
+from mpinas.history.journal import Journal
+from mpinas.history.run_folder import RunFolder
+from mpinas.parallel import world as mpi
+from mpinas.parallel.layout import Groups, describe, make_groups
+from mpinas.search import GeneticSearch, SearchSpace
+
+if TYPE_CHECKING:  # torch is imported only once it is clear that there is something to do
+    import torch
+
+    from mpinas.tasks import Samples, Task
+    from mpinas.training.collectives import Collectives
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """What the command line says."""
+
+    experiment: Path | None = None
+    run: Path | None = None
+    resume: bool = False
+    overrides: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """What one trainer rank has to train with."""
+
+    task: Task
+    samples: tuple[Samples, Samples]
+    test: Samples | None
+    device: torch.device
+
+
+def run(arguments: Arguments) -> None:
+    """The job, on this rank; returns when the whole job is done.
+
+    Raises
+    ------
+    UserError, LeaveAlike
+        UserError on rank 0 and LeaveAlike on the others, where the user can mend it; no run folder was left behind.
+    """
+    world = mpi.start()
+    with mpi.whole_or_nothing(world):
+        _run(world, arguments)
+
+
+def _run(world: Any, arguments: Arguments) -> None:
+    began = time.monotonic()
+    rank, size = world.Get_rank(), world.Get_size()
+    experiment, path = mpi.on_rank_0(world, lambda: read_arguments(arguments))
+    groups = make_groups(size, experiment.training.group_size)
+    if rank == 0:
+        _say(describe(groups, experiment.training.group_size))
+
+    from mpinas.models import make_space
+    from mpinas.tasks import make_task
+
+    task = mpi.on_all_ranks(world, lambda: make_task(experiment.task, experiment.search.seed))
+    space = mpi.on_all_ranks(world, lambda: make_space(experiment.search.space, task.input_shape))
+    if size > 1:
+        from mpinas.parallel import horovod
+
+        mpi.on_all_ranks(world, horovod.check)
+    trains = rank > 0 or size == 1
+    position = _position_on_node(world, trains)
+    means = mpi.on_all_ranks(world, lambda: _means(task, experiment, position) if trains else None)
+    if rank == 0:
+        _say(f"task {task.name}, space {experiment.search.space} of {len(space):.1e} genomes; data read and ranks "
+             f"ready after {time.monotonic() - began:.1f} s")  # fmt: skip
+
+    control = world.Dup()
+    with ExitStack() as stack:
+        desk: list[Desk] = []
+        mpi.on_rank_0(world, lambda: desk.append(stack.enter_context(Desk(path, experiment, arguments.resume, task))))
+        if rank == 0:
+            desk[0].coordinate(control, groups, space, means)
+        else:
+            _train(world, control, groups, RunFolder(path), experiment, means)
+
+
+def read_arguments(arguments: Arguments) -> tuple[Experiment, Path]:
+    """The experiment to run and the folder to run it in. Raises UserError."""
+    if arguments.resume:
+        if arguments.run is None:
+            raise UserError("--resume needs the folder to go on with: add --run DIR")
+        folder = RunFolder.existing(arguments.run)
+        experiment = read_experiment(arguments.experiment or folder.experiment_file, arguments.overrides)
+        check_resumable(folder.experiment(), experiment)
+        return experiment, arguments.run
+    source = arguments.experiment or Path("experiment.toml")
+    experiment = read_experiment(source, arguments.overrides)
+    path = arguments.run or Path("runs") / f"{source.stem}-{datetime.now():%Y%m%d-%H%M%S}"
+    RunFolder.check_new(path)
+    return experiment, path
+
+
+def _means(task: Task, experiment: Experiment, position: tuple[int, int]) -> Means:
+    """Read the data and take a device. Raises UserError."""
+    from mpinas.training.devices import local_device
+
+    device = local_device(experiment.training.device, experiment.training.threads, *position)
+    samples = task.load()
+    if len(samples[0]) < experiment.training.group_size:
+        raise UserError(f"task.train: {len(samples[0])} training samples are too few for groups of "
+                        f"{experiment.training.group_size}")  # fmt: skip
+    return Means(task, samples, task.load_test(), device)
+
+
+def _position_on_node(world: Any, trains: bool) -> tuple[int, int]:
+    """(this trainer's place, how many) among the trainers of this node."""
+    from mpi4py import MPI
+
+    node = world.Split_type(MPI.COMM_TYPE_SHARED)
+    peers = node.Split(color=int(trains))
+    place = (peers.Get_rank(), peers.Get_size())
+    peers.Free()
+    node.Free()
+    return place
+
+
+def _train(
+    world: Any, control: Any, groups: Groups, folder: RunFolder, experiment: Experiment, means: Means
+) -> None:  # fmt: skip
+    """A trainer rank's part of the job."""
+    from mpinas.parallel.coordinator_loop import StopSignals
+    from mpinas.parallel.horovod import HorovodCollectives
+    from mpinas.parallel.trainer_loop import MpiCrew, be_polite, run_trainer
+
+    StopSignals.ignore()
+    if experiment.edge.bridge == "local":
+        be_polite()
+    number = next(i for i, members in enumerate(groups) if world.Get_rank() in members)
+    # collective over the members only: rank 0 and the other groups take no part
+    comm = world.Create_group(world.Get_group().Incl(groups[number]), number)
+    collectives = HorovodCollectives(comm)
+    trainer = _trainer(means, collectives, experiment)
+    run_trainer(MpiCrew(number, groups[number], trainer, folder, comm, collectives), comm, control)
+    collectives.close()
+
+
+def _trainer(means: Means, collectives: Collectives, experiment: Experiment) -> Any:
+    from mpinas.training.candidate import Trainer
+
+    return Trainer(
+        means.task, means.samples, means.test, collectives, means.device, experiment.training.batch_size
+    )  # fmt: skip
+
+
+class Desk:
+    """All that rank 0 holds open while the job runs: folder, journal, device, exporter. A context manager."""
+
+    def __init__(self, path: Path, experiment: Experiment, resume: bool, task: Task) -> None:
+        self.experiment = experiment
+        self.task = task
+        self._path = path
+        self._resume = resume
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Desk:
+        """Raises UserError, and then leaves no new folder behind."""
+        from mpinas.edge.client import open_edge
+        from mpinas.training.exporter import Exporter
+
+        edge = self.experiment.edge
+        self.folder = (
+            RunFolder.existing(self._path) if self._resume else RunFolder.create(self._path, self.experiment)
+        )
+        try:
+            self.journal = self._stack.enter_context(closing(Journal(self.folder.journal_file)))
+            if self._resume:
+                write_experiment(self.experiment, self.folder.experiment_file)
+                self.folder.prepare()
+            self.device = self._stack.enter_context(closing(open_edge(edge, self.folder.logs)))
+            self.exporter = self._stack.enter_context(closing(Exporter(self.folder.logs / "exporter.log")))
+        except BaseException:
+            self._stack.close()
+            if not self._resume:
+                shutil.rmtree(self._path, ignore_errors=True)
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def coordinate(self, control: Any, groups: Groups, space: SearchSpace, means: Means | None) -> None:
+        """Run the search to its end; in a world of one, train as well."""
+        from mpinas.parallel.channel import MpiChannel
+        from mpinas.parallel.coordinator_loop import Shell, StopSignals, coordinate
+        from mpinas.report.live import open_display
+
+        search = self.experiment.search
+        plan = Plan(
+            evaluations=search.evaluations,
+            epochs=self.experiment.training.epochs,
+            seed=search.seed,
+            proposals_max=search.proposals_max or 10 * search.evaluations,
+        )
+        genetic = GeneticSearch(space, len(OBJECTIVES), search.seed, search.population)
+        coordinator = Coordinator(plan, genetic, Ledger(dict(search.limits)), self._baseline())
+        coordinator.replay(self.journal.history)
+        stop = StopSignals()
+        if means is None:
+            channel: Any = MpiChannel(control, [members[0] for members in groups])
+        else:
+            channel = self._serial_channel(means, lambda: stop.caught is not None)
+        shell = Shell(channel, self.device, self.exporter, self.folder, self.journal,
+                      (self.task.input_shape, self.task.outputs))  # fmt: skip
+        ranks = sum(len(members) for members in groups) + (means is None)
+        with closing(open_display(sys.stdout, search.evaluations)) as display:
+            coordinate(coordinator, shell, display, ev.Begun(mpinas.__version__, ranks, groups), stop)
+
+    def _serial_channel(self, means: Means, should_stop: Callable[[], bool]) -> Any:
+        from mpinas.parallel.channel import SerialChannel
+        from mpinas.parallel.trainer_loop import Crew, be_polite
+        from mpinas.training.collectives import SerialCollectives
+
+        if self.experiment.edge.bridge == "local":
+            be_polite()
+        crew = Crew(0, (0,), _trainer(means, SerialCollectives(), self.experiment), self.folder)
+
+        def execute(order: Order, say: Callable[[Report], None]) -> None:
+            crew.execute(order, say, should_stop)
+
+        return SerialChannel(execute, crew.ready())
+
+    def _baseline(self) -> Any:
+        from mpinas.models import baseline_genome
+
+        return baseline_genome(self.task.baseline)
+
+
+def _say(line: str) -> None:
+    print(f"mpinas: {line}", flush=True)

@@ -1,0 +1,176 @@
+"""A run while it goes on: a live display on a terminal, plain timed lines anywhere else."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TextIO
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from mpinas.coordination import events as ev
+from mpinas.coordination import messages as msg
+from mpinas.coordination.ledger import BASELINE, Ledger
+from mpinas.coordination.lifecycle import State
+
+
+def line_of(event: ev.Event, ledger: Ledger) -> str | None:  # noqa: PLR0911 - one return a kind of event
+    """One line of a log, or None for what a reader of the log need not know."""
+    match event:
+        case ev.Begun():
+            done = ledger.count(State.EVALUATED)
+            return f"resumed: {done} candidates evaluated before" if done else "search begins"
+        case msg.Ready(group, members, host, device):
+            return f"group {group} ready: ranks {', '.join(map(str, members))} on {host}, {device}"
+        case ev.Measured(candidate, measurement):
+            name = "baseline" if candidate == BASELINE else f"candidate {candidate}"
+            unsteady = ", unsteady" if measurement.get("unsteady") else ""
+            return f"{name} measured: p50 {milliseconds(measurement['p50_s'])}{unsteady}"
+        case ev.Rejected(candidate, reason):
+            return f"candidate {candidate} rejected: {reason}"
+        case ev.ExportFailed(candidate, detail):
+            return f"candidate {candidate} failed: export: {detail}"
+        case ev.MeasurementFailed(candidate, reason, detail):
+            return f"candidate {candidate} failed: measurement: {reason}: {detail}"
+        case msg.EvaluationFailed(group, candidate, _, reason, detail):
+            return f"candidate {candidate} failed on group {group}: {reason}: {detail}"
+        case msg.Evaluated(group, candidate, _, metrics, seconds):
+            it = ledger.candidates[candidate]
+            place = " *front*" if candidate in ledger.front else ""
+            latency = f", {milliseconds(it.latency_s)}" if it.latency_s is not None else ""
+            name = "baseline" if candidate == BASELINE else f"candidate {candidate}"
+            return f"{name} evaluated by group {group} in {seconds:.1f} s: error {metrics['error']:.4f}{latency}{place}"
+        case msg.Assessed(_, candidate, _, metrics):
+            error = f"test error {metrics['error']:.4f}, " if metrics else ""
+            return f"candidate {candidate} assessed: {error}ONNX file written"
+        case msg.AssessmentFailed(_, candidate, _, reason, detail):
+            return f"candidate {candidate} could not be assessed: {reason}: {detail}"
+        case ev.DeviceLost(detail):
+            return f"device lost: {detail}; measurements wait, training goes on with what is measured"
+        case ev.DeviceBack(detail):
+            return f"device back: {detail}"
+        case ev.StopRequested(reason):
+            return f"{reason}: stopping; `--resume` goes on from here"
+        case ev.Finished(reason):
+            return f"finished: {reason}"
+        case _:
+            return None
+
+
+def milliseconds(seconds: float | None) -> str:
+    """A latency for people."""
+    return "-" if seconds is None else f"{seconds * 1e3:.3f} ms"
+
+
+class LineDisplay:
+    """Plain timed lines, one an event that matters."""
+
+    def __init__(self, out: TextIO, evaluations: int) -> None:
+        self._out = out
+        self._evaluations = evaluations
+        self._began: float | None = None
+
+    def show(self, event: ev.Event, time: float, ledger: Ledger) -> None:
+        """Print the event's line."""
+        if self._began is None:
+            self._began = time
+        line = line_of(event, ledger)
+        if line is not None:
+            done = f"{ledger.count(State.EVALUATED)}/{self._evaluations}"
+            print(f"[{time - self._began:7.1f} s {done:>7}] {line}", file=self._out, flush=True)
+
+    def tick(self, time: float, ledger: Ledger) -> None:
+        """Lines need no clock."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class LiveDisplay:
+    """A display that is redrawn in place: progress, time left, groups, the front, the latest lines."""
+
+    def __init__(self, console: Console, evaluations: int) -> None:
+        self._evaluations = evaluations
+        self._began: float | None = None
+        self._lines: deque[str] = deque(maxlen=6)
+        self._drawn = 0.0
+        self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+        self._live.start()
+
+    def show(self, event: ev.Event, time: float, ledger: Ledger) -> None:
+        """Take the event's line in."""
+        if self._began is None:
+            self._began = time
+        line = line_of(event, ledger)
+        if line is not None:
+            self._lines.append(f"[{time - self._began:7.1f} s] {line}")
+        self.tick(time, ledger)
+
+    def tick(self, time: float, ledger: Ledger) -> None:
+        """Draw, at most four times a second."""
+        if time - self._drawn >= 0.25:
+            self._drawn = time
+            self._live.update(self.render(time, ledger), refresh=True)
+
+    def close(self) -> None:
+        """Leave the last picture on the terminal."""
+        self._live.refresh()
+        self._live.stop()
+
+    def render(self, time: float, ledger: Ledger) -> RenderableType:
+        """The whole picture at this moment."""
+        done = ledger.count(State.EVALUATED)
+        elapsed = time - (self._began or time)
+        counts = ", ".join(f"{len(ids)} {state.lower()}" for state, ids in ledger.standing.items() if ids)
+        head = Table.grid(padding=(0, 1))
+        left = f"about {duration(elapsed / done * (self._evaluations - done))} left" if done else ""
+        head.add_row(
+            f"{done}/{self._evaluations} candidates", ProgressBar(self._evaluations, done, width=30),
+            duration(elapsed), left,
+        )  # fmt: skip
+        parts: list[RenderableType] = [head, Text(counts, style="dim")]
+        if ledger.device_lost:
+            parts.append(Text(f"device lost: {ledger.device_lost}", style="bold red"))
+        parts += [self._groups(time, ledger), self._front(ledger), Text("\n".join(self._lines), style="dim")]
+        return Group(*parts)
+
+    def _groups(self, time: float, ledger: Ledger) -> Table:
+        table = Table("group", "ranks", "does", "epoch", "since", box=None, padding=(0, 2, 0, 0))
+        for group in list(ledger.groups.values())[:12]:
+            if group.order is None:
+                table.add_row(str(group.id), str(len(group.members)), "gone" if group.stopped else "waits", "", "")
+                continue
+            epoch = str(ledger.candidates[group.order.candidate].epoch) if group.order.work == "evaluate" else ""
+            work = f"{group.order.work} {group.order.candidate}"
+            table.add_row(str(group.id), str(len(group.members)), work, epoch, duration(time - group.since))
+        if len(ledger.groups) > 12:
+            table.add_row("…", "", f"and {len(ledger.groups) - 12} more", "", "")
+        return table
+
+    def _front(self, ledger: Ledger) -> Table:
+        table = Table("front", "error", "latency p50", box=None, padding=(0, 2, 0, 0))
+        members = sorted(ledger.front, key=lambda id_: ledger.candidates[id_].latency_s or 0.0)
+        for id_ in members[:10]:
+            it = ledger.candidates[id_]
+            name = "baseline" if id_ == BASELINE else str(id_)
+            table.add_row(name, f"{it.metrics['error']:.4f}", milliseconds(it.latency_s))
+        if len(members) > 10:
+            table.add_row("…", f"and {len(members) - 10} more", "")
+        return table
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
+
+
+def open_display(out: TextIO, evaluations: int) -> LineDisplay | LiveDisplay:
+    """A live display if `out` is a terminal, else lines."""
+    console = Console(file=out)
+    return LiveDisplay(console, evaluations) if console.is_terminal else LineDisplay(out, evaluations)

@@ -1,0 +1,86 @@
+"""Task `digits`: scikit-learn's 1,797 real handwritten digits of 8 x 8 pixels as one-frame input."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from mpinas import config
+from mpinas.errors import UserError
+from mpinas.tasks.protocol import Samples
+
+
+class DigitsTask:
+    """Ten classes; error = 1 - accuracy. A fixed stratified third is the test set, whatever the seed."""
+
+    name = "digits"
+    input_shape = (1, 8, 8)
+    outputs = 10
+    baseline = "digits-cnn"
+
+    def __init__(self, settings: config.Task, seed: int) -> None:
+        if settings.train or settings.test:
+            raise UserError("task.train and task.test: the task digits ships its data; remove these keys")
+        self._seed = seed
+        self._validation_fraction = settings.validation_fraction
+        self.metadata = {
+            "task": "digits",
+            "input": "uint8 (batch, 1, 8, 8), grey values 0 to 255",
+            "output": "ten class scores",
+        }
+
+    def load(self) -> tuple[Samples, Samples]:
+        """Training and validation samples; the validation share is drawn class by class, by seed."""
+        from sklearn.model_selection import train_test_split
+
+        inputs, targets = self._rest()
+        train, validation = train_test_split(
+            np.arange(len(targets)),
+            test_size=self._validation_fraction,
+            stratify=targets,
+            random_state=self._seed,
+        )
+        return Samples(inputs[train], targets[train]), Samples(inputs[validation], targets[validation])
+
+    def load_test(self) -> Samples:
+        """The fixed third."""
+        inputs, targets = _digits()
+        test = _fixed_split(targets)[1]
+        return Samples(inputs[test], targets[test])
+
+    def _rest(self) -> tuple[np.ndarray, np.ndarray]:
+        inputs, targets = _digits()
+        rest = _fixed_split(targets)[0]
+        return inputs[rest], targets[rest]
+
+    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy."""
+        return F.cross_entropy(outputs, targets)
+
+    def sums(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """[count, wrong, summed cross-entropy]."""
+        wrong = (outputs.argmax(1) != targets).sum()
+        entropy = F.cross_entropy(outputs, targets, reduction="sum")
+        return torch.stack([torch.tensor(float(len(targets))).to(outputs.device), wrong, entropy]).double()
+
+    def metrics(self, sums: torch.Tensor) -> dict[str, float]:
+        """Share of wrong answers, and mean cross-entropy."""
+        count, wrong, entropy = sums.tolist()
+        return {"error": wrong / count, "cross_entropy": entropy / count}
+
+
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    """(1797, 1, 8, 8) uint8 scaled from 0..16 to 0..255, and (1797,) int64."""
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    inputs = np.round(data.images * (255 / 16)).astype(np.uint8)[:, None]  # (n, 8, 8) -> (n, 1, 8, 8)
+    return inputs, data.target.astype(np.int64)
+
+
+def _fixed_split(targets: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    from sklearn.model_selection import train_test_split
+
+    rest, test = train_test_split(np.arange(len(targets)), test_size=1 / 3, stratify=targets, random_state=0)
+    return rest, test

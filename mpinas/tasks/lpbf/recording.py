@@ -1,0 +1,191 @@
+"""Read melt-pool recordings in both published layouts of RAISE-LPBF-Laser, one scan line at a time.
+
+v1.0 is one file with `/<object>/<layer>/...`, v1.1 one file an object with `/<layer>/...`. Opening reads line indices
+and labels, never frames: a recording may be larger than 100 GB. Knows nothing of windows, targets or networks.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import h5py
+import numpy as np
+import numpy.typing as npt
+
+from mpinas.errors import UserError
+from mpinas.tasks.lpbf.layer import Layer, LayerPlace, ScanLine, check_layer
+
+SUFFIXES = (".hdf5", ".h5")
+#: Room for the chunks of several lines, so that neighbouring lines do not unpack a chunk twice.
+CACHE_BYTES = 32 * 2**20
+
+Result = TypeVar("Result")
+
+
+class Recording:
+    """Scan lines of one or more files; keeps the files open until `close`."""
+
+    def __init__(self, paths: Sequence[Path], need_labels: bool = False) -> None:
+        self.files: tuple[Path, ...] = tuple(paths)
+        self._handles: list[h5py.File] = []
+        layers: list[Layer] = []
+        lines: list[ScanLine] = []
+        try:
+            for position, path in enumerate(self.files):
+                self._handles.append(_open(path))
+                for layer, found in _read(path, lambda at=position: self._scan(at, need_labels)):
+                    layers.append(layer)
+                    lines.extend(found)
+            _refuse_duplicates(self.files, layers)
+            if not lines:
+                raise UserError(f"{self.files[0]}: no scan lines (every layer is empty); give a recording with frames")
+        except BaseException:
+            self.close()
+            raise
+        #: Never empty; ordered by file, object, layer and number.
+        self.lines: tuple[ScanLine, ...] = tuple(lines)
+        self.layers: tuple[Layer, ...] = tuple(layers)
+
+    @property
+    def labelled(self) -> bool:
+        """Whether every line has a speed and a power."""
+        return all(line.speed_mm_s is not None and line.power_w is not None for line in self.lines)
+
+    @property
+    def frame_sizes(self) -> tuple[tuple[int, int], ...]:
+        """The (height, width) that occur, each once."""
+        return tuple(sorted({layer.shape[1:] for layer in self.layers}))
+
+    def read_line(self, line: ScanLine) -> npt.NDArray[np.uint8]:
+        """Return the frames of one line, [frames, height, width]."""
+        path = self.files[line.file]
+
+        def read() -> npt.NDArray[np.uint8]:
+            frame = self._handles[line.file][f"{line.group}/frame"]
+            return np.concatenate([frame[start:stop] for start, stop in line.runs])
+
+        return _read(path, read, f"{path}, {line.group}, line {line.number}")
+
+    def attributes(self, file: int) -> dict[str, object]:
+        """Return the attributes of a file's root, as plain values."""
+        path = self.files[file]
+        return _read(path, lambda: {k: getattr(v, "tolist", lambda v=v: v)() for k, v in self._handles[file].attrs.items()})
+
+    def close(self) -> None:
+        """Close the files; lines and layers stay."""
+        for handle in self._handles:
+            handle.close()
+        self._handles = []
+
+    def __enter__(self) -> "Recording":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _scan(self, position: int, need_labels: bool) -> list[tuple[Layer, list[ScanLine]]]:
+        """Return the layers of one file with their lines."""
+        handle, path = self._handles[position], self.files[position]
+        return [
+            check_layer(group, LayerPlace(path, position, name, number, layout), need_labels)
+            for name, parent, layout in _objects(handle, path)
+            for number, group in _numbered(parent)
+        ]
+
+
+def open_recording(paths: Path | str | Iterable[Path | str], need_labels: bool = False) -> Recording:
+    """Open a file, a folder of files, or several of these.
+
+    With `need_labels` (training files) a layer without `laser_params`, and labels that are not finite numbers above 0, are
+    refused; without it such lines simply have no labels. Raises UserError with one line for whatever is wrong.
+    """
+    given = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not given:
+        raise UserError("no recording given; name an HDF5 file or a folder of them")
+    files: list[Path] = []
+    for path in map(Path, given):
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+            if not inside:
+                raise UserError(f"{path}: no {' or '.join(SUFFIXES)} file in this folder; give a folder of recordings")
+            files.extend(inside)
+        elif not path.exists():
+            raise UserError(f"{path}: no such file; check the path")
+        else:
+            files.append(path)
+    return Recording(files, need_labels)
+
+
+def _open(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r", rdcc_nbytes=CACHE_BYTES)
+    except OSError as error:
+        reason = " ".join(str(error).split())
+        if "truncated" in reason:
+            raise UserError(f"{path}: the file is truncated; copy it again") from error
+        if "signature not found" in reason:
+            raise UserError(f"{path}: not an HDF5 file; give a recording in a RAISE-LPBF-Laser layout") from error
+        raise UserError(f"{path}: cannot be opened ({reason}); check the file and its permissions") from error
+
+
+def _read(path: Path, action: Callable[[], Result], where: str | None = None) -> Result:
+    """Run an action on an open file; what HDF5 raises on damaged content becomes one line."""
+    try:
+        return action()
+    except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{where or path}: cannot be read ({reason}); the file is damaged, copy it again") from error
+
+
+def _groups(parent: h5py.Group) -> list[h5py.Group]:
+    return [child for child in parent.values() if isinstance(child, h5py.Group)]
+
+
+def _is_layer(group: h5py.Group) -> bool:
+    return "frame" in group or "scan_line_index" in group
+
+
+def _objects(handle: h5py.File, path: Path) -> list[tuple[str, h5py.Group, str]]:
+    """Return (object, group of its layers, layout) of a file in either layout."""
+    top = _groups(handle)
+    flat = any(_is_layer(group) for group in top)
+    nested = [group for group in top if not _is_layer(group) and any(map(_is_layer, _groups(group)))]
+    if flat and nested:
+        raise UserError(f"{path}: layers both at the top and inside {nested[0].name}; keep one of the two layouts")
+    if flat:
+        return [(path.stem, handle, "v1.1")]
+    if nested:
+        return [(group.name.strip("/"), group, "v1.0") for group in nested]
+    raise UserError(
+        f"{path}: no group with `frame` and `scan_line_index`; give a recording in a RAISE-LPBF-Laser layout"
+    )
+
+
+def _numbered(parent: h5py.Group) -> list[tuple[int, h5py.Group]]:
+    """Return the layers with the number at the end of their names, by number; by position where one has none."""
+    groups = [group for group in _groups(parent) if _is_layer(group)]
+    numbers = [re.search(r"(\d+)\D*$", group.name.rsplit("/", 1)[-1]) for group in groups]
+    if not all(numbers):
+        return list(enumerate(groups))
+    return sorted(((int(n[1]), group) for n, group in zip(numbers, groups, strict=True) if n), key=lambda pair: pair[0])
+
+
+def _refuse_duplicates(files: Sequence[Path], layers: Iterable[Layer]) -> None:
+    """Refuse an object that two files hold, and a layer number that an object has twice."""
+    owner: dict[str, int] = {}
+    seen: dict[tuple[str, int], str] = {}
+    for layer in layers:
+        first = owner.setdefault(layer.object, layer.file)
+        if first != layer.file:
+            raise UserError(
+                f"{files[layer.file]}: object {layer.object} is also in {files[first]}; give each object once"
+            )
+        other = seen.setdefault((layer.object, layer.number), layer.group)
+        if other != layer.group:
+            raise UserError(
+                f"{files[layer.file]}: {layer.group} and {other} have the same layer number; rename one of them"
+            )

@@ -1,0 +1,48 @@
+"""A finished model as its users have it: an ONNX file, run by ONNX Runtime. Knows no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mpinas.errors import UserError
+
+#: Names of the one input and the one output of every file that mpinas writes.
+INPUT, OUTPUT = "frames", "output"
+
+
+class Deployed:
+    """Input uint8 (n, *input_shape), output float32 (n, outputs).
+
+    Raises
+    ------
+    UserError
+        The file is missing, is no ONNX model, or was not written by mpinas.
+    """
+
+    def __init__(self, path: Path) -> None:
+        import onnxruntime
+
+        if not path.is_file():
+            raise UserError(f"{path}: no such model file")
+        try:
+            self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+        except Exception as error:  # ONNX Runtime has its own classes for each way to be broken
+            raise UserError(f"{path}: not a model that ONNX Runtime can load: {str(error).splitlines()[0]}") from None
+        inputs = self._session.get_inputs()
+        if [i.name for i in inputs] != [INPUT] or inputs[0].type != "tensor(uint8)":
+            raise UserError(f"{path}: not a model of mpinas: its input is not {INPUT!r} of uint8")
+        #: Frames, height, width.
+        self.input_shape: tuple[int, int, int] = tuple(inputs[0].shape[1:])
+        #: What the file says of itself.
+        self.metadata: dict[str, str] = dict(self._session.get_modelmeta().custom_metadata_map)
+
+    def run(self, inputs: NDArray[np.uint8], batch: int = 64) -> NDArray[np.float32]:
+        """Outputs for all of `inputs`, `batch` at a time."""
+        parts = [
+            self._session.run([OUTPUT], {INPUT: np.ascontiguousarray(inputs[start : start + batch])})[0]
+            for start in range(0, len(inputs), batch)
+        ]
+        return np.concatenate(parts)

@@ -1,0 +1,29 @@
+"""Which device and how many threads one trainer uses."""
+
+from __future__ import annotations
+
+import os
+
+import torch
+
+from mpinas.errors import UserError
+
+
+def local_device(kind: str, threads: int, local_rank: int, local_size: int) -> torch.device:
+    """The device of trainer `local_rank` of `local_size` on this node; sets torch's CPU threads.
+
+    Where the launcher shows each rank its own GPU there is one to see; where it shows all, they are dealt in turn.
+
+    Raises
+    ------
+    UserError
+        A GPU is asked for and there is none.
+    """
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_size))
+    if kind == "cpu" or (kind == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise UserError('training.device = "cuda", but this rank sees no GPU: check the job script, or use "auto"')
+    device = torch.device("cuda", local_rank % torch.cuda.device_count())
+    torch.cuda.set_device(device)
+    return device

@@ -1,0 +1,52 @@
+"""A network as an ONNX file, and the proof that the file computes the same."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from mpinas.training.deployed import INPUT, OUTPUT, Deployed
+
+
+def export_onnx(model: nn.Module, frames_shape: tuple[int, int, int], path: Path, metadata: Mapping[str, str]) -> int:
+    """Write `model` for uint8 input (batch, frames, height, width), batch free; size of the file in bytes.
+
+    The file is complete or not there: it is written beside and renamed. Raises whatever torch's exporter raises.
+    """
+    model = model.to("cpu").eval()
+    example = torch.zeros((2, *frames_shape), dtype=torch.uint8)  # 2: a batch of 1 would be taken for a constant
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own deprecations inside its exporter
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            model,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            verbose=False,
+        )
+    assert program is not None
+    program.model.metadata_props.update(metadata)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    program.save(str(beside))
+    os.replace(beside, path)
+    return path.stat().st_size
+
+
+def onnx_difference(model: nn.Module, path: Path, inputs: NDArray[np.uint8]) -> float:
+    """Largest absolute difference between the file's outputs in ONNX Runtime and the model's, on `inputs`."""
+    model = model.to("cpu").eval()
+    with torch.no_grad():
+        expected = model(torch.from_numpy(np.ascontiguousarray(inputs))).numpy()
+    return float(np.abs(Deployed(path).run(inputs) - expected).max())
