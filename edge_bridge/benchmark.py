@@ -1,8 +1,8 @@
 """The measurement protocol: warm up until steady, take enough samples, say how far to trust them.
 
-Pure about time: the clock comes in, and what is timed is a callable. Must not know runtimes, files or sockets.
-Each run is timed alone, so that a model of a few microseconds is measured like one of seconds; the input is
-made beforehand and its making never counts.
+Pure about time: the clock comes in, and what is timed is a callable. Must not know runtimes, files or
+sockets. Each run is timed alone, so that a model of a few microseconds is measured like one of seconds; the
+input is made beforehand and its making never counts.
 """
 
 from __future__ import annotations

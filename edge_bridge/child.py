@@ -1,8 +1,8 @@
 """The measuring child: imports the runtime once, then forks a fresh process for each model.
 
-Run by the agent as ``python -m edge_bridge.child RUNTIME PARENT_PID``; orders arrive on standard input, lines leave on
-standard output. A model that hangs, leaks or crashes the runtime ends its own process and nothing else. Must not
-know sockets or the protocol.
+Run by the agent as ``python -m edge_bridge.child RUNTIME PARENT_PID``; orders arrive on standard input,
+lines leave on standard output. A model that hangs, leaks or crashes the runtime ends its own process and
+nothing else. Must not know sockets or the protocol.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import msgspec
 import numpy as np
 
 from edge_bridge.benchmark import sample, summarise, warm_up
-from edge_bridge.errors import RuntimeMissing
+from edge_bridge.errors import RuntimeMissingError
 from edge_bridge.lines import FailureLine, Line, MeasuredLine, Order, PhaseLine, encode_line
 from edge_bridge.protocol import Reason
 from edge_bridge.quantities import Measurement
-from edge_bridge.runtimes import Array, BadModel, InputSpec, Runtime, get_runtime
+from edge_bridge.runtimes import Array, BadModelError, InputSpec, Runtime, get_runtime
 
 #: Most bytes of one model's inputs.
 INPUT_LIMIT_BYTES = 1 << 30
@@ -35,7 +35,7 @@ _PR_SET_PDEATHSIG = 1
 Say = Callable[[Line], None]
 
 
-class Unmeasurable(Exception):
+class UnmeasurableError(Exception):
     """A measurement that ends with this reason; outcome of the child, never an error of it."""
 
     def __init__(self, reason: Reason, detail: str) -> None:
@@ -96,7 +96,8 @@ def measure(order: Order, runtime: Runtime, say: Say) -> Measurement:
 def make_inputs(specs: list[InputSpec], batch: int) -> dict[str, Array]:
     """Seeded inputs: floats uniform in [0, 1), uint8 over its range, other integers and booleans 0 or 1.
 
-    A free first dimension becomes `batch`; a fixed one must equal it unless `batch` is 1; no other may be free.
+    A free first dimension becomes `batch`; a fixed one must equal it unless `batch` is 1; no other may be
+    free.
     """
     rng = np.random.default_rng(INPUT_SEED)
     inputs: dict[str, Array] = {}
@@ -104,18 +105,18 @@ def make_inputs(specs: list[InputSpec], batch: int) -> dict[str, Array]:
     for spec in specs:
         shape = tuple(batch if size is None and axis == 0 else size for axis, size in enumerate(spec.shape))
         if any(size is None for size in shape):
-            raise Unmeasurable(
+            raise UnmeasurableError(
                 "unsupported", f"input {spec.name} {spec.shape}: only the first dimension may be free"
             )
         sizes = tuple(size for size in shape if size is not None)
         if batch != 1 and sizes and sizes[0] != batch:
-            raise Unmeasurable(
+            raise UnmeasurableError(
                 "unsupported", f"input {spec.name} has a fixed batch of {sizes[0]}, asked was {batch}"
             )
         count = int(np.prod(sizes, dtype=object)) if sizes else 1
         total_bytes += count * spec.dtype.itemsize
         if total_bytes > INPUT_LIMIT_BYTES:
-            raise Unmeasurable(
+            raise UnmeasurableError(
                 "too-large", f"inputs of more than {INPUT_LIMIT_BYTES} bytes ({spec.name} {sizes})"
             )
         if spec.dtype.kind == "f":
@@ -130,16 +131,17 @@ def outcome_of(order: Order, runtime: Runtime, say: Say) -> Line:
     """Measure, and turn whatever a model can raise into a line."""
     try:
         return MeasuredLine(measure(order, runtime, say))
-    except Unmeasurable as error:
+    except UnmeasurableError as error:
         return FailureLine(error.reason, str(error))
-    except RuntimeMissing as error:
+    except RuntimeMissingError as error:
         return FailureLine("unsupported", str(error))
     except MemoryError:
         return FailureLine("out-of-memory", f"more than {order.memory_limit_bytes} bytes")
     except Exception as error:
-        # A runtime raises what it likes for a model it does not like: an outcome of the model, not of the child.
+        # A runtime raises what it likes for a model it does not like: an outcome of the model, not of the
+        # child.
         text = " ".join(str(error).split())[:1000]
-        reason: Reason = "bad-model" if isinstance(error, BadModel) else "run-failed"
+        reason: Reason = "bad-model" if isinstance(error, BadModelError) else "run-failed"
         if "bad_alloc" in text or "allocate memory" in text.lower():
             reason = "out-of-memory"
         return FailureLine(reason, text or type(error).__name__)
@@ -167,7 +169,7 @@ def main() -> None:
 
     try:
         runtime = get_runtime(runtime_name)
-    except RuntimeMissing as error:
+    except RuntimeMissingError as error:
         say(FailureLine("unsupported", str(error)))
         sys.exit(1)
     decoder = msgspec.json.Decoder(Order)

@@ -143,7 +143,7 @@ def relay(
 @click.option("--stall-seconds", default=30.0, show_default=True, help="Longest time of one run of a model.")
 @click.option("--any-core", is_flag=True, help="Leave the cores that whoever started this is bound to.")
 @click.option("--exit-with-stdin", is_flag=True, help="End when standard input ends.")
-def device(  # noqa: PLR0913 - one parameter for each option, as click wants it
+def device(  # noqa: PLR0913, PLR0917 - one parameter for each option, as click wants it
     connection: Path,
     key: Path | None,
     name: str,
@@ -265,7 +265,7 @@ def _only_one(state: Path) -> IO[bytes]:
     """Lock the state folder for as long as the returned file is open."""
     try:
         state.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = open(state / "lock", "wb")
+        lock = open(state / "lock", "wb")  # noqa: SIM115 - the caller holds it open
     except OSError as error:
         raise BridgeError(f"state folder {state} cannot be used: {error.strerror}") from None
     try:

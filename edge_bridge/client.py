@@ -1,7 +1,8 @@
 """The job's side of the bridge: submit models, poll for what came of them, never block.
 
-Owns patience: it asks again after a reconnection or a busy relay, with back-off and jitter, and the deadlines are its
-own. A request whose device is away waits. Must not know candidates, MPI or how a model came about.
+Owns patience: it asks again after a reconnection or a busy relay, with back-off and jitter, and the
+deadlines are its own. A request whose device is away waits. Must not know candidates, MPI or how a model
+came about.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 
 import zmq
 
-from edge_bridge.errors import BridgeUnreachable, KeyRefused, ProtocolError
+from edge_bridge.errors import BridgeUnreachableError, KeyRefusedError, ProtocolError
 from edge_bridge.keys import Connection, KeyPair
 from edge_bridge.protocol import (
     MODEL_LIMIT_BYTES,
@@ -42,7 +43,8 @@ from edge_bridge.sockets import Context, Link, LinkEvent, Socket
 #: First and longest wait before an unacknowledged or refused request is sent again.
 RETRY_S = 1.0
 RETRY_MOST_S = 60.0
-#: An acknowledgement may take this long, and a second more for each of these bytes, before the request goes again.
+#: An acknowledgement may take this long, and a second more for each of these bytes, before the request goes
+#: again.
 ACK_S = 20.0
 ACK_BYTES_PER_S = 200_000
 #: How often a key that was refused in mid-run is tried again.
@@ -143,14 +145,15 @@ class BridgeClient:
 
         Raises
         ------
-        KeyRefused
+        KeyRefusedError
             When the relay does not know the key.
-        BridgeUnreachable
+        BridgeUnreachableError
             When it does not answer in time, or refuses this job for another reason.
         """
         if connection.relay_public_key is not None and key is None:
-            raise KeyRefused(
-                f"relay {connection.job_endpoint} takes known keys only: name a key file made by `edge-bridge keygen`"
+            raise KeyRefusedError(
+                f"relay {connection.job_endpoint} takes known keys only: "
+                "name a key file made by `edge-bridge keygen`"
             )
         client = cls(connection, key)
         try:
@@ -246,11 +249,11 @@ class BridgeClient:
         while not self._up:
             self.poll()
             if self._refused is not None:
-                raise KeyRefused(self._refused)
+                raise KeyRefusedError(self._refused)
             if time.monotonic() > end_s:
-                raise BridgeUnreachable(
-                    f"no relay at {self._endpoint} within {timeout_s:g} s ({self._last_trouble}): start it with "
-                    "`edge-bridge relay`, or take its connection file anew"
+                raise BridgeUnreachableError(
+                    f"no relay at {self._endpoint} within {timeout_s:g} s ({self._last_trouble}): "
+                    "start it with `edge-bridge relay`, or take its connection file anew"
                 )
             poller.poll(10 if self._hello_due else 100)
 
@@ -265,13 +268,16 @@ class BridgeClient:
         self._hello_due = False
         if event is LinkEvent.KEY_REFUSED:
             self._reopen_at_s = now_s + REFUSED_RETRY_S
-            self._refused = f"relay {self._endpoint} does not know this job's key: add its .pub line to the relay's job allow-list"
+            self._refused = (
+                f"relay {self._endpoint} does not know this job's key: "
+                "add its .pub line to the relay's allow-list"
+            )
         if not self._up:
             return []
         self._up = False
         return [RelayLost(self._refused or f"connection to {self._endpoint} lost")]
 
-    def _said(self, message: Message, now_s: float) -> list[ClientEvent]:
+    def _said(self, message: Message, now_s: float) -> list[ClientEvent]:  # noqa: PLR0911
         match message.header:
             case Welcome(devices=devices) as welcome:
                 self._welcome = welcome

@@ -1,7 +1,7 @@
 """The device agent: connects out, takes one task at a time, answers from its store or has its child measure.
 
-Never loads a model itself and never blocks: it answers pings while the child measures. Must not know runtimes or
-how a measurement is done.
+Never loads a model itself and never blocks: it answers pings while the child measures. Must not know
+runtimes or how a measurement is done.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import msgspec
 import zmq
 
 from edge_bridge.endings import Endings
-from edge_bridge.errors import KeyRefused, ProtocolError, RuntimeMissing
+from edge_bridge.errors import KeyRefusedError, ProtocolError, RuntimeMissingError
 from edge_bridge.keys import Connection, KeyPair
 from edge_bridge.lines import FailureLine, Line, MeasuredLine, PhaseLine
 from edge_bridge.measurer import ChildLimits, Measurer
@@ -111,9 +111,9 @@ class Agent:
 
         Raises
         ------
-        KeyRefused
+        KeyRefusedError
             When the relay does not, or no longer, allow this device's key.
-        RuntimeMissing
+        RuntimeMissingError
             When the runtime of the profile is not on this machine.
         """
         try:
@@ -156,12 +156,12 @@ class Agent:
             case LinkEvent.DOWN:
                 log.warning("relay %s is gone, waiting for it", self._endpoint)
             case LinkEvent.KEY_REFUSED:
-                raise KeyRefused(_refusal(self._endpoint))
+                raise KeyRefusedError(_refusal(self._endpoint))
             case LinkEvent.NO_HANDSHAKE:
                 if time.monotonic() - self._complained_s >= COMPLAIN_S:
                     self._complained_s = time.monotonic()
                     log.warning(
-                        "relay %s answers but the handshake fails: is the connection file the one it wrote last?",
+                        "relay %s answers but the handshake fails: is the connection file its latest?",
                         self._endpoint,
                     )
 
@@ -177,7 +177,7 @@ class Agent:
             case Error(code="unregistered"):
                 self._register_due = True
             case Error(code="refused", detail=detail):
-                raise KeyRefused(f"{_refusal(self._endpoint)} ({detail})")
+                raise KeyRefusedError(f"{_refusal(self._endpoint)} ({detail})")
             case Error(code=code, detail=detail):
                 log.warning("relay %s says %s: %s", self._endpoint, code, detail)
 
@@ -215,7 +215,7 @@ class Agent:
         request_id = self._measuring
         if request_id is None:
             if isinstance(line, FailureLine) and line.reason == "unsupported":
-                raise RuntimeMissing(line.detail)
+                raise RuntimeMissingError(line.detail)
             log.warning("the measuring child says, unasked: %s", line)
             return
         match line:
@@ -244,7 +244,7 @@ class Agent:
 def _refusal(endpoint: str) -> str:
     return (
         f"relay {endpoint} does not know this device's key: "
-        "add its .pub line to the relay's device allow-list, then start the device again"
+        "add its .pub line to the relay's allow-list, then start the device again"
     )
 
 

@@ -14,11 +14,11 @@ class ProtocolError(BridgeError):
     """A peer sent frames that `docs/bridge-protocol.md` does not allow."""
 
 
-class BridgeUnreachable(BridgeError):
+class BridgeUnreachableError(BridgeError):
     """Nothing answers at the relay's endpoint, or what answers is not this relay."""
 
 
-class KeyRefused(BridgeError):
+class KeyRefusedError(BridgeError):
     """The relay answered, and does not know (or no longer allows) this key."""
 
 
@@ -26,5 +26,5 @@ class KeyFileError(BridgeError):
     """A key, allow-list or connection file is missing, unreadable, malformed or too widely readable."""
 
 
-class RuntimeMissing(BridgeError):
+class RuntimeMissingError(BridgeError):
     """The runtime or provider asked for is not installed on this machine."""

@@ -105,8 +105,8 @@ def read_key_pair(path: Path) -> KeyPair:
 class AllowList:
     """Public keys that a relay lets in, from a file, or from the *.pub files of a folder.
 
-    A line is a public key, then a name; an empty line or one that begins with ``# `` is skipped. Changes on disk
-    count from the next question on, no restart needed: adding lets in, removing shuts out.
+    A line is a public key, then a name; an empty line or one that begins with ``# `` is skipped. Changes on
+    disk count from the next question on, no restart needed: adding lets in, removing shuts out.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,10 +1,12 @@
-"""The agent's hold on its measuring child: start it, give it one model, read its lines, end it when it overstays.
+"""The agent's hold on its measuring child: start it, give it one model, read its lines, end it when it
+overstays.
 
 Never loads a model and never waits: `advance` returns at once. Must not know sockets or the store.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -68,6 +70,7 @@ class Measurer:
         self._settings: Settings | None = None
         self._phase: Phase = "queued"
         self._deadline_s = 0.0
+        self._count = 0
         self._buffer = b""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         for left in folder.iterdir():
@@ -87,7 +90,9 @@ class Measurer:
     def begin(self, model: bytes, settings: Settings) -> None:
         """Measure this model; `advance` tells how it goes. Only when not busy."""
         assert not self.busy
-        path = self._folder / "model.onnx"
+        # A name of its own: the child may still be removing the file of the model before.
+        path = self._folder / f"model-{self._count}.onnx"
+        self._count += 1
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as stream:
             stream.write(model)
         if self._child.poll() is not None:
@@ -177,10 +182,8 @@ class Measurer:
         return child
 
     def _end_child(self) -> None:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self._child.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         self._child.wait()
         for stream in (self._child.stdin, self._child.stdout):
             if stream is not None:

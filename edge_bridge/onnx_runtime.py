@@ -1,4 +1,5 @@
-"""ONNX Runtime as a `Runtime`: the only module that imports onnxruntime, and only the measuring child imports it.
+"""ONNX Runtime as a `Runtime`: the only module that imports onnxruntime, and only the measuring child
+imports it.
 
 Must not know measurement settings or the protocol.
 """
@@ -10,14 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# From 1.29 on the Linux builds report models to their maker over the network unless told not to before the import.
+# From 1.29 on the Linux builds report models to their maker over the network unless told not to before the
+# import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]
 
-from edge_bridge.errors import RuntimeMissing
-from edge_bridge.runtimes import Array, BadModel, InputSpec
+from edge_bridge.errors import RuntimeMissingError
+from edge_bridge.runtimes import Array, BadModelError, InputSpec
 
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -58,7 +60,7 @@ class OnnxRuntime:
         wanted = _PROVIDERS.get(provider)
         present = onnxruntime.get_available_providers()
         if wanted is None or wanted not in present:
-            raise RuntimeMissing(
+            raise RuntimeMissingError(
                 f"provider {provider} is not in this onnxruntime; it has: {', '.join(present)}"
             )
         options = onnxruntime.SessionOptions()
@@ -68,17 +70,18 @@ class OnnxRuntime:
         try:
             session = onnxruntime.InferenceSession(os.fspath(model), options, providers=[wanted])
         except Exception as error:
-            # The runtime raises a class of its own for each status; all mean that this file is not runnable here.
-            raise BadModel(str(error)) from None
+            # The runtime raises a class of its own for each status; all mean that this file is not runnable
+            # here.
+            raise BadModelError(str(error)) from None
         if wanted not in session.get_providers():
-            raise RuntimeMissing(f"provider {provider} could not be started on this machine")
+            raise RuntimeMissingError(f"provider {provider} could not be started on this machine")
         return _Session(session)
 
 
 def _spec(argument: Any) -> InputSpec:
     kind = _DTYPES.get(argument.type)
     if kind is None:
-        raise BadModel(f"input {argument.name} has type {argument.type}, which is not measured")
+        raise BadModelError(f"input {argument.name} has type {argument.type}, which is not measured")
     shape = tuple(size if isinstance(size, int) else None for size in argument.shape)
     return InputSpec(argument.name, shape, np.dtype(kind))
 

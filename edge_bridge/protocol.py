@@ -1,4 +1,5 @@
-"""The wire format MPINAS-EDGE/1 (docs/bridge-protocol.md): messages, and one encode/decode pair for all of them.
+"""The wire format MPINAS-EDGE/1 (docs/bridge-protocol.md): messages, and one encode/decode pair for all of
+them.
 
 Bytes in, checked values out; whatever a stranger sends raises `ProtocolError` and nothing else. Must not know
 sockets, clocks or who sends when. Never pickle: headers are JSON, bulk data are frames of their own.
@@ -20,7 +21,6 @@ from edge_bridge.quantities import (
     Measurement,
     Name,
     Profile,
-    Seconds,
     Settings,
     Text,
     Words,

@@ -1,4 +1,5 @@
-"""What is asked of a device and what it answers: settings, measurement, profile, and the identity of a request.
+"""What is asked of a device and what it answers: settings, measurement, profile, and the identity of a
+request.
 
 Plain values only, checked when decoded. Must not know frames, sockets, clocks or runtimes.
 """
@@ -137,7 +138,8 @@ def request_id(model_sha256: str, profile: str, settings: bytes) -> str:
     profile
         Name of the device profile asked for, or ``"any"``.
     settings
-        The settings as bytes exactly as sent, so that a peer that does not know a new field computes the same.
+        The settings as bytes exactly as sent, so that a peer that does not know a new field computes the
+        same.
     """
     hasher = hashlib.sha256()
     for part in (model_sha256.encode(), profile.encode(), settings):

@@ -1,8 +1,8 @@
 """The relay's decisions: events in, commands out.
 
-Who is present, which request waits, which device gets it, what the jobs are told. Must not know zmq, clocks (the
-time comes in), keys or files. It holds no truth: everything here may be lost, jobs ask again and devices answer
-from their stores.
+Who is present, which request waits, which device gets it, what the jobs are told. Must not know zmq, clocks
+(the time comes in), keys or files. It holds no truth: everything here may be lost, jobs ask again and
+devices answer from their stores.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import zmq
@@ -55,7 +55,8 @@ BURST = 64
 
 @dataclass(frozen=True, slots=True)
 class RelayPlan:
-    """Where the relay listens and whom it lets in. Without key and allow-list only ipc endpoints are bound."""
+    """Where the relay listens and whom it lets in. Without key and allow-list only ipc endpoints are
+    bound."""
 
     job_endpoint: str
     device_endpoint: str
@@ -63,7 +64,7 @@ class RelayPlan:
     public_host: str
     key: KeyPair | None = None
     allowed: AllowList | None = None
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
         secure = self.key is not None and self.allowed is not None

@@ -1,7 +1,7 @@
 """What a runtime is to the bridge, and the registry of runtimes by name.
 
-A runtime loads a model file and gives back something that runs it on given inputs. Must not import any runtime by
-itself: the one asked for is imported when it is asked for, in the child process that measures.
+A runtime loads a model file and gives back something that runs it on given inputs. Must not import any
+runtime by itself: the one asked for is imported when it is asked for, in the child process that measures.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 import numpy.typing as npt
 
-from edge_bridge.errors import RuntimeMissing
+from edge_bridge.errors import RuntimeMissingError
 
 ENTRY_POINTS = "edge_bridge.runtimes"
 _BUILT_IN = {"onnxruntime": "edge_bridge.onnx_runtime"}
@@ -43,7 +43,8 @@ class LoadedModel(Protocol):
         """The inputs it wants."""
 
     def bind(self, inputs: Mapping[str, Array]) -> Callable[[], object]:
-        """Return a callable that runs the model once on these inputs and returns when the device has finished."""
+        """Return a callable that runs the model once on these inputs and returns when the device has
+        finished."""
 
 
 class Runtime(Protocol):
@@ -54,14 +55,14 @@ class Runtime(Protocol):
 
         Raises
         ------
-        BadModel
+        BadModelError
             When the file is not a model that this runtime can run.
-        RuntimeMissing
+        RuntimeMissingError
             When the provider is not there.
         """
 
 
-class BadModel(Exception):
+class BadModelError(Exception):
     """The model cannot be loaded or run; the text says why."""
 
 
@@ -70,7 +71,7 @@ def get_runtime(name: str) -> Runtime:
 
     Raises
     ------
-    RuntimeMissing
+    RuntimeMissingError
         When there is none, or it cannot be imported.
     """
     try:
@@ -79,11 +80,11 @@ def get_runtime(name: str) -> Runtime:
         for entry in entry_points(group=ENTRY_POINTS, name=name):
             return cast(Runtime, entry.load())
     except ImportError as error:
-        raise RuntimeMissing(
+        raise RuntimeMissingError(
             f"runtime {name} cannot be imported ({error}): install it on this machine"
         ) from None
     known = sorted({*_BUILT_IN, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
-    raise RuntimeMissing(f"no runtime {name} on this machine; there are: {', '.join(known)}")
+    raise RuntimeMissingError(f"no runtime {name} on this machine; there are: {', '.join(known)}")
 
 
 def runtime_versions(name: str) -> dict[str, str]:

@@ -5,13 +5,14 @@ One owner for every socket option: heartbeats, CURVE, limits. Must not know mess
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from typing import Any
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from edge_bridge.errors import BridgeUnreachable
+from edge_bridge.errors import BridgeUnreachableError
 from edge_bridge.keys import KeyPair
 from edge_bridge.protocol import FRAME_LIMIT_BYTES
 
@@ -56,7 +57,8 @@ def bound_router(context: Context, key: KeyPair | None, zap_domain: str) -> Sock
     socket = context.socket(zmq.ROUTER)
     _common(socket)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    # Small answers to a job that is slow to read are bounded by the requests it has; they must not be dropped.
+    # Small answers to a job that is slow to read are bounded by the requests it has; they must not be
+    # dropped.
     socket.setsockopt(zmq.SNDHWM, 0)
     if key is not None:
         socket.curve_secretkey = key.secret.encode()
@@ -97,7 +99,7 @@ class Link:
             self.socket.connect(endpoint)
         except zmq.ZMQError as error:
             self.close()
-            raise BridgeUnreachable(
+            raise BridgeUnreachableError(
                 f"relay endpoint {endpoint}: {error.strerror}, check the connection file"
             ) from None
 
@@ -113,10 +115,8 @@ class Link:
 
     def reopen(self) -> None:
         """Connect anew: after a refused key ZeroMQ does not try again by itself."""
-        try:
+        with contextlib.suppress(zmq.ZMQError):  # ENOENT: ZeroMQ has already dropped the endpoint
             self.socket.disconnect(self.endpoint)
-        except zmq.ZMQError:
-            pass  # ENOENT: ZeroMQ has already dropped the endpoint
         self.socket.connect(self.endpoint)
 
     def send(self, frames: list[bytes]) -> bool:

@@ -20,7 +20,8 @@ _SCHEMA_VERSION = 1
 class Store:
     """Results on disk. A result counts for the profile it was measured under: new versions measure anew.
 
-    A disk that is full or broken costs the memory, not the service: writing then only leaves a line in the log.
+    A disk that is full or broken costs the memory, not the service: writing then only leaves a line in the
+    log.
     """
 
     def __init__(self, path: Path) -> None:

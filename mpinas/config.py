@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import tomli_w
+import tomllib
 from msgspec import Meta
 
 from mpinas.errors import UserError
@@ -18,11 +18,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Seed = Annotated[int, Meta(ge=0, lt=2**31)]
 
 
-class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    pass
-
-
-class Task(_Section):
+class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[task] What is learned, from which files."""
 
     name: str
@@ -38,7 +34,7 @@ class Task(_Section):
     validation_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.2
 
 
-class Search(_Section):
+class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[search] How candidates are found."""
 
     #: How many candidates to evaluate, the human-designed baseline among them.
@@ -52,7 +48,7 @@ class Search(_Section):
     limits: dict[str, Annotated[float, Meta(gt=0)]] = {}
 
 
-class Training(_Section):
+class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[training] How a candidate is trained."""
 
     #: Trainer ranks that train one candidate together.
@@ -66,7 +62,7 @@ class Training(_Section):
     threads: Annotated[int, Meta(ge=0)] = 0
 
 
-class Edge(_Section):
+class Edge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[edge] Where latencies come from."""
 
     #: "local": relay and device agent are started beside the job; else the connection file of a relay.
@@ -79,11 +75,11 @@ class Edge(_Section):
     samples: Annotated[int, Meta(ge=64)] = 64
     #: CPU threads the model may use on the device.
     threads: Positive = 1
-    #: At most so long for one measurement.
-    timeout_s: Annotated[float, Meta(gt=0)] = 120.0
+    #: Timed runs of one measurement stop after so long.
+    max_seconds: Annotated[float, Meta(gt=0, le=3600)] = 30.0
 
 
-class Experiment(_Section):
+class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole experiment file."""
 
     task: Task
@@ -92,9 +88,16 @@ class Experiment(_Section):
     edge: Edge = Edge()
 
 
-_SECTIONS: dict[str, type[_Section]] = {"task": Task, "search": Search, "training": Training, "edge": Edge}
+_SECTIONS: dict[str, type[msgspec.Struct]] = {"task": Task, "search": Search, "training": Training, "edge": Edge}
 #: What a resumed run may not change, because what was evaluated already would not compare.
-_FIXED = ("task", "search.seed", "search.space", "search.population", "training.epochs", "training.batch_size")
+_FIXED = (
+    "task",
+    "search.seed",
+    "search.space",
+    "search.population",
+    "training.epochs",
+    "training.batch_size",
+)
 
 
 def read_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
@@ -154,7 +157,7 @@ def _checked(tree: dict[str, Any], where: str) -> Experiment:
     if experiment.training.batch_size < 2 * experiment.training.group_size:
         raise UserError(
             f"{where}: training.batch_size = {experiment.training.batch_size} gives some rank of a group of "
-            f"{experiment.training.group_size} fewer than 2 samples; make it at least {2 * experiment.training.group_size}"
+            f"{experiment.training.group_size} fewer than 2 samples; make it {2 * experiment.training.group_size} or more"
         )
     return experiment
 
@@ -236,5 +239,5 @@ batch_size = 32              # of the whole group
 # profile = "any"            # device profile to measure on
 # samples = 64               # timed runs at least; 64 are enough for p90, 662 for p99
 # threads = 1                # CPU threads the model may use on the device
-# timeout_s = 120.0
+# max_seconds = 30.0         # timed runs of one measurement stop after so long
 """

@@ -154,7 +154,7 @@ class Coordinator:
         return False
 
     def _order(self, time: float, commands: list[Command]) -> None:
-        """Give every idle group the oldest measured candidate, or a finalist to assess when nothing is left to train."""
+        """Give every idle group the oldest measured candidate, or once all are trained a finalist to assess."""
         ready = list(self.ledger.standing[State.READY])
         assessable = self._assessable()
         for group in self.ledger.groups.values():

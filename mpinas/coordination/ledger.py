@@ -56,7 +56,8 @@ class Candidate:
 
     def objectives(self) -> tuple[float, ...]:
         """(error, latency_s) of an evaluated candidate."""
-        assert self.state is State.EVALUATED and self.latency_s is not None
+        assert self.state is State.EVALUATED
+        assert self.latency_s is not None
         return (self.metrics["error"], self.latency_s)
 
 
@@ -207,7 +208,8 @@ class Ledger:
         group.order, group.since = event, time
 
     def _outstanding(
-        self, report: msg.Progress | msg.Evaluated | msg.EvaluationFailed | msg.Assessed | msg.AssessmentFailed
+        self,
+        report: msg.Progress | msg.Evaluated | msg.EvaluationFailed | msg.Assessed | msg.AssessmentFailed,
     ) -> Group:
         """The group whose outstanding order `report` answers."""
         group = self.groups.get(report.group)

@@ -17,7 +17,8 @@ class State(StrEnum):
     FAILED = "FAILED"
 
 
-#: What may follow what. A measured candidate is READY until its limits are judged. A step back means that the job ended in between and a later one takes the candidate up again.
+#: What may follow what. A measured candidate is READY until its limits are judged. A step back means that
+#: the job ended in between and a later one takes the candidate up again.
 TRANSITIONS: dict[State, frozenset[State]] = {
     State.PROPOSED: frozenset({State.MEASURING, State.REJECTED, State.FAILED}),
     State.MEASURING: frozenset({State.READY, State.REJECTED, State.FAILED, State.PROPOSED}),

@@ -29,11 +29,11 @@ def decode(line: bytes) -> tuple[int, float, Event]:
     try:
         record: dict[str, Any] = msgspec.json.decode(line, type=dict[str, Any])
         seq, time, name = record.pop("seq"), record.pop("time"), record.pop("event")
-        event = msgspec.convert(record, EVENT_CLASSES[name])
+        event: Event = msgspec.convert(record, EVENT_CLASSES[name])
     except (msgspec.MsgspecError, KeyError) as error:
         raise ValueError(f"not an event: {error}") from None
     if not isinstance(seq, int) or not isinstance(time, (int, float)):
-        raise ValueError("not an event: seq or time is no number")  # noqa: TRY004 - bad data, not a bad call
+        raise ValueError("not an event: seq or time is no number")
     return seq, float(time), event
 
 
@@ -67,7 +67,9 @@ def _read_whole(path: Path) -> tuple[list[Entry], int]:
         except ValueError as error:
             raise UserError(f"{path}: line {number} is damaged ({error}); restore the file from a copy") from None
         if seq != len(entries):
-            raise UserError(f"{path}: line {number} has number {seq}, {len(entries)} was due; lines are missing or moved")
+            raise UserError(
+                f"{path}: line {number} has number {seq}, {len(entries)} was due; lines are missing or moved"
+            )
         entries.append((time, event))
     return entries, len(whole)
 
@@ -109,4 +111,3 @@ class Journal:
         """Make it durable and let the next job have it."""
         os.fsync(self._file)
         self._file.close()
-

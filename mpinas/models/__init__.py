@@ -6,21 +6,23 @@ so that the exported model is all there is to run on the device.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import nn
 
 from mpinas.errors import UserError
 from mpinas.models import baselines, cnn3d
 from mpinas.search import Genome, SearchSpace
 
-SPACES = {"cnn3d": cnn3d}
 Shape = tuple[int, int, int]
+SPACES: dict[str, Callable[[Shape], SearchSpace]] = {"cnn3d": cnn3d.space}
 
 
 def make_space(name: str, input_shape: Shape) -> SearchSpace:
     """The search space of that name for samples of `input_shape` (frames, height, width). Raises UserError."""
     if name not in SPACES:
         raise UserError(f"search.space = {name!r} is unknown; known are {', '.join(SPACES)}")
-    return SPACES[name].space(input_shape)
+    return SPACES[name](input_shape)
 
 
 def baseline_genome(name: str) -> Genome:

@@ -53,7 +53,10 @@ def space(input_shape: tuple[int, int, int]) -> SearchSpace:
         if genome["stem"] == "fold":
             genome["kernel_time"] = 1
         for stage in range(int(genome["stages"]) + 1, STAGES_MAX + 1):
-            genome[f"depth{stage}"], genome[f"width{stage}"] = smallest[f"depth{stage}"], smallest[f"width{stage}"]
+            genome[f"depth{stage}"], genome[f"width{stage}"] = (
+                smallest[f"depth{stage}"],
+                smallest[f"width{stage}"],
+            )
         return genome
 
     return SearchSpace(genes, repair)
@@ -105,7 +108,14 @@ class _Block(nn.Module):
     """Convolution, normalisation, ReLU; plain or depthwise-separable; with a way around where shapes allow."""
 
     def __init__(
-        self, dims: int, inputs: int, outputs: int, kernel: tuple[int, ...], stride: tuple[int, ...], *, separable: bool
+        self,
+        dims: int,
+        inputs: int,
+        outputs: int,
+        kernel: tuple[int, ...],
+        stride: tuple[int, ...],
+        *,
+        separable: bool,
     ) -> None:
         super().__init__()
         self._residual = inputs == outputs and set(stride) == {1}
@@ -133,5 +143,6 @@ def _conv(
     norm: type[nn.Module] = nn.BatchNorm2d if dims == 2 else nn.BatchNorm3d
     padding = tuple(size // 2 for size in kernel)
     return nn.Sequential(
-        conv(inputs, outputs, kernel, stride=stride, padding=padding, groups=groups, bias=False), norm(outputs)
+        conv(inputs, outputs, kernel, stride=stride, padding=padding, groups=groups, bias=False),
+        norm(outputs),
     )

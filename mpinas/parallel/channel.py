@@ -59,10 +59,12 @@ class MpiChannel:
         self._sending: list[Any] = []
 
     def send(self, group: int, order: Order) -> None:
+        """Give a group an order; does not wait for it to arrive."""
         self._sending = [request for request in self._sending if not request.Test()]
         self._sending.append(self._control.isend(order, dest=self._leaders[group], tag=Tag.ORDER))
 
     def receive(self) -> list[Report]:
+        """Reports that have arrived, in order of each group; does not wait."""
         reports: list[Report] = []
         while (message := self._control.improbe(tag=Tag.REPORT)) is not None:
             reports.append(message.recv())
@@ -77,9 +79,11 @@ class SerialChannel:
         self._reports: list[Report] = [ready]
 
     def send(self, group: int, order: Order) -> None:
+        """Carry the order out, here and now."""
         self._execute(order, self._reports.append)
 
     def receive(self) -> list[Report]:
+        """Reports that have arrived, in order of each group; does not wait."""
         reports, self._reports = self._reports, []
         return reports
 

@@ -5,6 +5,7 @@ One thread, no spinning: it sleeps on the sockets and pipes, looks for MPI repor
 
 from __future__ import annotations
 
+import math
 import signal
 import time
 from collections.abc import Callable
@@ -63,7 +64,7 @@ class StopSignals:
 class Shell:
     """Carries out commands and collects events."""
 
-    def __init__(  # noqa: PLR0913, PLR0917 - everything that the coordinator acts on
+    def __init__(
         self,
         channel: Channel,
         device: edge.EdgeClient,
@@ -79,10 +80,6 @@ class Shell:
         self._journal = journal
         #: Input shape and number of outputs of every candidate.
         self._network = network
-        self._poller = zmq.Poller()
-        self._poller.register(exporter.fileno(), zmq.POLLIN)
-        for socket in device.sockets:
-            self._poller.register(socket, zmq.POLLIN)
 
     def execute(self, command: co.Command, now: float) -> None:
         """Carry out one command; waits for nothing but the disk."""
@@ -112,7 +109,11 @@ class Shell:
 
     def wait(self, seconds: float) -> None:
         """Sleep until a socket or pipe has something, or so long."""
-        self._poller.poll(seconds * 1000)
+        poller = zmq.Poller()
+        poller.register(self._exporter.fileno(), zmq.POLLIN)
+        for socket in self._device.sockets:
+            poller.register(socket, zmq.POLLIN)
+        poller.poll(math.ceil(seconds * 1000))
 
 
 def coordinate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 import time
@@ -93,10 +94,11 @@ def _run(world: Any, arguments: Arguments) -> None:
     with ExitStack() as stack:
         desk: list[Desk] = []
         mpi.on_rank_0(world, lambda: desk.append(stack.enter_context(Desk(path, experiment, arguments.resume, task))))
-        if rank == 0:
-            desk[0].coordinate(control, groups, space, means)
-        else:
-            _train(world, control, groups, RunFolder(path), experiment, means)
+        with mpi.abort_on_user_error(world):
+            if rank == 0:
+                desk[0].coordinate(control, groups, space, means)
+            elif means is not None:
+                _train(world, control, groups, RunFolder(path), experiment, means)
 
 
 def read_arguments(arguments: Arguments) -> tuple[Experiment, Path]:
@@ -179,26 +181,38 @@ class Desk:
 
     def __enter__(self) -> Desk:
         """Raises UserError, and then leaves no new folder behind."""
-        from mpinas.edge.client import open_edge
+        from mpinas.edge.local import child_environment
         from mpinas.training.exporter import Exporter
 
-        edge = self.experiment.edge
-        self.folder = (
-            RunFolder.existing(self._path) if self._resume else RunFolder.create(self._path, self.experiment)
-        )
+        self.folder = RunFolder.existing(self._path) if self._resume else RunFolder.create(self._path, self.experiment)
         try:
             self.journal = self._stack.enter_context(closing(Journal(self.folder.journal_file)))
             if self._resume:
                 write_experiment(self.experiment, self.folder.experiment_file)
                 self.folder.prepare()
-            self.device = self._stack.enter_context(closing(open_edge(edge, self.folder.logs)))
-            self.exporter = self._stack.enter_context(closing(Exporter(self.folder.logs / "exporter.log")))
+            self.device = self._stack.enter_context(closing(self._open_edge()))
+            self.exporter = self._stack.enter_context(
+                closing(Exporter(self.folder.logs / "exporter.log", child_environment(os.environ)))
+            )
         except BaseException:
             self._stack.close()
             if not self._resume:
                 shutil.rmtree(self._path, ignore_errors=True)
             raise
         return self
+
+    def _open_edge(self) -> Any:
+        from edge_bridge.quantities import Settings
+        from mpinas.edge.client import open_edge
+
+        edge = self.experiment.edge
+        return open_edge(
+            edge.bridge,
+            settings=Settings(samples=edge.samples, threads=edge.threads, max_seconds=edge.max_seconds),
+            log_folder=self.folder.logs,
+            key_file=edge.key or None,
+            profile=edge.profile,
+        )
 
     def __exit__(self, *exception: object) -> None:
         self._stack.close()

@@ -107,7 +107,7 @@ def _first_cause(failures: list[Failure | None]) -> Failure | None:
     """The failure that brought the others about: not that a peer had left."""
     found = [failure for failure in failures if failure is not None]
     causes = [failure for failure in found if "HorovodInternalError" not in failure.detail]
-    return (causes or found or [None])[0]
+    return next(iter(causes or found), None)
 
 
 def run_trainer(crew: MpiCrew, comm: Any, control: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from typing import TextIO
 
@@ -15,9 +16,10 @@ from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.coordination.ledger import BASELINE, Ledger
 from mpinas.coordination.lifecycle import State
+from mpinas.report.terminal import terminal_size
 
 
-def line_of(event: ev.Event, ledger: Ledger) -> str | None:  # noqa: PLR0911 - one return a kind of event
+def line_of(event: ev.Event, ledger: Ledger) -> str | None:  # noqa: PLR0911, PLR0912 - one case a kind of event
     """One line of a log, or None for what a reader of the log need not know."""
     match event:
         case ev.Begun():
@@ -171,6 +173,8 @@ def duration(seconds: float) -> str:
 
 
 def open_display(out: TextIO, evaluations: int) -> LineDisplay | LiveDisplay:
-    """A live display if `out` is a terminal, else lines."""
-    console = Console(file=out)
-    return LiveDisplay(console, evaluations) if console.is_terminal else LineDisplay(out, evaluations)
+    """A live display where a terminal shows `out`, else lines."""
+    size = terminal_size(out, os.environ)
+    if size is None:
+        return LineDisplay(out, evaluations)
+    return LiveDisplay(Console(file=out, force_terminal=True, width=size[0], height=size[1]), evaluations)

@@ -69,8 +69,12 @@ def ratios(it: Candidate, ledger: Ledger) -> dict[str, float | None]:
     mine, other = it.test_metrics.get("error"), baseline.test_metrics.get("error")
     if mine is None or other is None:
         mine, other = it.metrics["error"], baseline.metrics["error"]
-    assert it.latency_s is not None and baseline.latency_s is not None
-    return {"times_faster": baseline.latency_s / it.latency_s, "times_better": other / mine if mine > 0 else None}
+    assert it.latency_s is not None
+    assert baseline.latency_s is not None
+    return {
+        "times_faster": baseline.latency_s / it.latency_s,
+        "times_better": other / mine if mine > 0 else None,
+    }
 
 
 def _hypervolume(ledger: Ledger) -> float | None:
@@ -84,7 +88,16 @@ def _hypervolume(ledger: Ledger) -> float | None:
 def table(ledger: Ledger) -> Table:
     """Front members from fast to slow, and the baseline."""
     out = Table(title=_title(ledger), title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for name in ("candidate", "error", "test error", "latency p50", "x faster", "x better", "parameters", "trained in"):
+    for name in (
+        "candidate",
+        "error",
+        "test error",
+        "latency p50",
+        "x faster",
+        "x better",
+        "parameters",
+        "trained in",
+    ):
         out.add_column(name, justify="left" if name == "candidate" else "right", no_wrap=True)
     for id_ in sorted(ledger.finalists(), key=lambda i: ledger.candidates[i].latency_s or 0.0):
         it = ledger.candidates[id_]

@@ -49,9 +49,7 @@ class SearchSpace:
         genes one canonical value, so that two genomes that mean the same network are equal.
     """
 
-    def __init__(
-        self, genes: Mapping[str, Sequence[Value]], repair: Callable[[Genome], Genome] | None = None
-    ) -> None:
+    def __init__(self, genes: Mapping[str, Sequence[Value]], repair: Callable[[Genome], Genome] | None = None) -> None:
         if not genes:
             raise ValueError("a search space needs at least one gene")
         self.genes = tuple(Gene(name, tuple(choices), _ordered(choices)) for name, choices in genes.items())

@@ -41,7 +41,7 @@ class Trainer:
     #: Of the whole group.
     batch_size: int
 
-    def evaluate(  # noqa: PLR0913 - the parts of one order, and two ways to answer
+    def evaluate(
         self,
         genome: Genome,
         epochs: int,

@@ -1,4 +1,4 @@
-"""What the ranks of a group do together. Horovod's implementation is in `parallel`; here the one for a single process."""
+"""What the ranks of a group do together; Horovod's implementation is in `parallel`, that for one process here."""
 
 from __future__ import annotations
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -36,87 +38,109 @@ class Reply(msgspec.Struct, frozen=True):
     error: str = ""
 
 
-class ExporterDied(Exception):  # noqa: N818
-    """The child ended by itself."""
+#: No network takes longer to export; a child that does hangs.
+EXPORT_LIMIT_S = 300.0
 
 
 class Exporter:
-    """The job's end. Never blocks: `submit` queues, `poll` returns what is done."""
+    """The job's end. Never blocks: `submit` queues, `poll` returns what is done.
 
-    def __init__(self, log: Path, environment: dict[str, str]) -> None:
-        self._log = open(log, "ab")  # noqa: SIM115 - as long as the child
-        self._child = subprocess.Popen(
-            [sys.executable, "-m", "mpinas.training.exporter"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._log,
-            env=environment,
-        )
-        assert self._child.stdin and self._child.stdout
-        os.set_blocking(self._child.stdout.fileno(), False)
-        os.set_blocking(self._child.stdin.fileno(), False)
-        self._waiting: list[bytes] = []
+    A candidate that kills the child, or takes longer than `EXPORT_LIMIT_S`, gets an error; the others go on in a new
+    child.
+    """
+
+    def __init__(self, log: Path, environment: Mapping[str, str]) -> None:
+        self._log = log
+        self._environment = dict(environment)
+        #: Requests without a reply, oldest first; the first is the one that the child works on.
+        self._open: dict[int, Request] = {}
+        self._head_since = time.monotonic()
+        self._start()
+
+    def _start(self) -> None:
+        with open(self._log, "ab") as log:
+            self._child = subprocess.Popen(
+                [sys.executable, "-m", "mpinas.training.exporter"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C on the terminal is the job's affair
+                env=self._environment,
+            )
+        assert self._child.stdin is not None
+        assert self._child.stdout is not None
+        self._requests, self._replies = self._child.stdin.fileno(), self._child.stdout.fileno()
+        os.set_blocking(self._requests, False)
+        os.set_blocking(self._replies, False)
+        self._unsent = b"".join(map(_line, self._open.values()))
         self._received = b""
+        self._head_since = time.monotonic()
 
     def fileno(self) -> int:
-        """Readable when `poll` has something."""
-        assert self._child.stdout
-        return self._child.stdout.fileno()
+        """Readable when `poll` has something; another one after a child has died."""
+        return self._replies
 
     def submit(self, request: Request) -> None:
         """Queue a request."""
-        self._waiting.append(msgspec.json.encode(request) + b"\n")
-        self._send()
-
-    def _send(self) -> None:
-        assert self._child.stdin
-        while self._waiting:
-            try:
-                sent = os.write(self._child.stdin.fileno(), self._waiting[0])
-            except BlockingIOError:
-                return
-            except BrokenPipeError:
-                raise ExporterDied(f"the exporter ended; its log is {self._log.name}") from None
-            self._waiting[0] = self._waiting[0][sent:]
-            if not self._waiting[0]:
-                self._waiting.pop(0)
+        if not self._open:
+            self._head_since = time.monotonic()
+        self._open[request.candidate] = request
+        self._unsent += _line(request)
 
     def poll(self) -> list[Reply]:
-        """Replies that have arrived.
-
-        Raises
-        ------
-        ExporterDied
-            It ended by itself: a bug, or killed from outside.
-        """
-        self._send()
-        assert self._child.stdout
+        """Replies that have arrived."""
         try:
-            data = os.read(self._child.stdout.fileno(), 1 << 16)
+            while self._unsent:
+                self._unsent = self._unsent[os.write(self._requests, self._unsent) :]
+        except (BlockingIOError, BrokenPipeError):
+            pass  # full, or dead: the read below tells
+        try:
+            data = os.read(self._replies, 1 << 16)
         except BlockingIOError:
+            if self._open and time.monotonic() - self._head_since > EXPORT_LIMIT_S:
+                return self._fail_head(f"took longer than {EXPORT_LIMIT_S:.0f} s")
             return []
         if not data:
-            raise ExporterDied(f"the exporter ended; its log is {self._log.name}")
+            return self._fail_head("the exporter was killed")
         *lines, self._received = (self._received + data).split(b"\n")
-        return [msgspec.json.decode(line, type=Reply) for line in lines]
+        replies = [msgspec.json.decode(line, type=Reply) for line in lines]
+        for reply in replies:
+            del self._open[reply.candidate]
+            self._head_since = time.monotonic()
+        return replies
+
+    def _fail_head(self, why: str) -> list[Reply]:
+        """Give up the request at work, and go on with the others in a new child."""
+        self.close()
+        failed = list(self._open)[:1]
+        for candidate in failed:
+            del self._open[candidate]
+        self._start()
+        return [Reply(candidate, error=f"{why}; its log is {self._log}") for candidate in failed]
 
     def close(self) -> None:
         """End the child; at once if it is busy."""
-        assert self._child.stdin and self._child.stdout
-        self._child.stdin.close()
         self._child.kill()
         self._child.wait()
-        self._child.stdout.close()
-        self._log.close()
+        for pipe in (self._child.stdin, self._child.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _line(request: Request) -> bytes:
+    return msgspec.json.encode(request) + b"\n"
 
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     """The child's end: answer every line until the input ends."""
+    import torch
+
     from mpinas.models import build, input_frames
     from mpinas.training.export import export_onnx
 
     for line in requests:
         request = msgspec.json.decode(line, type=Request)
+        torch.manual_seed(request.candidate)
         try:
             model = build(request.genome, request.input_shape, request.outputs)
             shape = (input_frames(request.genome, request.input_shape), *request.input_shape[1:])
@@ -132,6 +156,7 @@ if __name__ == "__main__":
     import torch
 
     torch.set_num_threads(1)
+    os.nice(5)  # a measurement on the same machine goes first
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print goes to the log
     serve(sys.stdin.buffer, answers)

@@ -134,9 +134,7 @@ def learning_rate_factor(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
 
 
-def _take(
-    samples: Samples, indices: NDArray[np.int64], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _take(samples: Samples, indices: NDArray[np.int64], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     assert samples.targets is not None
     inputs = torch.from_numpy(samples.inputs[indices]).to(device)
     return inputs, torch.from_numpy(samples.targets[indices]).to(device)

@@ -209,9 +209,9 @@ def test_stale_reports_and_double_orders_are_protocol_errors():
     world = World(groups=1).run(until=lambda w: len(evaluated(w)) == 2)
     with pytest.raises(ProtocolError, match="stale"):
         world.coordinator.handle(msg.Evaluated(0, 0, 1, {"error": 1.0}, 1.0), world.time)
+    (order,) = [group.order for group in world.ledger.groups.values()]
     with pytest.raises(ProtocolError, match="outstanding"):
-        world.ledger.apply(ev.Ordered(1, 1, 0, "evaluate"), world.time)
-        world.ledger.apply(ev.Ordered(1, 1, 0, "evaluate"), world.time)
+        world.ledger.apply(order, world.time)
 
 
 @settings(max_examples=40, deadline=None)

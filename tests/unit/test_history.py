@@ -67,7 +67,10 @@ def test_a_torn_last_line_is_left_out_and_the_next_job_writes_on(tmp_path, cut):
         (lambda lines: [*lines[:3], b"{}\n", *lines[4:]], "line 4 is damaged"),
         (lambda lines: [*lines[:3], *lines[4:]], "line 4 has number 3, 2 was due"),
         (lambda lines: [lines[0], lines[2], lines[1], *lines[3:]], "line 2 has number 1, 0 was due"),
-        (lambda lines: [*lines[:2], lines[2].replace(b'"candidate":0', b'"candidate":"x"'), *lines[3:]], "line 3"),
+        (
+            lambda lines: [*lines[:2], lines[2].replace(b'"candidate":0', b'"candidate":"x"'), *lines[3:]],
+            "line 3",
+        ),
     ],
 )
 def test_damage_is_refused_in_words(tmp_path, damage, message):

@@ -47,20 +47,6 @@ class ScanLine:
 
 
 @dataclass(frozen=True, slots=True)
-class Layer:
-    """One layer group that was found sound."""
-
-    file: int
-    object: str
-    number: int
-    group: str
-    layout: str  # "v1.0" or "v1.1"
-    shape: tuple[int, int, int]  # frames, height, width
-    storage: str  # of the frames: "gzip", "contiguous", ...
-    labelled: bool
-
-
-@dataclass(frozen=True, slots=True)
 class LayerPlace:
     """Where a layer group was found."""
 
@@ -68,7 +54,18 @@ class LayerPlace:
     file: int
     object: str
     number: int
-    layout: str
+    layout: str  # "v1.0" or "v1.1"
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer group that was found sound."""
+
+    place: LayerPlace
+    group: str
+    shape: tuple[int, int, int]  # frames, height, width
+    storage: str  # of the frames: "gzip", "contiguous", ...
+    labelled: bool
 
 
 def check_layer(group: h5py.Group, place: LayerPlace, need_labels: bool) -> tuple[Layer, list[ScanLine]]:
@@ -80,11 +77,11 @@ def check_layer(group: h5py.Group, place: LayerPlace, need_labels: bool) -> tupl
             f"{where}: `frame` is {frame.dtype} of shape {frame.shape}; it must be uint8 (frames, height, width)"
         )
     if 0 in frame.shape[1:]:
-        raise UserError(f"{where}: `frame` has shape {frame.shape}, frames without pixels; write the file again")
+        raise UserError(f"{where}: `frame` has shape {frame.shape}, no pixels; write the file again")
     index = _dataset(group, "scan_line_index", where)
     if index.ndim != 1 or index.dtype.kind not in "iu":
         raise UserError(
-            f"{where}: `scan_line_index` is {index.dtype} of shape {index.shape}; it must be integer (frames,)"
+            f"{where}: `scan_line_index` is {index.dtype} of shape {index.shape}; it must be integers (frames,)"
         )
     if len(index) != len(frame):
         raise UserError(
@@ -103,21 +100,16 @@ def check_layer(group: h5py.Group, place: LayerPlace, need_labels: bool) -> tupl
     lines = []
     for number in sorted(runs):
         speed, power = (None, None) if labels is None else map(float, labels[number])
-        if speed is None or power is None or not (0 < speed < np.inf and 0 < power < np.inf):
+        if speed is None or power is None or not (0 <= speed < np.inf and 0 <= power < np.inf):
             if need_labels:
                 raise UserError(
                     f"{where}: line {number} has speed {speed} mm/s and power {power} W in `laser_params`;"
-                    " a training file needs numbers above 0"
+                    " a training file needs finite numbers, not below 0"
                 )
             speed = power = None
-        lines.append(
-            ScanLine(place.file, place.object, place.number, number, group.name, runs[number], speed, power)
-        )
+        lines.append(ScanLine(place.file, place.object, place.number, number, group.name, runs[number], speed, power))
     storage = frame.compression or ("contiguous" if frame.chunks is None else "chunked")
-    layer = Layer(
-        place.file, place.object, place.number, group.name, place.layout, frame.shape, storage, labels is not None
-    )
-    return layer, lines
+    return Layer(place, group.name, frame.shape, storage, labels is not None), lines
 
 
 def _dataset(group: h5py.Group, name: str, where: str) -> h5py.Dataset:

@@ -1,8 +1,8 @@
 """Heat and light of a laser track in 316L steel: temperature on the surface, radiance in the camera's band.
 
-Knows physics in SI units only: no pixels' worth of noise, no files. The temperature is the solution of Eagar and
-Tsai (Welding Journal 62, 1983, 346s-355s) for a Gaussian source that moves over a half-space; far from the beam it
-becomes Rosenthal's point source (Trans. ASME 68, 1946, 849-866).
+Knows physics in SI units only: no camera, no noise, no files. The temperature is the solution of Eagar and
+Tsai (Welding Journal 62, 1983, 346s-355s) for a Gaussian source that moves over a half-space; far from the
+beam it becomes Rosenthal's point source (Trans. ASME 68, 1946, 849-866).
 """
 
 from dataclasses import dataclass
@@ -31,8 +31,8 @@ class Steel:
     boiling_k: float = 3090.0
     ambient_k: float = 300.0
     surface_tension_n_m: float = 1.6
-    #: Share of the laser's power that heats the steel. Trapp et al., Applied Materials Today 9 (2017) 341-349,
-    #: measured 0.3 to 0.7 in 316L, conduction to keyhole mode.
+    #: Share of the laser's power that heats the steel. Trapp et al., Applied Materials Today 9 (2017)
+    #: 341-349, measured 0.3 to 0.7 in 316L, conduction to keyhole mode.
     absorptivity: float = 0.42
 
     @property
@@ -63,8 +63,8 @@ def temperature_rise_k(
     axes_m
         Columns' and rows' coordinates from the beam's centre.
     window_s
-        For each frame, how long ago the laser was switched off (0 while on) and on. Heat given off between the two is
-        what a frame sees, so switching on and cooling down are part of the same integral.
+        For each frame, how long ago the laser was switched off (0 while on) and on. A frame sees the heat
+        given off between the two, so switching on and cooling down are part of the same integral.
     nodes
         Nodes of the quadrature in the square root of the heat's age, which removes the singularity at age 0.
 
@@ -86,7 +86,8 @@ def temperature_rise_k(
 
     def gaussian(axis_m: Floats, along: float) -> Floats:
         offset_m = axis_m[None, :] + beam.speed_m_s * along * age_s[:, None]
-        return np.exp(-(offset_m**2) / (2.0 * spread_m2[:, None]))  # [nodes, axis]
+        shape: Floats = np.exp(-(offset_m**2) / (2.0 * spread_m2[:, None]))  # [nodes, axis]
+        return shape
 
     # The share of each quadrature cell that lies in the frame's window.
     low = np.sqrt(np.maximum(youngest_s, 0.0))[:, None]
@@ -108,7 +109,8 @@ def temperature_rise_k(
 def band_radiance(temperature_k: Floats, band_m: tuple[float, float] = (700e-9, 950e-9)) -> Floats:
     """Return Planck's radiance summed over a band of wavelengths, up to a constant factor."""
     wavelengths_m = np.linspace(*band_m, 33)
-    exponent = SECOND_RADIATION_M_K / (wavelengths_m[:, None] * np.asarray(temperature_k, float).ravel()[None, :])
+    flat_k = np.asarray(temperature_k, float).ravel()
+    exponent = SECOND_RADIATION_M_K / (wavelengths_m[:, None] * flat_k[None, :])
     spectral = wavelengths_m[:, None] ** -5 / np.expm1(exponent)
     summed: Floats = np.trapezoid(spectral, wavelengths_m, axis=0).reshape(np.shape(temperature_k))
     return summed
@@ -116,7 +118,7 @@ def band_radiance(temperature_k: Floats, band_m: tuple[float, float] = (700e-9, 
 
 @dataclass(frozen=True, slots=True)
 class Glow:
-    """A table of relative radiance against temperature: 1 at the boiling point, where temperature is capped."""
+    """A table of relative radiance against temperature: 1 at boiling, where temperature is capped."""
 
     table: npt.NDArray[np.float32]
     start_k: float
@@ -126,22 +128,24 @@ class Glow:
     def of(cls, steel: Steel, step_k: float = 2.0) -> "Glow":
         """Tabulate the band's radiance from ambient to boiling."""
         grid_k = np.arange(steel.ambient_k, steel.boiling_k + step_k, step_k)
-        relative = band_radiance(np.minimum(grid_k, steel.boiling_k)) / band_radiance(np.array(steel.boiling_k))
+        radiance = band_radiance(np.minimum(grid_k, steel.boiling_k))
+        relative = radiance / radiance[-1]
         return cls(relative.astype(np.float32), steel.ambient_k, step_k)
 
     def __call__(self, rise_k: npt.NDArray[np.floating]) -> npt.NDArray[np.float32]:
-        """Look the relative radiance up for temperatures above ambient; what boils stays at the boiling point."""
+        """Look the relative radiance up for a temperature above ambient; what boils stays at boiling."""
         index = np.minimum(rise_k * (1.0 / self.step_k), len(self.table) - 1).astype(np.int32)
-        return self.table[np.maximum(index, 0)]
+        found: npt.NDArray[np.float32] = self.table[np.maximum(index, 0)]
+        return found
 
 
 def pool_width_m(rise_k: Floats, steel: Steel, pixel_m: float) -> float:
     """Return the diameter of the circle that has the molten surface's area (one pixel at least)."""
-    molten = np.count_nonzero(rise_k >= steel.melting_k - steel.ambient_k)
+    molten = int(np.count_nonzero(rise_k >= steel.melting_k - steel.ambient_k))
     return float(2.0 * np.sqrt(max(molten, 1) / np.pi) * pixel_m)
 
 
 def capillary_hz(width_m: float, steel: Steel) -> float:
-    """Return the frequency of the lowest capillary wave that fits a pool: half a wavelength across, deep liquid."""
+    """Return the frequency of the lowest capillary wave in a deep pool: half a wavelength across."""
     wavenumber = np.pi / width_m
     return float(np.sqrt(steel.surface_tension_n_m * wavenumber**3 / steel.density_kg_m3) / (2.0 * np.pi))

@@ -1,11 +1,12 @@
 """Read melt-pool recordings in both published layouts of RAISE-LPBF-Laser, one scan line at a time.
 
-v1.0 is one file with `/<object>/<layer>/...`, v1.1 one file an object with `/<layer>/...`. Opening reads line indices
-and labels, never frames: a recording may be larger than 100 GB. Knows nothing of windows, targets or networks.
+v1.0 is one file with `/<object>/<layer>/...`, v1.1 one file an object with `/<layer>/...`. Opening reads line
+indices and labels, never frames: a recording may be larger than 100 GB. Knows nothing of windows or networks.
 """
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -35,12 +36,12 @@ class Recording:
         try:
             for position, path in enumerate(self.files):
                 self._handles.append(_open(path))
-                for layer, found in _read(path, lambda at=position: self._scan(at, need_labels)):
+                for layer, found in _read(path, partial(self._scan, position, need_labels)):
                     layers.append(layer)
                     lines.extend(found)
             _refuse_duplicates(self.files, layers)
             if not lines:
-                raise UserError(f"{self.files[0]}: no scan lines (every layer is empty); give a recording with frames")
+                raise UserError(f"{self.files[0]}: no scan lines; give a recording with frames")
         except BaseException:
             self.close()
             raise
@@ -71,7 +72,7 @@ class Recording:
     def attributes(self, file: int) -> dict[str, object]:
         """Return the attributes of a file's root, as plain values."""
         path = self.files[file]
-        return _read(path, lambda: {k: getattr(v, "tolist", lambda v=v: v)() for k, v in self._handles[file].attrs.items()})
+        return _read(path, lambda: {name: _plain(value) for name, value in self._handles[file].attrs.items()})
 
     def close(self) -> None:
         """Close the files; lines and layers stay."""
@@ -100,8 +101,9 @@ class Recording:
 def open_recording(paths: Path | str | Iterable[Path | str], need_labels: bool = False) -> Recording:
     """Open a file, a folder of files, or several of these.
 
-    With `need_labels` (training files) a layer without `laser_params`, and labels that are not finite numbers above 0, are
-    refused; without it such lines simply have no labels. Raises UserError with one line for whatever is wrong.
+    With `need_labels` (training files) a layer without `laser_params`, and labels that are not finite or
+    negative, are refused; without it such lines simply have no labels. Raises UserError, one line, for
+    whatever is wrong.
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     if not given:
@@ -111,7 +113,7 @@ def open_recording(paths: Path | str | Iterable[Path | str], need_labels: bool =
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
             if not inside:
-                raise UserError(f"{path}: no {' or '.join(SUFFIXES)} file in this folder; give a folder of recordings")
+                raise UserError(f"{path}: no .hdf5 or .h5 file in this folder; give a folder of recordings")
             files.extend(inside)
         elif not path.exists():
             raise UserError(f"{path}: no such file; check the path")
@@ -128,7 +130,7 @@ def _open(path: Path) -> h5py.File:
         if "truncated" in reason:
             raise UserError(f"{path}: the file is truncated; copy it again") from error
         if "signature not found" in reason:
-            raise UserError(f"{path}: not an HDF5 file; give a recording in a RAISE-LPBF-Laser layout") from error
+            raise UserError(f"{path}: not an HDF5 file; give a RAISE-LPBF-Laser recording") from error
         raise UserError(f"{path}: cannot be opened ({reason}); check the file and its permissions") from error
 
 
@@ -138,11 +140,26 @@ def _read(path: Path, action: Callable[[], Result], where: str | None = None) ->
         return action()
     except (OSError, KeyError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())
-        raise UserError(f"{where or path}: cannot be read ({reason}); the file is damaged, copy it again") from error
+        raise UserError(f"{where or path}: cannot be read ({reason}); copy the file again") from error
+
+
+def _plain(value: object) -> object:
+    """Return an attribute without numpy types."""
+    return value.tolist() if isinstance(value, np.ndarray | np.generic) else value
 
 
 def _groups(parent: h5py.Group) -> list[h5py.Group]:
-    return [child for child in parent.values() if isinstance(child, h5py.Group)]
+    """Return the groups inside; a link that leads nowhere would hide a layer, so it is refused."""
+    found = []
+    for name, child in parent.items():
+        if child is None:
+            raise UserError(
+                f"{parent.file.filename}, {parent.name}: `{name}` links to what is not there;"
+                " put the linked file beside it or remove the link"
+            )
+        if isinstance(child, h5py.Group):
+            found.append(child)
+    return found
 
 
 def _is_layer(group: h5py.Group) -> bool:
@@ -155,7 +172,7 @@ def _objects(handle: h5py.File, path: Path) -> list[tuple[str, h5py.Group, str]]
     flat = any(_is_layer(group) for group in top)
     nested = [group for group in top if not _is_layer(group) and any(map(_is_layer, _groups(group)))]
     if flat and nested:
-        raise UserError(f"{path}: layers both at the top and inside {nested[0].name}; keep one of the two layouts")
+        raise UserError(f"{path}: layers at the top and inside {nested[0].name}; keep to one layout")
     if flat:
         return [(path.stem, handle, "v1.1")]
     if nested:
@@ -166,12 +183,13 @@ def _objects(handle: h5py.File, path: Path) -> list[tuple[str, h5py.Group, str]]
 
 
 def _numbered(parent: h5py.Group) -> list[tuple[int, h5py.Group]]:
-    """Return the layers with the number at the end of their names, by number; by position where one has none."""
+    """Return the layers by the number that ends their names; by position where one has no number."""
     groups = [group for group in _groups(parent) if _is_layer(group)]
     numbers = [re.search(r"(\d+)\D*$", group.name.rsplit("/", 1)[-1]) for group in groups]
     if not all(numbers):
         return list(enumerate(groups))
-    return sorted(((int(n[1]), group) for n, group in zip(numbers, groups, strict=True) if n), key=lambda pair: pair[0])
+    found = [(int(number[1]), group) for number, group in zip(numbers, groups, strict=True) if number]
+    return sorted(found, key=lambda pair: pair[0])
 
 
 def _refuse_duplicates(files: Sequence[Path], layers: Iterable[Layer]) -> None:
@@ -179,13 +197,10 @@ def _refuse_duplicates(files: Sequence[Path], layers: Iterable[Layer]) -> None:
     owner: dict[str, int] = {}
     seen: dict[tuple[str, int], str] = {}
     for layer in layers:
-        first = owner.setdefault(layer.object, layer.file)
-        if first != layer.file:
-            raise UserError(
-                f"{files[layer.file]}: object {layer.object} is also in {files[first]}; give each object once"
-            )
-        other = seen.setdefault((layer.object, layer.number), layer.group)
+        place = layer.place
+        first = owner.setdefault(place.object, place.file)
+        if first != place.file:
+            raise UserError(f"{place.path}: object {place.object} is also in {files[first]}; give each once")
+        other = seen.setdefault((place.object, place.number), layer.group)
         if other != layer.group:
-            raise UserError(
-                f"{files[layer.file]}: {layer.group} and {other} have the same layer number; rename one of them"
-            )
+            raise UserError(f"{place.path}: {layer.group} and {other} have the same layer number; rename one")

@@ -1,10 +1,10 @@
 """What an on-axis camera sees of one simulated scan line: light of the melt pool, spatter, plume, noise.
 
-Works in pixels and frames on top of `meltpool`; knows no files and no layers. Every random number comes from the
-generator that is passed in.
+Works in pixels and frames on top of `meltpool`; knows no files and no layers. Every random number comes from
+the generator that is passed in.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 import numpy as np
@@ -14,13 +14,16 @@ from mpinas.tasks.lpbf.meltpool import Beam, Glow, Steel, capillary_hz, pool_wid
 
 Image = npt.NDArray[np.float32]
 
+#: Absorbed power over the root of the speed at the mean of both, W (m/s)^-1/2; vapour grows with it.
+MEAN_ENERGY = 95.0
+
 
 @dataclass(frozen=True, slots=True)
 class Camera:
     """The camera and what disturbs it; the same for all lines of a recording."""
 
     frame_rate_hz: float = 20_000.0
-    pixel_m: float = 20e-6
+    pixel_m: float = 14e-6
     #: Grey values that boiling steel gives at gain 1. Above 255: the core of a pool is saturated.
     boiling_counts: float = 420.0
     offset_counts: float = 16.0
@@ -50,11 +53,29 @@ class Turbulence:
     keyhole: float = 0.10  # relative deviation of the absorbed power
     keyhole_hz_per_w: float = 12.0  # keyhole fluctuation: 2.6 kHz at 215 W
     capillary: float = 0.08  # relative deviation of the tail's temperature rise
-    texture: float = 0.45  # deviation of the logarithm of the tail's emissivity
+    texture: float = 0.3  # deviation of the logarithm of the tail's emissivity
     texture_length_m: float = 55e-6
     texture_life_s: float = 1.2e-3
     plume: float = 0.15
     spatter_per_frame: float = 0.35  # at the mean energy
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What all lines of a recording share."""
+
+    camera: Camera = field(default_factory=Camera)
+    steel: Steel = field(default_factory=Steel)
+    turbulence: Turbulence = field(default_factory=Turbulence)
+
+
+@dataclass(frozen=True, slots=True)
+class Texture:
+    """Slag, oxide and ripples on the tail: how fast they pass, how large they are, how long they last."""
+
+    travel_px: tuple[float, float]  # a frame, (columns, rows), against the scan
+    length_px: float
+    life_frames: float
 
 
 glow_of = cache(Glow.of)  # a table per steel, made once
@@ -63,14 +84,14 @@ glow_of = cache(Glow.of)  # a table per steel, made once
 def oscillation(frequency_hz: float, damping: float, frames: int, rate_hz: float, rng: np.random.Generator) -> Image:
     """Return a randomly driven damped oscillator of unit variance, sampled each frame.
 
-    `damping` is the decay rate over the angular frequency; frequencies above half the frame rate alias, as they do
-    in a camera.
+    `damping` is the decay rate over the angular frequency; frequencies above half the frame rate
+    alias, as they do in a camera.
     """
     omega = 2.0 * np.pi * frequency_hz / rate_hz
     rotation = np.exp(-damping * omega + 1j * omega)
     drive = rng.standard_normal((frames, 2)) @ np.array([1.0, 1j])
     kick = np.sqrt(1.0 - abs(rotation) ** 2)
-    state = np.empty(frames, complex)
+    state = np.empty(frames, np.complex128)
     current = rng.standard_normal() + 1j * rng.standard_normal()
     for i in range(frames):
         current = rotation * current + kick * drive[i]
@@ -78,20 +99,19 @@ def oscillation(frequency_hz: float, damping: float, frames: int, rate_hz: float
     return state.real.astype(np.float32)
 
 
-def advected_texture(
-    travel_px: tuple[float, float], axes_px: tuple[Image, Image], length_px: float, life_frames: float,
-    frames: int, rng: np.random.Generator,
-) -> Image:  # fmt: skip
+def advected_texture(texture: Texture, axes_px: tuple[Image, Image], frames: int, rng: np.random.Generator) -> Image:
     """Return a Gaussian random field of unit variance that the steel carries along: [frames, rows, columns].
 
-    A sum of random plane waves. Each frame it has moved by `travel_px` (columns, rows) against the scan, exactly and
-    by any fraction of a pixel; the phases wander, so that a patch is forgotten after about `life_frames`.
+    A sum of random plane waves. Each frame it has moved on by `travel_px`, by any fraction of a pixel; the
+    phases wander, so that a patch is forgotten after about `life_frames`.
     """
     waves = 40
-    k = rng.standard_normal((2, waves)) / length_px  # radians a pixel
-    wander = np.cumsum(rng.standard_normal((frames, waves)) * np.sqrt(2.0 / life_frames), axis=0)
+    k = rng.standard_normal((2, waves)) / texture.length_px  # radians a pixel
+    wander = np.cumsum(rng.standard_normal((frames, waves)) * np.sqrt(2.0 / texture.life_frames), axis=0)
     time = np.arange(frames)[:, None]
-    phase = rng.uniform(0, 2 * np.pi, waves) + time * (k[0] * travel_px[0] + k[1] * travel_px[1]) + wander
+    phase = (
+        rng.uniform(0, 2 * np.pi, waves) + time * (k[0] * texture.travel_px[0] + k[1] * texture.travel_px[1]) + wander
+    )
     in_time = np.exp(1j * phase).astype(np.complex64)  # [frames, waves]
     columns = np.exp(1j * axes_px[0][:, None] * k[0]).astype(np.complex64)
     rows = np.exp(1j * axes_px[1][:, None] * k[1]).astype(np.complex64)
@@ -102,12 +122,15 @@ def advected_texture(
 
 
 def add_spatter(light: Image, starts: npt.NDArray[np.int64], angle_rad: float, rng: np.random.Generator) -> None:
-    """Add hot particles that fly off from the pool, mostly backwards, and cool; `starts` are their first frames."""
+    """Add hot particles that fly off from the pool, mostly backwards, and cool.
+
+    `starts` holds the first frame of each; a particle lives for six frames at most.
+    """
     frames, height, width = light.shape
     reach = 3
     grid = np.arange(-reach, reach + 1)
     heading = angle_rad + np.pi + rng.normal(0.0, 0.9, len(starts))
-    speed_px = rng.gamma(3.0, 1.2, len(starts))  # 1 m/s is 2.5 pixels a frame
+    speed_px = rng.gamma(3.0, 1.7, len(starts))  # 1 m/s is 3.6 pixels a frame of 14 um pixels
     heat = rng.uniform(0.15, 1.0, len(starts))
     size_px = rng.uniform(0.5, 1.0, len(starts))
     for age in range(6):
@@ -130,62 +153,69 @@ def blur(light: Image, sigma_px: float) -> Image:
     def band(size: int) -> Image:
         at = np.arange(size)
         kernel = np.exp(-((at[:, None] - at[None, :]) ** 2) / (2.0 * sigma_px**2))
-        return (kernel / (sigma_px * np.sqrt(2.0 * np.pi))).astype(np.float32)
+        scaled: Image = (kernel / (sigma_px * np.sqrt(2.0 * np.pi))).astype(np.float32)
+        return scaled
 
-    blurred: Image = band(light.shape[1]) @ light @ band(light.shape[2])
+    blurred: Image = np.matmul(np.matmul(band(light.shape[1]), light), band(light.shape[2]))
     return blurred
 
 
-def draw_line(
-    line: Line, size: tuple[int, int], camera: Camera, steel: Steel, turbulence: Turbulence,
-    rng: np.random.Generator,
-) -> npt.NDArray[np.uint8]:  # fmt: skip
+def draw_line(line: Line, size: tuple[int, int], setup: Setup, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
     """Return the frames of one scan line: dark, lit, cooling down; [frames, height, width]."""
-    height, width = size
+    camera, steel, turbulence = setup.camera, setup.steel, setup.turbulence
+    rate_hz = camera.frame_rate_hz
     frames = line.lit_frames + 2 * line.dark_frames
-    rows_px = (np.arange(height) - (height - 1) / 2 - line.centre_px[0]).astype(np.float32)
-    columns_px = (np.arange(width) - (width - 1) / 2 - line.centre_px[1]).astype(np.float32)
+    rows_px = _axis(size[0], line.centre_px[0])
+    columns_px = _axis(size[1], line.centre_px[1])
     direction = (float(np.cos(line.angle_rad)), float(np.sin(line.angle_rad)))
     speed_m_s = line.speed_mm_s * 1e-3
-    time_s = (np.arange(frames) + 0.5 - line.dark_frames) / camera.frame_rate_hz  # since the laser went on
-    off_s = line.lit_frames / camera.frame_rate_hz
-    beam = Beam(line.absorptivity * line.power_w, speed_m_s, direction)
-    axes_m = (columns_px.astype(float) * camera.pixel_m, rows_px.astype(float) * camera.pixel_m)
+    time_s = (np.arange(frames) + 0.5 - line.dark_frames) / rate_hz  # since the laser went on
+    off_s = line.lit_frames / rate_hz
     rise_k = temperature_rise_k(
-        steel, beam, axes_m, (np.maximum(time_s - off_s, 0.0), np.maximum(time_s, 0.0))
-    ).astype(np.float32)  # [frames, height, width]
+        steel,
+        Beam(line.absorptivity * line.power_w, speed_m_s, direction),
+        (columns_px.astype(float) * camera.pixel_m, rows_px.astype(float) * camera.pixel_m),
+        (np.maximum(time_s - off_s, 0.0), np.maximum(time_s, 0.0)),
+    )  # [frames, height, width]
 
-    # 1 behind the beam, 0 ahead of it: the tail, where the surface is not pushed down by vapour.
+    # 1 behind the beam, 0 ahead of it: the tail, where no vapour pushes the surface down.
     along_px = columns_px[None, :] * direction[0] + rows_px[:, None] * direction[1]
-    tail = (1.0 / (1.0 + np.exp((along_px + 3.0) / 1.0))).astype(np.float32)
-    steady = rise_k[line.dark_frames + line.lit_frames - 1]
-    capillary_rate_hz = capillary_hz(pool_width_m(steady.astype(float), steel, camera.pixel_m), steel)
-    keyhole_hz = turbulence.keyhole_hz_per_w * line.power_w
-    keyhole = oscillation(keyhole_hz, 0.15, frames, camera.frame_rate_hz, rng)
-    capillary = oscillation(capillary_rate_hz, 0.15, frames, camera.frame_rate_hz, rng)
-    factor = 1.0 + turbulence.keyhole * keyhole[:, None, None]
-    factor = factor + turbulence.capillary * capillary[:, None, None] * tail
-    light = glow_of(steel)(rise_k * factor)
+    tail = (1.0 / (1.0 + np.exp(along_px + 3.0))).astype(np.float32)
+    width_m = pool_width_m(rise_k[line.dark_frames + line.lit_frames - 1], steel, camera.pixel_m)
+    keyhole = oscillation(turbulence.keyhole_hz_per_w * line.power_w, 0.15, frames, rate_hz, rng)
+    capillary = oscillation(capillary_hz(width_m, steel), 0.15, frames, rate_hz, rng)
+    unsteady = 1.0 + turbulence.keyhole * keyhole[:, None, None]
+    unsteady = unsteady + turbulence.capillary * capillary[:, None, None] * tail
+    light = glow_of(steel)(rise_k.astype(np.float32) * unsteady)
 
-    step_px = speed_m_s / camera.frame_rate_hz / camera.pixel_m
-    texture = advected_texture(
-        (direction[0] * step_px, direction[1] * step_px), (columns_px, rows_px),
-        turbulence.texture_length_m / camera.pixel_m, turbulence.texture_life_s * camera.frame_rate_hz, frames, rng,
-    )  # fmt: skip
-    light *= np.exp(turbulence.texture * texture * tail)
+    step_px = speed_m_s / rate_hz / camera.pixel_m
+    patches = Texture(
+        (direction[0] * step_px, direction[1] * step_px),
+        turbulence.texture_length_m / camera.pixel_m,
+        turbulence.texture_life_s * rate_hz,
+    )
+    light *= np.exp(turbulence.texture * tail * advected_texture(patches, (columns_px, rows_px), frames, rng))
 
-    lit = (time_s > 0) & (time_s < off_s)
-    energy = line.absorptivity * line.power_w / np.sqrt(speed_m_s)  # grows with the pool's depth
-    vapour = np.clip(energy / 95.0, 0.2, 3.0)
+    vapour = float(np.clip(line.absorptivity * line.power_w / np.sqrt(speed_m_s) / MEAN_ENERGY, 0.2, 3.0))
     count = rng.poisson(turbulence.spatter_per_frame * vapour * line.lit_frames)
-    add_spatter(light, rng.integers(line.dark_frames, line.dark_frames + line.lit_frames, count), line.angle_rad, rng)
-    density = np.exp(0.5 * oscillation(800.0, 0.6, frames, camera.frame_rate_hz, rng) + 0.25 * keyhole)
-    density = (turbulence.plume * vapour * density * lit).astype(np.float32)
-    puff = np.exp(-((columns_px[None, :] / 7.0) ** 2 + (rows_px[:, None] / 7.0) ** 2) / 2.0).astype(np.float32)
-    light = light * np.exp(-density)[:, None, None] + 0.35 * density[:, None, None] * puff
+    add_spatter(light, line.dark_frames + rng.integers(0, line.lit_frames, count), line.angle_rad, rng)
+    puffs = np.exp(0.5 * oscillation(800.0, 0.6, frames, rate_hz, rng) + 0.25 * keyhole)
+    plume = (turbulence.plume * vapour * puffs * ((time_s > 0) & (time_s < off_s))).astype(np.float32)
+    cloud = np.exp(-(columns_px[None, :] ** 2 + rows_px[:, None] ** 2) / 100.0).astype(np.float32)
+    light = light * np.exp(-plume)[:, None, None] + 0.35 * plume[:, None, None] * cloud
+    return expose(light, line, camera, rng)
 
+
+def expose(light: Image, line: Line, camera: Camera, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+    """Return grey values: blur, gain, offset, shot noise (as a Gaussian), read noise, saturation at 255."""
     counts = blur(light, line.focus_px) * (line.gain * camera.boiling_counts)
     noise = rng.standard_normal(counts.shape, dtype=np.float32)
     noise *= np.sqrt(counts / camera.electrons_per_count + camera.read_noise_counts**2)
-    return np.clip(counts + camera.offset_counts + noise + 0.5, 0, 255).astype(np.uint8)
+    grey: npt.NDArray[np.uint8] = np.clip(counts + camera.offset_counts + noise + 0.5, 0, 255).astype(np.uint8)
+    return grey
 
+
+def _axis(size: int, shift: float) -> Image:
+    """Return pixel positions from a centre that lies `shift` off the middle."""
+    axis: Image = (np.arange(size) - (size - 1) / 2 - shift).astype(np.float32)
+    return axis

@@ -1,6 +1,6 @@
 """Write recordings in the layouts of RAISE-LPBF-Laser that were computed, not measured.
 
-Chooses what is scanned (speeds, powers, layers, nuisances) and writes the files; what a line looks like is `scene`'s.
+Chooses what is scanned (speeds, powers, layers, nuisances) and writes the files; `scene` draws a line.
 Every file says that it is simulated, by which version of the generator, from which seed and parameters.
 """
 
@@ -16,8 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpinas.errors import UserError
-from mpinas.tasks.lpbf.meltpool import Steel
-from mpinas.tasks.lpbf.scene import Camera, Line, Turbulence, draw_line
+from mpinas.tasks.lpbf.scene import Line, Setup, draw_line
 
 #: Changes whenever the same plan gives other frames.
 GENERATOR_VERSION = 1
@@ -30,15 +29,15 @@ class Process:
     """The spread of what is set (speed, power) and of what nobody knows, line by line and layer by layer."""
 
     speed_mm_s: tuple[float, float] = (900.0, 400.0)  # mean, deviation before truncation
-    speed_range_mm_s: tuple[float, float] = (150.0, 2000.0)
+    speed_range_mm_s: tuple[float, float] = (100.0, 2200.0)
     power_w: tuple[float, float] = (215.0, 80.0)
-    power_range_w: tuple[float, float] = (60.0, 400.0)
+    power_range_w: tuple[float, float] = (50.0, 450.0)
     #: Deviations of logarithms: powder and surface differ by line; the window gets dirty by layer and object.
-    absorptivity_line: float = 0.12
+    absorptivity_line: float = 0.08
     gain_line: float = 0.10
     gain_layer: float = 0.20
     gain_object: float = 0.15
-    focus_px: tuple[float, float] = (0.8, 1.6)
+    focus_px: tuple[float, float] = (0.9, 1.2)
     misalignment_px: float = 1.0
     rotation_deg: float = 90.0  # of the scan from layer to layer; lines of a layer go to and fro
     angle_deviation_deg: float = 4.0
@@ -55,16 +54,14 @@ class SimulationPlan:
     seed: int = 0
     labelled: bool = True
     frame_size: tuple[int, int] = (48, 48)  # height, width
-    #: Range of the number of frames with the laser on. It does not depend on the speed: a line's length in frames
-    #: would give the speed away, and a window of fixed length cannot see it in long lines anyhow.
+    #: Range of the number of frames with the laser on. It does not depend on the speed: a line's length in
+    #: frames would give the speed away, and a window of fixed length cannot see it in long lines anyhow.
     lit_frames: tuple[int, int] = (18, 26)
     dark_frames: int = 2  # before and after
     first_layer: int = 1
     layer_step: int = 1
     process: Process = field(default_factory=Process)
-    camera: Camera = field(default_factory=Camera)
-    turbulence: Turbulence = field(default_factory=Turbulence)
-    steel: Steel = field(default_factory=Steel)
+    setup: Setup = field(default_factory=Setup)
 
     def __post_init__(self) -> None:
         """Refuse a plan that cannot be drawn."""
@@ -74,7 +71,7 @@ class SimulationPlan:
         elif not self.objects or len(set(self.objects)) < len(self.objects):
             wrong = f"objects are {self.objects!r}; give one or more different names"
         elif any(not name or "/" in name or name.startswith(".") for name in self.objects):
-            wrong = f"objects are {self.objects!r}; a name is not empty, has no '/' and does not begin with '.'"
+            wrong = f"objects are {self.objects!r}; a name has no '/' and does not begin with '.'"
         elif min(self.layers, self.lines_per_layer, self.layer_step) < 1:
             wrong = "layers, lines per layer and layer step must be 1 or more"
         elif min(self.frame_size) < 16:
@@ -102,7 +99,7 @@ def draw_layer(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Return frames, scan line index and laser parameters of one layer; the same whatever else is drawn."""
     key = zlib.crc32(name.encode())
-    process = plan.process
+    process, steel = plan.process, plan.setup.steel
     object_gain = np.random.default_rng([plan.seed, key]).normal(0.0, process.gain_object)
     rng = np.random.default_rng([plan.seed, key, position])
     layer_gain = object_gain + rng.normal(0.0, process.gain_layer)
@@ -118,14 +115,14 @@ def draw_layer(
             speed_mm_s=float(speeds[number]),
             power_w=float(powers[number]),
             angle_rad=float(np.deg2rad(angle_deg + rng.normal(0.0, process.angle_deviation_deg))),
-            absorptivity=min(plan.steel.absorptivity * float(np.exp(rng.normal(0.0, process.absorptivity_line))), 0.95),
+            absorptivity=min(steel.absorptivity * float(np.exp(rng.normal(0.0, process.absorptivity_line))), 0.95),
             gain=float(np.exp(layer_gain + rng.normal(0.0, process.gain_line))),
             focus_px=float(focus_px),
             lit_frames=int(rng.integers(plan.lit_frames[0], plan.lit_frames[1] + 1)),
             dark_frames=plan.dark_frames,
             centre_px=(float(centre_px[0]), float(centre_px[1])),
         )
-        frames.append(draw_line(line, plan.frame_size, plan.camera, plan.steel, plan.turbulence, rng))
+        frames.append(draw_line(line, plan.frame_size, plan.setup, rng))
         index.append(np.full(len(frames[-1]), number, np.int64))
     return np.concatenate(frames), np.concatenate(index), np.stack([speeds, powers], axis=1)
 
@@ -133,25 +130,28 @@ def draw_layer(
 def simulate(path: Path, plan: SimulationPlan, progress: Progress | None = None) -> tuple[Path, ...]:
     """Write the plan's recording and return the files.
 
-    Layout v1.0 makes one file, `path`. Layout v1.1 makes one file an object: `path` itself for a single object,
-    otherwise `path/<object>.hdf5`. A file appears under its name only when it is complete; none is overwritten.
+    Layout v1.0 makes one file, `path`. Layout v1.1 makes one file an object: `path` itself for a single
+    object, otherwise `path/<object>.hdf5`. A file appears under its name only when it is complete; none is
+    overwritten.
     `progress` is told the layers done and their number.
     """
     path = Path(path)
-    if plan.layout == "v1.0":
-        contents = {path: plan.objects}
-    elif len(plan.objects) == 1 and path.suffix in {".hdf5", ".h5"}:
+    single = len(plan.objects) == 1 and path.suffix in {".hdf5", ".h5"}
+    if plan.layout == "v1.0" or single:
         contents = {path: plan.objects}
     else:
         contents = {path / f"{name}.hdf5": (name,) for name in plan.objects}
     for target in contents:
         if target.exists():
             raise UserError(f"{target}: is there already; remove it or choose another name")
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{target}: cannot make its folder ({error}); choose another place") from error
     total, done = len(plan.objects) * plan.layers, 0
     for target, names in contents.items():
         partial = target.with_name(target.name + ".partial")
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
             with h5py.File(partial, "w") as file:
                 _describe(file, plan)
                 for name in names:

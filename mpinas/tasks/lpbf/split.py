@@ -1,6 +1,7 @@
 """Divide scan lines into training and validation by whole layers.
 
-Lines of one layer share its powder, window and focus: a validation line from a training layer would be half known.
+Lines of one layer share its powder, window and focus: beside training lines of its own layer, a validation
+line would be half known.
 """
 
 from collections.abc import Sequence
@@ -21,10 +22,10 @@ class Split:
 
 
 def split_layers(lines: Sequence[ScanLine], fraction: float, seed: int) -> Split:
-    """Choose about `fraction` of the (object, layer) pairs for validation, at least one, and leave at least one.
+    """Choose about `fraction` of the (object, layer) pairs for validation: at least one, and not all.
 
-    The same seed chooses the same layers in whatever order files and lines come; both sides are returned ordered by
-    object, layer and line.
+    The same seed chooses the same layers in whatever order files and lines come; both sides are returned
+    ordered by object, layer and line.
     """
     if not 0 < fraction < 1:
         raise UserError(f"validation fraction is {fraction}; it must lie between 0 and 1, for example 0.2")

@@ -38,8 +38,8 @@ class Windows:
 
 
 def brightest_pixel(frames: Frames) -> tuple[int, int]:
-    """Return (row, column) of the brightest pixel of the mean frame; the first one in reading order of equals."""
-    total = frames.sum(axis=0, dtype=np.int64)  # [height, width]; a sum orders pixels as the mean does, exactly
+    """Return (row, column) of the brightest pixel of the mean frame; of equals, the first as one reads."""
+    total = frames.sum(axis=0, dtype=np.int64)  # [height, width]; orders pixels as the mean does, exactly
     row, column = np.unravel_index(int(np.argmax(total)), total.shape)
     return int(row), int(column)
 
@@ -52,15 +52,16 @@ def crop(frames: Frames, centre: tuple[int, int], size: int = CROP) -> Frames:
     top, left = centre[0] - half, centre[1] - half
     rows = slice(max(top, 0), min(top + size, height))
     columns = slice(max(left, 0), min(left + size, width))
-    out[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left] = frames[:, rows, columns]
+    inside = out[:, rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+    inside[...] = frames[:, rows, columns]
     return out
 
 
 def lit_part(frames: Frames, wanted: int) -> npt.NDArray[np.int64]:
     """Return the positions of the frames from which windows of `wanted` frames are cut.
 
-    The longest stretch with the laser on where it holds a window; otherwise all lit frames in order, so that dark
-    frames that split a line are left out; all frames of a line that has no lit one.
+    The longest stretch with the laser on where it holds a window; otherwise all lit frames in order, so that
+    dark frames that split a line are left out; all frames of a line that has no lit one.
     """
     lit = frames.max(axis=(1, 2), initial=0) >= LIT_COUNTS
     positions = np.flatnonzero(lit)
@@ -80,7 +81,7 @@ def window_starts(available: int, frames: int, per_line: int) -> npt.NDArray[np.
 
 
 def line_windows(frames: Frames, length: int, per_line: int = 1) -> Frames:
-    """Return the windows of one line, [per_line, length, 41, 41]; a short line stands between frames of zeros."""
+    """Return the windows of one line, [per_line, length, 41, 41]; a short line gets zero frames around it."""
     cropped = crop(frames[lit_part(frames, length)], brightest_pixel(frames))
     missing = max(length - len(cropped), 0)
     before = missing // 2
@@ -96,7 +97,7 @@ def extract(
     per_line: int = 1,
     progress: Progress | None = None,
 ) -> Windows:
-    """Read lines one after the other and cut their windows; `progress` is told the lines done and their number."""
+    """Read lines one after the other and cut their windows; `progress` is told lines done and all."""
     if frames < 1 or per_line < 1:
         raise UserError(f"windows of {frames} frames, {per_line} a line: both must be 1 or more")
     out = np.empty((len(lines), per_line, frames, CROP, CROP), np.uint8)

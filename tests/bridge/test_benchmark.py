@@ -1,0 +1,103 @@
+"""The measurement protocol, by value: a clock that only the runs move."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+
+import pytest
+
+from edge_bridge.benchmark import MOST_SAMPLES, percentile, sample, summarise, warm_up
+from edge_bridge.quantities import Settings
+
+MS = 1_000_000
+
+
+class Clock:
+    """Time in nanoseconds; each run of the model takes the next of the given durations."""
+
+    def __init__(self, durations_ns: Iterable[int]) -> None:
+        self.now_ns = 0
+        self.runs = 0
+        self._durations = iter(durations_ns)
+
+    def __call__(self) -> int:
+        return self.now_ns
+
+    def run(self) -> None:
+        self.runs += 1
+        self.now_ns += next(self._durations)
+
+
+def test_percentiles_are_nearest_rank():
+    ordered = list(range(1, 101))
+    assert [percentile(ordered, share) for share in (0.5, 0.9, 0.95, 0.99)] == [50, 90, 95, 99]
+    assert percentile([7], 0.99) == 7
+    assert percentile(list(range(1, 65)), 0.90) == 58
+
+
+def test_statistics_by_value():
+    found = summarise([3 * MS, 1 * MS, 1 * MS, 3 * MS])
+    assert (found.p50_s, found.p90_s, found.mean_s, found.min_s) == (0.001, 0.003, 0.002, 0.001)
+    assert (found.samples, found.coefficient_of_variation, found.unsteady) == (4, 0.5, False)
+
+
+@pytest.mark.parametrize(("later_ns", "unsteady"), [(104_000, False), (106_000, True), (96_000, False), (94_000, True)])
+def test_halves_that_disagree_are_unsteady(later_ns, unsteady):
+    assert summarise([100_000] * 32 + [later_ns] * 32).unsteady is unsteady
+
+
+def test_a_steady_model_is_warm_after_three_blocks():
+    clock = Clock(itertools.repeat(4 * MS))
+    assert warm_up(clock.run, Settings(), clock) == warm_up(clock.run, Settings(), clock)
+    assert clock.runs == 30
+
+
+def test_the_warm_up_waits_until_runs_are_steady():
+    # Blocks of five runs: 10, 8, 6, 4, 4, 4 ms.
+    slow = itertools.chain.from_iterable([each * MS] * 5 for each in (10, 8, 6))
+    clock = Clock(itertools.chain(slow, itertools.repeat(4 * MS)))
+    warm = warm_up(clock.run, Settings(), clock)
+    assert (warm.runs, warm.settled) == (30, True)
+
+
+def test_blocks_of_a_fast_model_last_ten_milliseconds():
+    clock = Clock(itertools.repeat(MS // 10))
+    assert warm_up(clock.run, Settings(), clock).runs == 300
+
+
+def test_the_least_number_of_warm_up_runs_is_kept():
+    clock = Clock(itertools.repeat(4 * MS))
+    assert warm_up(clock.run, Settings(warmup_min_runs=17), clock).runs == 20
+
+
+def test_a_warm_up_that_never_settles_ends_with_its_time():
+    clock = Clock(itertools.count(MS, MS))
+    warm = warm_up(clock.run, Settings(warmup_max_seconds=1.0), clock)
+    # 1 + 2 + … + 45 ms is the first sum over one second.
+    assert (warm.runs, warm.settled) == (45, False)
+
+
+def test_a_very_slow_model_is_run_once_to_warm_up():
+    clock = Clock(itertools.repeat(5000 * MS))
+    assert warm_up(clock.run, Settings(), clock).runs == 1
+
+
+def test_samples_are_enough_and_long_enough():
+    settings = Settings(percentile="p90", min_seconds=0.2)
+    clock = Clock(itertools.repeat(10 * MS))
+    assert sample(clock.run, settings, clock) == [10 * MS] * 64
+    clock = Clock(itertools.repeat(MS))
+    assert len(sample(clock.run, settings, clock)) == 200
+    assert len(sample(clock.run, Settings(percentile="p99"), clock)) == 662
+
+
+def test_sampling_ends_with_its_time():
+    clock = Clock(itertools.repeat(100 * MS))
+    assert len(sample(clock.run, Settings(max_seconds=1.0), clock)) == 10
+    assert len(sample(clock.run, Settings(max_seconds=0.05), clock)) == 1
+
+
+def test_samples_of_a_very_fast_model_are_bounded():
+    clock = Clock(itertools.repeat(100))
+    assert len(sample(clock.run, Settings(), clock)) == MOST_SAMPLES

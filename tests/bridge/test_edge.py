@@ -1,0 +1,182 @@
+"""The search's client of the bridge, and the bridge that a job starts itself."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import pytest
+import zmq
+
+from edge_bridge.errors import BridgeError
+from mpinas.edge import (
+    DeviceBack,
+    DeviceLost,
+    EdgeClient,
+    EdgeEvent,
+    Measured,
+    MeasurementFailed,
+    MeasurementSettings,
+    open_edge,
+)
+from mpinas.edge.local import RESTARTS, LocalBridge, child_environment
+from mpinas.errors import UserError
+from tests.bridge import models
+from tests.bridge.conftest import LIMIT_S, ROOT, Bridge, children_of, is_alive, kill, until_true
+
+pytestmark = pytest.mark.timeout(120)
+QUICK = MeasurementSettings(min_seconds=0.01, max_seconds=5.0, warmup_max_seconds=0.2)
+LONG = MeasurementSettings(min_seconds=3.0, max_seconds=3.0, warmup_max_seconds=0.1)
+
+
+def until(client: EdgeClient, wanted: Callable[[EdgeEvent], bool]) -> list[EdgeEvent]:
+    poller = zmq.Poller()
+    for socket in client.sockets:
+        poller.register(socket, zmq.POLLIN)
+    end_s = time.monotonic() + LIMIT_S
+    events: list[EdgeEvent] = []
+    while time.monotonic() < end_s:
+        fresh = client.poll()
+        events += fresh
+        if any(map(wanted, fresh)):
+            return events
+        poller.poll(50)
+    raise AssertionError(f"not within {LIMIT_S} s; came: {events}")
+
+
+def _answered(*candidates: int) -> Callable[[EdgeEvent], bool]:
+    left = set(candidates)
+
+    def done(event: EdgeEvent) -> bool:
+        if isinstance(event, Measured | MeasurementFailed):
+            left.discard(event.candidate)
+        return not left
+
+    return done
+
+
+def test_a_local_bridge_measures_candidates(tmp_path):
+    client = open_edge("local", settings=QUICK, log_folder=tmp_path)
+    model = models.linear()
+    client.measure(1, model)
+    client.measure(2, model)
+    client.measure(3, b"no model")
+    client.measure(4, models.linear(seed=4))
+    client.cancel(4)
+    assert client.outstanding == 3
+    events = until(client, _answered(1, 2, 3))
+    assert isinstance(events[0], DeviceBack)
+    answers = {event.candidate: event for event in events[1:]}
+    assert set(answers) == {1, 2, 3}
+    assert answers[1].measurement == answers[2].measurement
+    assert answers[1].measurement["p50_s"] > 0
+    assert answers[1].measurement["device"] == "local"
+    assert answers[3].reason == "bad-model"
+    assert client.outstanding == 0
+    processes = client.local.process_ids()
+    client.close()
+    assert not any(map(is_alive, processes.values()))
+    assert sorted(os.listdir(tmp_path)) == ["edge-device.log", "edge-relay.log"]
+
+
+def test_the_whole_local_bridge_may_be_killed(tmp_path):
+    client = open_edge("local", settings=LONG, log_folder=tmp_path)
+    client.measure(1, models.linear(512))
+    until(client, lambda event: isinstance(event, DeviceBack))
+    kill(client.local.process_ids()["device"])
+    events = until(client, lambda event: isinstance(event, DeviceBack))
+    assert events[0] == DeviceLost("the local device ended with code -9 and was started again")
+    kill(client.local.process_ids()["relay"])
+    events = until(client, _answered(1))
+    assert any(isinstance(event, DeviceLost) for event in events)
+    assert isinstance(events[-1], Measured)
+    client.close()
+
+
+def test_a_local_bridge_that_cannot_live_is_one_line(tmp_path):
+    local = LocalBridge(tmp_path)
+    with pytest.raises(UserError, match=rf"the local device ended {RESTARTS + 1} times .* see .*edge-device\.log"):
+        for _ in range(RESTARTS + 1):
+            pid = local.process_ids()["device"]
+            kill(pid)
+            until_true(lambda pid=pid: not is_alive(pid))
+            local.revive()
+    local.close()
+
+
+OWNER = """
+import sys, time
+from pathlib import Path
+from mpinas.edge import MeasurementSettings, open_edge
+if __name__ == "__main__":
+    client = open_edge("local", settings=MeasurementSettings(), log_folder=Path(sys.argv[1]))
+    print(*client.local.process_ids().values(), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_a_local_bridge_dies_with_a_killed_job(tmp_path):
+    owner = subprocess.Popen(
+        [sys.executable, "-c", OWNER, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert owner.stdout is not None
+    relay, device = map(int, owner.stdout.readline().split())
+    until_true(lambda: bool(children_of(device)))
+    (measurer,) = children_of(device)
+    owner.kill()
+    owner.wait(LIMIT_S)
+    owner.stdout.close()
+    until_true(lambda: not any(map(is_alive, (relay, device, measurer))))
+
+
+def test_children_do_not_take_themselves_for_ranks():
+    launched = {
+        "OMPI_COMM_WORLD_RANK": "0", "PMIX_RANK": "0", "PMI_RANK": "0", "SLURM_PROCID": "0", "PRTE_X": "1",
+        "HOROVOD_RANK": "0",
+    }  # fmt: skip
+    kept = {"PATH": "/bin", "PYTHONPATH": "x", "OMP_NUM_THREADS": "1"}
+    assert child_environment(launched | kept) == kept
+
+
+def test_a_device_that_goes_away_and_comes_back_is_reported(bridge: Bridge, tmp_path):
+    bridge.relay()
+    device = bridge.device()
+    key = str(bridge.folder / "job.key")
+    client = open_edge(str(bridge.file), settings=LONG, log_folder=tmp_path, key_file=key)
+    until(client, lambda event: isinstance(event, DeviceBack))
+    client.measure(7, models.linear(512))
+    device.popen.send_signal(signal.SIGSTOP)
+    assert until(client, lambda event: isinstance(event, DeviceLost)) == [DeviceLost("the device has gone away")]
+    device.popen.send_signal(signal.SIGCONT)
+    events = until(client, _answered(7))
+    assert [type(event) for event in events] == [DeviceBack, Measured]
+    client.close()
+
+
+@pytest.mark.parametrize("case", ["no file", "no key", "unknown key", "open key", "no relay"])
+def test_a_bridge_that_cannot_be_used_is_one_line(bridge: Bridge, tmp_path, case):
+    relay = bridge.relay()
+    where, key_file, says = str(bridge.file), str(bridge.folder / "job.key"), ""
+    if case == "no file":
+        where, says = "nothing.json", "connection file nothing.json cannot be read"
+    elif case == "no key":
+        key_file, says = None, "takes known keys only: name a key file"
+    elif case == "unknown key":
+        key_file, says = str(bridge.folder / "stranger.key"), "does not know this job's key"
+    elif case == "open key":
+        (bridge.folder / "job.key").chmod(0o644)
+        says = "has mode 0644"
+    else:
+        relay.kill()
+        says = "no relay at tcp://"
+    with pytest.raises(UserError) as caught:
+        open_edge(where, settings=QUICK, log_folder=tmp_path, key_file=key_file, timeout_s=2.0)
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not isinstance(caught.value, BridgeError)

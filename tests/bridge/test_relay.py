@@ -1,0 +1,210 @@
+"""The relay's decisions, by value: events in, commands out, no sockets and no clock."""
+
+from __future__ import annotations
+
+import msgspec
+
+from edge_bridge.protocol import (
+    Ack,
+    Cancel,
+    Devices,
+    Error,
+    Failed,
+    Hello,
+    Measure,
+    Message,
+    Pong,
+    Progress,
+    Register,
+    Registered,
+    Result,
+    Task,
+    Welcome,
+    measure_of,
+    task_of,
+)
+from edge_bridge.quantities import Profile, Settings
+from edge_bridge.relay import DeviceGone, DeviceSaid, JobGone, JobSaid, Limits, Note, Relay, Tick, ToDevice, ToJob
+
+JOB, JOB_2, DEVICE, DEVICE_2 = b"job", b"job 2", b"device", b"device 2"
+
+
+def profile(name: str = "dut") -> Profile:
+    return Profile(name=name, hardware="box", runtime="onnxruntime", provider="cpu", versions={})
+
+
+def ask(model: bytes = b"model", wanted: str = "any") -> Message:
+    return Message(measure_of(model, Settings(), wanted), (model,))
+
+
+def result_of(measure: Measure) -> Result:
+    return Result(request_id=measure.request_id, measurement=msgspec.Raw(b"{}"))
+
+
+class Bench:
+    """A relay, and what it says without the log."""
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.relay = Relay(limits or Limits(), 0.0)
+
+    def job(self, header_or_message, peer: bytes = JOB):
+        message = header_or_message if isinstance(header_or_message, Message) else Message(header_or_message)
+        return self._without_notes(JobSaid(peer, "name", message))
+
+    def device(self, header, peer: bytes = DEVICE, now_s: float = 0.0):
+        return self._without_notes(DeviceSaid(peer, "name", Message(header)), now_s)
+
+    def register(self, peer: bytes = DEVICE, name: str = "dut", busy_with=None, instance: str = ""):
+        header = Register(profile=profile(name), instance=instance or peer.decode(), busy_with=busy_with)
+        return self.device(header, peer)
+
+    def gone(self, event, now_s: float = 0.0):
+        return self._without_notes(event, now_s)
+
+    def _without_notes(self, event, now_s: float = 0.0):
+        return [each for each in self.relay.handle(event, now_s) if not isinstance(each, Note)]
+
+
+def kinds(commands) -> list[tuple[bytes, type]]:
+    return [(each.peer, type(each.header)) for each in commands]
+
+
+def test_a_request_goes_to_the_device_and_its_result_to_the_job():
+    bench = Bench()
+    (welcome,) = bench.job(Hello(client="me", versions={}))
+    assert isinstance(welcome.header, Welcome)
+    assert welcome.header.devices == []
+    assert kinds(bench.register()) == [(DEVICE, Registered), (JOB, Devices)]
+    message = ask()
+    acknowledged, task = bench.job(message)
+    assert acknowledged == ToJob(JOB, Ack(request_id=message.header.request_id))
+    assert task == ToDevice(DEVICE, task_of(message.header), (b"model",))
+    progress = Progress(request_id=message.header.request_id, phase="loading")
+    (told,) = bench.device(progress)
+    assert told == ToJob(JOB, Progress(request_id=message.header.request_id, phase="loading", device="dut"))
+    assert bench.device(result_of(message.header)) == [ToJob(JOB, result_of(message.header))]
+
+
+def test_requests_wait_for_a_device_first_come_first_served():
+    bench = Bench()
+    first, second = ask(b"1"), ask(b"2")
+    assert kinds(bench.job(first)) == kinds(bench.job(second)) == [(JOB, Ack)]
+    assert bench.register()[-1] == ToDevice(DEVICE, task_of(first.header), (b"1",))
+    result, task = bench.device(result_of(first.header))
+    assert (result.header, task.header) == (result_of(first.header), task_of(second.header))
+
+
+def test_two_jobs_that_ask_the_same_share_one_measurement():
+    bench = Bench()
+    bench.register()
+    message = ask()
+    bench.job(message, JOB)
+    assert kinds(bench.job(message, JOB_2)) == [(JOB_2, Ack)]
+    assert kinds(bench.device(result_of(message.header))) == [(JOB, Result), (JOB_2, Result)]
+
+
+def test_a_task_of_a_lost_device_goes_to_the_head_of_the_queue():
+    bench = Bench()
+    bench.register()
+    first, second = ask(b"1"), ask(b"2")
+    bench.job(first)
+    bench.job(second)
+    assert kinds(bench.gone(DeviceGone(DEVICE, "unplugged"))) == [(JOB, Devices)]
+    assert bench.register(DEVICE_2)[-1].header == task_of(first.header)
+
+
+def test_a_request_that_ends_every_device_fails():
+    bench = Bench(Limits(devices_lost=2))
+    message = ask()
+    bench.job(message)
+    bench.register(DEVICE)
+    bench.gone(DeviceGone(DEVICE, "gone"))
+    bench.register(DEVICE_2)
+    failed = bench.gone(DeviceGone(DEVICE_2, "gone"))[0].header
+    assert (type(failed), failed.reason) == (Failed, "device-lost")
+    assert kinds(bench.register(b"third")) == [(b"third", Registered), (JOB, Devices)]
+
+
+def test_a_device_that_comes_back_over_a_new_connection_keeps_its_task():
+    bench = Bench()
+    bench.register(DEVICE, instance="agent")
+    message = ask()
+    bench.job(message)
+    back = bench.register(DEVICE_2, busy_with=message.header.request_id, instance="agent")
+    assert kinds(back) == [(DEVICE_2, Registered)]
+    assert bench.gone(DeviceGone(DEVICE, "old connection")) == []
+    assert kinds(bench.device(result_of(message.header), DEVICE_2)) == [(JOB, Result)]
+
+
+def test_a_device_that_comes_back_idle_gets_its_task_again():
+    bench = Bench()
+    bench.register(DEVICE, instance="agent")
+    message = ask()
+    bench.job(message)
+    assert bench.register(DEVICE_2, instance="agent")[-1].header == task_of(message.header)
+
+
+def test_a_restarted_relay_does_not_give_a_device_what_it_is_measuring():
+    bench = Bench()
+    message, other = ask(b"1"), ask(b"2")
+    bench.register(busy_with=message.header.request_id)
+    assert kinds(bench.job(message)) == [(JOB, Ack)]
+    assert kinds(bench.job(other)) == [(JOB, Ack)]
+    assert kinds(bench.device(result_of(message.header))) == [(JOB, Result), (DEVICE, Task)]
+
+
+def test_a_request_for_a_profile_waits_for_it_and_lets_others_pass():
+    bench = Bench()
+    for_gpu, for_any = ask(b"1", "gpu"), ask(b"2")
+    bench.job(for_gpu)
+    bench.job(for_any)
+    assert bench.register(DEVICE, "cpu")[-1].header == task_of(for_any.header)
+    assert bench.register(DEVICE_2, "gpu")[-1].header == task_of(for_gpu.header)
+
+
+def test_what_nobody_waits_for_is_dropped():
+    bench = Bench()
+    mine, shared = ask(b"1"), ask(b"2")
+    bench.job(mine)
+    bench.job(shared)
+    bench.job(shared, JOB_2)
+    bench.gone(JobGone(JOB, "killed"))
+    assert bench.register()[-1].header == task_of(shared.header)
+    bench.job(ask(b"3"), JOB_2)
+    bench.job(Cancel(request_id=ask(b"3").header.request_id), JOB_2)
+    assert kinds(bench.device(result_of(shared.header))) == [(JOB_2, Result)]
+
+
+def test_a_full_relay_asks_to_come_again():
+    bench = Bench(Limits(requests=1, bytes_held=5))
+    assert kinds(bench.job(ask(b"model"))) == [(JOB, Ack)]
+    assert kinds(bench.job(ask(b"model"))) == [(JOB, Ack)]
+    (refused,) = bench.job(ask(b"other"))
+    assert refused.header.reason == "busy"
+    bench.register()
+    bench.device(result_of(ask(b"model").header))
+    assert bench.job(ask(b"longer"))[0].header.reason == "busy"
+    assert kinds(bench.job(ask(b"other"))) == [(JOB, Ack), (DEVICE, Task)]
+
+
+def test_jobs_and_devices_are_bounded():
+    bench = Bench(Limits(jobs=1, devices=1))
+    bench.job(Hello(client="", versions={}))
+    assert bench.job(Hello(client="", versions={}), JOB_2)[0].header.code == "full"
+    bench.register(DEVICE)
+    assert bench.register(DEVICE_2)[0].header.code == "full"
+
+
+def test_an_unregistered_device_is_told_to_register():
+    (told,) = Bench().device(Pong())
+    assert isinstance(told.header, Error)
+    assert told.header.code == "unregistered"
+
+
+def test_a_device_whose_agent_is_silent_is_given_up():
+    bench = Bench(Limits(silence_s=15.0))
+    bench.job(Hello(client="", versions={}))
+    bench.register()
+    bench.device(Pong(), now_s=10.0)
+    assert bench.gone(Tick(), now_s=25.0) == []
+    assert bench.gone(Tick(), now_s=25.1) == [ToJob(JOB, Devices(devices=[]))]
