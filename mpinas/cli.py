@@ -89,7 +89,8 @@ def predict(model: Path, recording: Path, output: Path) -> None:
     from mpinas.tasks.lpbf.predict import predict_lines, write_csv
     from mpinas.training.deployed import Deployed
 
-    rows = predict_lines(Deployed(model), recording)
+    deployed = Deployed(model)
+    rows = predict_lines(deployed.run, deployed.input_shape, deployed.metadata, recording)
     write_csv(rows, output)
     click.echo(f"{output}: {len(rows)} scan lines")
 
@@ -108,3 +109,30 @@ def inspect(path: Path, as_json: bool) -> None:
 
     description = describe(path)
     click.echo(json.dumps(description, indent=1) if as_json else format_description(description))
+
+
+@data.command()
+@click.argument("path", type=PATH)
+@click.option("--layout", type=click.Choice(["v1.0", "v1.1"]), default="v1.0", show_default=True)
+@click.option("--objects", default="S001,S002", show_default=True, help="Names of the objects, with commas.")
+@click.option("--layers", default=5, show_default=True, help="Layers of each object.")
+@click.option("--lines", default=30, show_default=True, help="Scan lines of each layer.")
+@click.option("--seed", default=0, show_default=True)
+@click.option("--unlabelled", is_flag=True, help="Leave the labels out, as in the published test files.")
+def simulate(path: Path, layout: str, objects: str, layers: int, lines: int, seed: int, unlabelled: bool) -> None:
+    """Write simulated recordings to PATH: one file (v1.0), or a file or folder of one file an object (v1.1)."""
+    from mpinas.tasks.lpbf.simulate import SimulationPlan
+    from mpinas.tasks.lpbf.simulate import simulate as write
+
+    plan = SimulationPlan(
+        layout=layout,  # type: ignore[arg-type]
+        objects=tuple(name.strip() for name in objects.split(",")),
+        layers=layers,
+        lines_per_layer=lines,
+        seed=seed,
+        labelled=not unlabelled,
+    )
+    with click.progressbar(length=len(plan.objects) * layers, label="simulating layers", file=sys.stderr) as bar:
+        files = write(path, plan, lambda done, total: bar.update(1))
+    for file in files:
+        click.echo(f"{file}: simulated, {layers * lines * (len(plan.objects) if layout == 'v1.0' else 1)} scan lines")

@@ -157,7 +157,7 @@ def _checked(tree: dict[str, Any], where: str) -> Experiment:
     if experiment.training.batch_size < 2 * experiment.training.group_size:
         raise UserError(
             f"{where}: training.batch_size = {experiment.training.batch_size} gives some rank of a group of "
-            f"{experiment.training.group_size} fewer than 2 samples; make it {2 * experiment.training.group_size} or more"
+            f"{experiment.training.group_size} under 2 samples; make it {2 * experiment.training.group_size} or more"
         )
     return experiment
 

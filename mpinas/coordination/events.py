@@ -29,6 +29,9 @@ class Begun:
     version: str
     ranks: int
     groups: tuple[tuple[int, ...], ...]
+    #: What the results are of: the task, and whether its data are simulated.
+    task: str
+    simulated: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,6 +112,9 @@ class Ledger:
         self.device_lost: str | None = None
         self.finished: str | None = None
         self.stop_reason: str | None = None
+        #: Task of the run, and whether its data are simulated.
+        self.task = ""
+        self.simulated = False
         self.occupation = Occupation()
         #: Ids of the candidates that stand in each state, those that came first in front.
         self.standing: dict[State, dict[int, None]] = {state: {} for state in State}
@@ -182,6 +185,7 @@ class Ledger:
             self._step(candidate, State.READY)
         for candidate in list(self.standing[State.MEASURING]):
             self._step(candidate, State.PROPOSED)
+        self.task, self.simulated = event.task, event.simulated
         self.groups.clear()
         self.groups_expected = len(event.groups)
         self.device_lost = self.stop_reason = self.finished = None

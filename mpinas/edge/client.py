@@ -160,9 +160,7 @@ class EdgeClient:
             case bridge.DevicesChanged(devices):
                 fitting = [each for each in devices if self._profile in (ANY_PROFILE, each.name)]
                 if fitting:
-                    return self._device_is(
-                        True, ", ".join(f"{each.name} ({each.hardware})" for each in fitting)
-                    )
+                    return self._device_is(True, ", ".join(f"{each.name} ({each.hardware})" for each in fitting))
                 return self._device_is(False, "the device has gone away") if self._device_there else []
             case bridge.RelayLost(detail):
                 return self._device_is(False, detail)
@@ -215,9 +213,7 @@ def open_edge(
     try:
         connection = read_connection(local.connection_file if local else Path(where))
         if connection.relay_public_key is not None and key_file is None:
-            raise UserError(
-                f"bridge {where} takes known keys only: name a key file made by `edge-bridge keygen`"
-            )
+            raise UserError(f"bridge {where} takes known keys only: name a key file made by `edge-bridge keygen`")
         key = read_key_pair(Path(key_file)) if key_file and connection.relay_public_key else None
         client = bridge.BridgeClient.open(connection, key, timeout_s)
     except BaseException as error:

@@ -47,9 +47,7 @@ _LAUNCHER_PREFIXES = (
 def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
     """Environment for a child that must not take itself for an MPI rank."""
     return {
-        name: value
-        for name, value in environment.items()
-        if not name.startswith(_LAUNCHER_PREFIXES) and name != "PMI"
+        name: value for name, value in environment.items() if not name.startswith(_LAUNCHER_PREFIXES) and name != "PMI"
     }
 
 
@@ -88,9 +86,7 @@ class LocalBridge:
             self._wait_until_it_listens(self._children[0])
             state = str(self._folder / "results")
             device = ("device", str(self.connection_file), "--name", "local", "--state", state)
-            self._start(
-                "device", (*device, "--any-core", "--exit-with-stdin"), log_folder / "edge-device.log"
-            )
+            self._start("device", (*device, "--any-core", "--exit-with-stdin"), log_folder / "edge-device.log")
         except BaseException:
             self.close()
             raise
@@ -115,6 +111,7 @@ class LocalBridge:
                     f"the local {child.name} ended {len(child.ended_s)} times in {RESTARTS_WITHIN_S:g} s, "
                     f"the last time saying {_last_line(child.log)!r}: see {child.log}"
                 )
+            _close_pipes(child.process)
             child.process = _launch(child.arguments, child.log)
             told.append(f"the local {child.name} ended with code {code} and was started again")
         return told
@@ -149,8 +146,7 @@ class LocalBridge:
             if selector.select(START_S) and output.readline():
                 return
         raise UserError(
-            f"the local relay did not start within {START_S:g} s, "
-            f"saying {_last_line(relay.log)!r}: see {relay.log}"
+            f"the local relay did not start within {START_S:g} s, saying {_last_line(relay.log)!r}: see {relay.log}"
         )
 
 
@@ -185,9 +181,7 @@ def _short_private_folder() -> Path:
         if len(os.fsencode(folder.resolve() / "device")) <= SOCKET_PATH_BYTES:
             return folder
         folder.rmdir()
-    raise UserError(
-        "no temporary folder with a path short enough for a local bridge: set TMPDIR to a shorter one"
-    )
+    raise UserError("no temporary folder with a path short enough for a local bridge: set TMPDIR to a shorter one")
 
 
 def _last_line(log: Path) -> str:

@@ -88,6 +88,7 @@ class Journal:
             self._file = open(path, "a+b", buffering=0)  # noqa: SIM115 - open as long as the job runs
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            self._file.close()
             raise UserError(f"{path}: another job is running on this folder; wait for it or end it") from None
         except OSError as error:
             raise UserError(f"{path}: cannot be written: {error.strerror}") from None

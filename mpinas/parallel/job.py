@@ -184,6 +184,7 @@ class Desk:
         from mpinas.edge.local import child_environment
         from mpinas.training.exporter import Exporter
 
+        self.simulated = self.task.simulated
         self.folder = RunFolder.existing(self._path) if self._resume else RunFolder.create(self._path, self.experiment)
         try:
             self.journal = self._stack.enter_context(closing(Journal(self.folder.journal_file)))
@@ -241,8 +242,9 @@ class Desk:
         shell = Shell(channel, self.device, self.exporter, self.folder, self.journal,
                       (self.task.input_shape, self.task.outputs))  # fmt: skip
         ranks = sum(len(members) for members in groups) + (means is None)
+        begun = ev.Begun(mpinas.__version__, ranks, groups, self.task.name, self.simulated)
         with closing(open_display(sys.stdout, search.evaluations)) as display:
-            coordinate(coordinator, shell, display, ev.Begun(mpinas.__version__, ranks, groups), stop)
+            coordinate(coordinator, shell, display, begun, stop)
 
     def _serial_channel(self, means: Means, should_stop: Callable[[], bool]) -> Any:
         from mpinas.parallel.channel import SerialChannel

@@ -24,7 +24,8 @@ def line_of(event: ev.Event, ledger: Ledger) -> str | None:  # noqa: PLR0911, PL
     match event:
         case ev.Begun():
             done = ledger.count(State.EVALUATED)
-            return f"resumed: {done} candidates evaluated before" if done else "search begins"
+            begins = f"resumed: {done} candidates evaluated before" if done else "search begins"
+            return f"{begins} (task {ledger.task}, SIMULATED data)" if ledger.simulated else begins
         case msg.Ready(group, members, host, device):
             return f"group {group} ready: ranks {', '.join(map(str, members))} on {host}, {device}"
         case ev.Measured(candidate, measurement):

@@ -27,6 +27,8 @@ def as_dict(ledger: Ledger, folder: RunFolder) -> dict[str, Any]:
     """
     return {
         "run": str(folder.path),
+        "task": ledger.task,
+        "simulated_data": ledger.simulated,
         "finished": ledger.finished,
         "counts": {state.value: len(ids) for state, ids in ledger.standing.items()},
         "candidates": [_candidate(it, ledger, folder) for it in ledger.candidates.values()],
@@ -121,7 +123,8 @@ def _title(ledger: Ledger) -> str:
     used = ledger.occupation.utilisation
     busy = f"; trainers busy {used:.0%}" if used is not None else ""
     state = "finished" if ledger.finished else "not finished"
-    return f"{state}: {counts or 'nothing proposed yet'}{busy}   (* = Pareto front)"
+    data = f"{ledger.task}{' on SIMULATED data' if ledger.simulated else ''}"
+    return f"{data}, {state}: {counts or 'nothing proposed yet'}{busy}   (* = Pareto front)"
 
 
 def _number(value: float | None, form: str) -> str:

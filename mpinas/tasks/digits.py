@@ -18,6 +18,7 @@ class DigitsTask:
     input_shape = (1, 8, 8)
     outputs = 10
     baseline = "digits-cnn"
+    simulated = False
 
     def __init__(self, settings: config.Task, seed: int) -> None:
         if settings.train or settings.test:

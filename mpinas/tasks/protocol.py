@@ -39,6 +39,11 @@ class Task(Protocol):
     #: What a user of the ONNX file has to know: key -> text, written into the file.
     metadata: dict[str, str]
 
+    @property
+    def simulated(self) -> bool:
+        """Whether the data are simulated; said wherever results are shown. Raises UserError."""
+        ...
+
     def load(self) -> tuple[Samples, Samples]:
         """Training and validation samples, the same on every call. Raises UserError where the data are not fit."""
         ...

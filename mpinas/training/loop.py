@@ -67,11 +67,11 @@ def train(
     """
     training, validation = samples
     steps_per_epoch = max(1, len(training) // recipe.batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    adamw = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    optimizer = group.distribute(adamw, model)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, recipe.epochs * steps_per_epoch)
     )
-    distributed = group.distribute(optimizer, model)
     metrics: dict[str, float] = {}
     step = 0
     for epoch in range(1, recipe.epochs + 1):
@@ -82,7 +82,7 @@ def train(
             share = len(inputs) * group.size / len(batch)
             loss = task.loss(model(inputs), targets) * share
             loss.backward()  # type: ignore[no-untyped-call]
-            distributed.step()
+            optimizer.step()
             schedule.step()
             step += 1
             if step % CHECK_STEPS == 1 or step % steps_per_epoch == 0:

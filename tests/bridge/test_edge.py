@@ -9,8 +9,10 @@ import sys
 import time
 from collections.abc import Callable
 
+import bridge_models as models
 import pytest
 import zmq
+from bridge_processes import LIMIT_S, ROOT, Bridge, children_of, is_alive, kill, until_true
 
 from edge_bridge.errors import BridgeError
 from mpinas.edge import (
@@ -25,8 +27,6 @@ from mpinas.edge import (
 )
 from mpinas.edge.local import RESTARTS, LocalBridge, child_environment
 from mpinas.errors import UserError
-from tests.bridge import models
-from tests.bridge.conftest import LIMIT_S, ROOT, Bridge, children_of, is_alive, kill, until_true
 
 pytestmark = pytest.mark.timeout(120)
 QUICK = MeasurementSettings(min_seconds=0.01, max_seconds=5.0, warmup_max_seconds=0.2)
@@ -99,12 +99,19 @@ def test_the_whole_local_bridge_may_be_killed(tmp_path):
 
 def test_a_local_bridge_that_cannot_live_is_one_line(tmp_path):
     local = LocalBridge(tmp_path)
-    with pytest.raises(UserError, match=rf"the local device ended {RESTARTS + 1} times .* see .*edge-device\.log"):
-        for _ in range(RESTARTS + 1):
-            pid = local.process_ids()["device"]
-            kill(pid)
-            until_true(lambda pid=pid: not is_alive(pid))
-            local.revive()
+
+    def kill_device() -> None:
+        pid = local.process_ids()["device"]
+        kill(pid)
+        until_true(lambda: not is_alive(pid))
+
+    for _ in range(RESTARTS):
+        kill_device()
+        assert local.revive() == ["the local device ended with code -9 and was started again"]
+    kill_device()
+    says = rf"the local device ended {RESTARTS + 1} times in 60 s, .* see .*edge-device\.log"
+    with pytest.raises(UserError, match=says):
+        local.revive()
     local.close()
 
 

@@ -8,8 +8,10 @@ import stat
 import subprocess
 import sys
 
+import bridge_models as models
 import pytest
 import zmq
+from bridge_processes import LIMIT_S, Bridge, children_of, is_alive, kill, until, until_true
 
 from edge_bridge.client import (
     BridgeClient,
@@ -23,8 +25,6 @@ from edge_bridge.client import (
 from edge_bridge.errors import BridgeUnreachableError, KeyRefusedError
 from edge_bridge.protocol import RELAY_TO_JOB, Error, decode, encode, measure_of
 from edge_bridge.quantities import Settings
-from tests.bridge import models
-from tests.bridge.conftest import LIMIT_S, Bridge, children_of, is_alive, kill, until, until_true
 
 pytestmark = pytest.mark.timeout(120)
 QUICK = Settings(min_seconds=0.01, max_seconds=5.0, warmup_max_seconds=0.2)

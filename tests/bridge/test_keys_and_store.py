@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import pytest
+from bridge_processes import LIMIT_S, ROOT
 
 from edge_bridge.child import UnmeasurableError, make_inputs
 from edge_bridge.errors import BridgeError, KeyFileError
@@ -25,7 +26,6 @@ from edge_bridge.keys import (
 from edge_bridge.relay_service import RelayPlan
 from edge_bridge.runtimes import InputSpec
 from edge_bridge.store import Store
-from tests.bridge.conftest import LIMIT_S, ROOT
 
 PUBLIC = new_key_pair().public
 

@@ -42,7 +42,7 @@ class World:
         self.device_up = True
         self.waiting_for_device = []
         self.genomes = {i: c.genome for i, c in self.ledger.candidates.items()}
-        self.later(0.0, ev.Begun("0", groups + 1, tuple((g + 1,) for g in range(groups))))
+        self.later(0.0, ev.Begun("0", groups + 1, tuple((g + 1,) for g in range(groups)), "toy", False))
         for group in range(groups):
             self.later(1.0 + group / 10, msg.Ready(group, (group + 1,), "here", "cpu"))
 

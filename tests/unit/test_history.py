@@ -11,7 +11,7 @@ from mpinas.history import journal
 from mpinas.history.run_folder import RunFolder
 
 EVENTS = [
-    ev.Begun("0.1", 3, ((1,), (2,))),
+    ev.Begun("0.1", 3, ((1,), (2,)), "lpbf", True),
     ev.Proposed(0, {"width": 8, "kind": "plain", "lr": 1e-3, "fast": True}),
     ev.Exported(0, 1234, 99),
     ev.ExportFailed(1, "no"),
