@@ -116,9 +116,7 @@ def make_inputs(specs: list[InputSpec], batch: int) -> dict[str, Array]:
         count = int(np.prod(sizes, dtype=object)) if sizes else 1
         total_bytes += count * spec.dtype.itemsize
         if total_bytes > INPUT_LIMIT_BYTES:
-            raise UnmeasurableError(
-                "too-large", f"inputs of more than {INPUT_LIMIT_BYTES} bytes ({spec.name} {sizes})"
-            )
+            raise UnmeasurableError("too-large", f"inputs of more than {INPUT_LIMIT_BYTES} bytes ({spec.name} {sizes})")
         if spec.dtype.kind == "f":
             values: Array = rng.random(sizes, dtype=np.float32)
         else:
@@ -184,9 +182,7 @@ def main() -> None:
         code = os.waitstatus_to_exitcode(status)
         if code < 0:
             hint = " (memory of the machine exhausted?)" if code == -signal.SIGKILL else ""
-            say(
-                FailureLine("crashed", f"the model's process was ended by {signal.Signals(-code).name}{hint}")
-            )
+            say(FailureLine("crashed", f"the model's process was ended by {signal.Signals(-code).name}{hint}"))
         elif code > 0:
             say(FailureLine("crashed", f"the model's process ended with exit code {code}"))
 

@@ -50,9 +50,7 @@ def main() -> None:
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.option(
-    "--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True
-)
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
 def cli(log_level: str) -> None:
     """Latencies from a real edge device, over ZeroMQ."""
     logging.basicConfig(
@@ -65,9 +63,7 @@ def cli(log_level: str) -> None:
 
 @cli.command()
 @click.argument("stem", type=click.Path(path_type=Path))
-@click.option(
-    "--name", default="", help="Name beside the public key in an allow-list (default: that of the file)."
-)
+@click.option("--name", default="", help="Name beside the public key in an allow-list (default: that of the file).")
 def keygen(stem: Path, name: str) -> None:
     """Make a key pair: STEM.key (secret, mode 0600) and STEM.pub (a line for an allow-list)."""
     secret, public = write_key_pair(stem, name or stem.name)
@@ -76,22 +72,14 @@ def keygen(stem: Path, name: str) -> None:
 
 
 @cli.command()
-@click.option(
-    "--connection", type=_FILE, default=Path("BRIDGE.json"), show_default=True, help="File to write."
-)
+@click.option("--connection", type=_FILE, default=Path("BRIDGE.json"), show_default=True, help="File to write.")
 @click.option("--key", type=_FILE, help="The relay's own key file.")
-@click.option(
-    "--allow", type=click.Path(path_type=Path), help="Allow-list: a file, or a folder of .pub files."
-)
+@click.option("--allow", type=click.Path(path_type=Path), help="Allow-list: a file, or a folder of .pub files.")
 @click.option("--bind", default="127.0.0.1", show_default=True, help="Address to listen on; * for all.")
 @click.option("--public-host", default="", help="Host name for the connection file (default: --bind).")
-@click.option(
-    "--job-port", default=0, help="Port for jobs; 0: the one of an earlier connection file, or a free one."
-)
+@click.option("--job-port", default=0, help="Port for jobs; 0: the one of an earlier connection file, or a free one.")
 @click.option("--device-port", default=0, help="Port for devices; likewise.")
-@click.option(
-    "--local", type=_FOLDER, help="Private bridge of one job: ipc sockets in this folder of mode 0700."
-)
+@click.option("--local", type=_FOLDER, help="Private bridge of one job: ipc sockets in this folder of mode 0700.")
 @click.option("--exit-with-stdin", is_flag=True, help="End when standard input ends.")
 def relay(
     connection: Path,
@@ -107,9 +95,7 @@ def relay(
             raise BridgeError("--local has no keys: leave --key and --allow away")
         plan = _local_plan(local)
     elif key is None or allow is None:
-        raise BridgeError(
-            "a relay on a network needs --key and --allow (make keys with `edge-bridge keygen`)"
-        )
+        raise BridgeError("a relay on a network needs --key and --allow (make keys with `edge-bridge keygen`)")
     else:
         pair = read_key_pair(key)
         job_port, device_port = _ports(connection, pair, int(where["job_port"]), int(where["device_port"]))
@@ -118,8 +104,7 @@ def relay(
             job_endpoint=f"tcp://{bind}:{job_port}",
             device_endpoint=f"tcp://{bind}:{device_port}",
             connection_file=connection,
-            public_host=str(where["public_host"])
-            or (os.uname().nodename if bind in ("*", "0.0.0.0") else bind),
+            public_host=str(where["public_host"]) or (os.uname().nodename if bind in ("*", "0.0.0.0") else bind),
             key=pair,
             allowed=AllowList(allow),
         )
@@ -185,9 +170,7 @@ def device(  # noqa: PLR0913, PLR0917 - one parameter for each option, as click 
 @click.option("--runtime", default="onnxruntime", show_default=True)
 @click.option("--provider", default="cpu", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def measure(
-    model: Path, runtime: str, provider: str, as_json: bool, **wanted: Percentile | int | float
-) -> None:
+def measure(model: Path, runtime: str, provider: str, as_json: bool, **wanted: Percentile | int | float) -> None:
     """Measure a model on this machine alone."""
     try:
         settings = msgspec.convert(wanted, Settings)
@@ -207,9 +190,7 @@ def measure(
 @cli.command()
 @click.argument("connection", type=_FILE, metavar="BRIDGE.json")
 @click.option("--key", type=_FILE, help="Key file of a job.")
-@click.option(
-    "--timeout", "timeout_s", default=10.0, show_default=True, help="Seconds to wait for the relay."
-)
+@click.option("--timeout", "timeout_s", default=10.0, show_default=True, help="Seconds to wait for the relay.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def status(connection: Path, key: Path | None, timeout_s: float, as_json: bool) -> None:
     """Show a relay's devices and queue."""
@@ -272,9 +253,7 @@ def _only_one(state: Path) -> IO[bytes]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         lock.close()
-        raise BridgeError(
-            f"another agent uses state folder {state}: end it, or give --name or --state"
-        ) from None
+        raise BridgeError(f"another agent uses state folder {state}: end it, or give --name or --state") from None
     return lock
 
 
@@ -325,9 +304,7 @@ def _table(measurement: Measurement) -> str:
 
 
 def _times(measurement: Measurement) -> list[tuple[str, float]]:
-    return [
-        (name, getattr(measurement, name)) for name in ("p50_s", "p90_s", "p95_s", "p99_s", "mean_s", "min_s")
-    ]
+    return [(name, getattr(measurement, name)) for name in ("p50_s", "p90_s", "p95_s", "p99_s", "mean_s", "min_s")]
 
 
 def _announce(line: str) -> None:

@@ -129,9 +129,7 @@ class BridgeClient:
         self._jitter = random.Random()
 
     @classmethod
-    def open(
-        cls, connection: Connection, key: KeyPair | None = None, timeout_s: float = 10.0
-    ) -> BridgeClient:
+    def open(cls, connection: Connection, key: KeyPair | None = None, timeout_s: float = 10.0) -> BridgeClient:
         """Connect, and wait until the relay has answered.
 
         Parameters
@@ -152,8 +150,7 @@ class BridgeClient:
         """
         if connection.relay_public_key is not None and key is None:
             raise KeyRefusedError(
-                f"relay {connection.job_endpoint} takes known keys only: "
-                "name a key file made by `edge-bridge keygen`"
+                f"relay {connection.job_endpoint} takes known keys only: name a key file made by `edge-bridge keygen`"
             )
         client = cls(connection, key)
         try:
@@ -269,8 +266,7 @@ class BridgeClient:
         if event is LinkEvent.KEY_REFUSED:
             self._reopen_at_s = now_s + REFUSED_RETRY_S
             self._refused = (
-                f"relay {self._endpoint} does not know this job's key: "
-                "add its .pub line to the relay's allow-list"
+                f"relay {self._endpoint} does not know this job's key: add its .pub line to the relay's allow-list"
             )
         if not self._up:
             return []
@@ -323,9 +319,7 @@ class BridgeClient:
         try:
             return Measured(result.request_id, result.decoded_measurement())
         except ProtocolError as error:
-            return MeasurementFailed(
-                result.request_id, "internal", f"the device's answer is malformed: {error}"
-            )
+            return MeasurementFailed(result.request_id, "internal", f"the device's answer is malformed: {error}")
 
     def _send_due(self, now_s: float) -> None:
         if not self._up:
@@ -351,6 +345,4 @@ class BridgeClient:
         ]
         for request_id in over:
             self.cancel(request_id)
-        return [
-            MeasurementFailed(each, "deadline", "no answer before the client's deadline") for each in over
-        ]
+        return [MeasurementFailed(each, "deadline", "no answer before the client's deadline") for each in over]

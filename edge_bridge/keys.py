@@ -66,9 +66,7 @@ def write_key_pair(stem: Path, name: str) -> tuple[Path, Path]:
     secret_path, public_path = _with_suffix(stem, ".key"), _with_suffix(stem, ".pub")
     for path in (secret_path, public_path):
         if path.exists():
-            raise KeyFileError(
-                f"key file {path} exists: choose another name, or move it away to replace the key"
-            )
+            raise KeyFileError(f"key file {path} exists: choose another name, or move it away to replace the key")
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
         _write_new(secret_path, msgspec.json.encode(pair) + b"\n", mode=0o600)

@@ -16,7 +16,7 @@ from typing import Any
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import numpy as np
-import onnxruntime  # type: ignore[import-untyped]
+import onnxruntime
 
 from edge_bridge.errors import RuntimeMissingError
 from edge_bridge.runtimes import Array, BadModelError, InputSpec
@@ -60,9 +60,7 @@ class OnnxRuntime:
         wanted = _PROVIDERS.get(provider)
         present = onnxruntime.get_available_providers()
         if wanted is None or wanted not in present:
-            raise RuntimeMissingError(
-                f"provider {provider} is not in this onnxruntime; it has: {', '.join(present)}"
-            )
+            raise RuntimeMissingError(f"provider {provider} is not in this onnxruntime; it has: {', '.join(present)}")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1

@@ -208,9 +208,7 @@ def decode(frames: Sequence[bytes], direction: Mapping[bytes, type[Header]]) -> 
         raise ProtocolError(f"{len(frames)} frames where version, type and header are wanted")
     version, tag, header_bytes, *payload = frames
     if version != VERSION:
-        raise ProtocolError(
-            f"peer speaks {_shown(version)}, this is {VERSION.decode()}: update the older side"
-        )
+        raise ProtocolError(f"peer speaks {_shown(version)}, this is {VERSION.decode()}: update the older side")
     wanted = direction.get(tag)
     if wanted is None:
         raise ProtocolError(f"type {_shown(tag)} is not one that this peer may send")

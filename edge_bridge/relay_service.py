@@ -68,9 +68,7 @@ class RelayPlan:
 
     def __post_init__(self) -> None:
         secure = self.key is not None and self.allowed is not None
-        if not secure and not all(
-            end.startswith("ipc://") for end in (self.job_endpoint, self.device_endpoint)
-        ):
+        if not secure and not all(end.startswith("ipc://") for end in (self.job_endpoint, self.device_endpoint)):
             raise BridgeError("a relay on a network needs a key and an allow-list")
 
 
@@ -137,9 +135,7 @@ class RelayService:
         try:
             socket.bind(endpoint)
         except zmq.ZMQError as error:
-            raise BridgeError(
-                f"relay cannot listen on {endpoint}: {error.strerror}, choose another port"
-            ) from None
+            raise BridgeError(f"relay cannot listen on {endpoint}: {error.strerror}, choose another port") from None
         bound = bytes(socket.getsockopt(zmq.LAST_ENDPOINT)).decode().rstrip("\0")
         if bound.startswith("ipc://"):
             return bound
@@ -160,9 +156,7 @@ class RelayService:
         if name:
             self._zap.send_multipart([version, request, b"200", b"OK", key.encode(), b""])
             return
-        log.warning(
-            "refused %s key %r from %s: not in the allow-list", domain.decode(), key, address.decode()
-        )
+        log.warning("refused %s key %r from %s: not in the allow-list", domain.decode(), key, address.decode())
         self._zap.send_multipart([version, request, b"400", b"key not allowed", b"", b""])
 
     def _take_in(self, side: str, socket: Socket) -> None:

@@ -80,9 +80,7 @@ def get_runtime(name: str) -> Runtime:
         for entry in entry_points(group=ENTRY_POINTS, name=name):
             return cast(Runtime, entry.load())
     except ImportError as error:
-        raise RuntimeMissingError(
-            f"runtime {name} cannot be imported ({error}): install it on this machine"
-        ) from None
+        raise RuntimeMissingError(f"runtime {name} cannot be imported ({error}): install it on this machine") from None
     known = sorted({*_BUILT_IN, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
     raise RuntimeMissingError(f"no runtime {name} on this machine; there are: {', '.join(known)}")
 

@@ -80,9 +80,7 @@ class Link:
         Both for CURVE, both None for a private ipc socket.
     """
 
-    def __init__(
-        self, context: Context, endpoint: str, key: KeyPair | None, relay_public_key: str | None
-    ) -> None:
+    def __init__(self, context: Context, endpoint: str, key: KeyPair | None, relay_public_key: str | None) -> None:
         self.endpoint = endpoint
         self.socket: Socket = context.socket(zmq.DEALER)
         _common(self.socket)

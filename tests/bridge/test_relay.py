@@ -144,6 +144,17 @@ def test_a_device_that_comes_back_idle_gets_its_task_again():
     assert bench.register(DEVICE_2, instance="agent")[-1].header == task_of(message.header)
 
 
+def test_a_device_that_was_given_up_and_comes_back_still_measuring_takes_its_task_off_the_queue():
+    bench = Bench()
+    bench.register(DEVICE, instance="agent")
+    message = ask()
+    bench.job(message)
+    bench.gone(DeviceGone(DEVICE, "link cut"))
+    bench.register(DEVICE_2, busy_with=message.header.request_id, instance="agent")
+    assert kinds(bench.register(b"idle one")) == [(b"idle one", Registered), (JOB, Devices)]
+    assert kinds(bench.device(result_of(message.header), DEVICE_2)) == [(JOB, Result)]
+
+
 def test_a_restarted_relay_does_not_give_a_device_what_it_is_measuring():
     bench = Bench()
     message, other = ask(b"1"), ask(b"2")

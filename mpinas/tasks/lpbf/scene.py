@@ -53,9 +53,9 @@ class Turbulence:
     keyhole: float = 0.10  # relative deviation of the absorbed power
     keyhole_hz_per_w: float = 12.0  # keyhole fluctuation: 2.6 kHz at 215 W
     capillary: float = 0.08  # relative deviation of the tail's temperature rise
-    texture: float = 0.3  # deviation of the logarithm of the tail's emissivity
-    texture_length_m: float = 55e-6
-    texture_life_s: float = 1.2e-3
+    texture: float = 0.5  # deviation of the logarithm of the tail's emissivity
+    texture_length_m: float = 65e-6
+    texture_life_s: float = 3e-3
     plume: float = 0.15
     spatter_per_frame: float = 0.35  # at the mean energy
 
