@@ -8,7 +8,7 @@ from torch import nn
 from mpinas.search import Genome
 
 #: What the baselines are trained with; the schedule and the budget are those of every candidate.
-TRAINING_GENES: Genome = {"learning_rate": 1e-3, "weight_decay": 0.0}
+TRAINING_GENES: Genome = {"learning_rate": 1e-3, "weight_decay": 0.0, "flips": False}
 
 
 class LpbfCnn(nn.Module):

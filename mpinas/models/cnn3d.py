@@ -8,7 +8,7 @@ from torch import nn
 from mpinas.search import Genome, SearchSpace
 
 STAGES_MAX = 3
-WIDTHS = (4, 8, 12, 16, 24, 32, 48, 64)
+WIDTHS = (8, 12, 16, 24, 32, 48, 64)
 #: Smallest side, in pixels, that is left after cropping and scaling down.
 SIDE_MIN = 4
 
@@ -19,18 +19,19 @@ def space(input_shape: tuple[int, int, int]) -> SearchSpace:
     Genes: `frames` taken from the middle of the window; `field`, side of the centre crop in pixels; `scale`, factor
     by which that is scaled down; `stem`: "fold" lays the frames into the channels of a 2D network, "conv3d" keeps
     time as an axis; stages with `depth` and `width` each, all but their first block residual; `kernel_time`,
-    `kernel_space`; `block`: plain or depthwise-separable convolutions; `head_width`; and the training genes
-    `learning_rate` and `weight_decay`. Inactive genes have one canonical value.
+    `kernel_space`; `block`: plain or depthwise-separable convolutions; `head`: fully connected layers on the mean over
+    the picture, or on a coarse grid that keeps where things are, of `head_width`; and the training genes
+    `learning_rate`, `weight_decay` and `flips` (mirrored training samples). Inactive genes have one canonical value.
     """
     frames, height, width = input_shape
     side = min(height, width)
     fields = sorted({max(SIDE_MIN, round(side * share)) for share in (0.4, 0.55, 0.75, 1.0)})
-    genes: dict[str, list[float] | list[int] | list[str]] = {
+    genes: dict[str, list[float] | list[int] | list[str] | list[bool]] = {
         "frames": [n for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64) if n < frames] + [frames],
         "field": fields,
         "scale": [n for n in (1, 2, 3, 4) if side // n >= SIDE_MIN],
         "stem": ["fold", "conv3d"],
-        "stem_width": list(WIDTHS[:6]),
+        "stem_width": list(WIDTHS[:5]),
         "stem_stride": [1, 2],
         "stages": list(range(1, STAGES_MAX + 1)),
         **{f"depth{i}": [1, 2, 3] for i in range(1, STAGES_MAX + 1)},
@@ -38,9 +39,11 @@ def space(input_shape: tuple[int, int, int]) -> SearchSpace:
         "kernel_time": [1, 3, 5],
         "kernel_space": [3, 5],
         "block": ["plain", "separable"],
+        "head": ["mean", "grid"],
         "head_width": [16, 32, 64, 128],
-        "learning_rate": [1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2],
-        "weight_decay": [0.0, 1e-4, 1e-3, 1e-2, 1e-1],
+        "learning_rate": [5e-4, 1e-3, 2e-3, 4e-3, 8e-3],
+        "weight_decay": [0.0, 1e-3, 1e-2, 1e-1],
+        "flips": [False, True],
     }
     smallest = {name: choices[0] for name, choices in genes.items()}
 
@@ -88,10 +91,13 @@ class Network(nn.Module):
                 stride = (2 if block == 0 else 1,) * dims
                 layers.append(_Block(dims, channels, width, kernel, stride, separable=genome["block"] == "separable"))
                 channels = width
-        layers += [nn.AdaptiveAvgPool2d(1) if self._folded else nn.AdaptiveAvgPool3d(1), nn.Flatten(1)]
         self.features = nn.Sequential(*layers)
+        cell, cells = _grid(genome) if genome["head"] == "grid" else (0, 1)
+        self._pool = nn.AvgPool2d(cell) if cell else nn.AdaptiveAvgPool2d(1)
         head_width = int(genome["head_width"])
-        self.head = nn.Sequential(nn.Linear(channels, head_width), nn.ReLU(), nn.Linear(head_width, outputs))
+        self.head = nn.Sequential(
+            nn.Flatten(1), nn.Linear(channels * cells**2, head_width), nn.ReLU(), nn.Linear(head_width, outputs)
+        )
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
         """(batch, frames, height, width) uint8 -> (batch, outputs)."""
@@ -100,8 +106,20 @@ class Network(nn.Module):
         x = self._scale(frames[:, :, rows, columns].float() / 255)  # (b, t, h, w), frames as channels
         if not self._folded:
             x = x.unsqueeze(1)  # (b, 1, t, h, w)
-        out: torch.Tensor = self.head(self.features(x))
+        x = self.features(x)
+        if not self._folded:
+            x = x.mean(2)  # (b, c, t, h, w) -> (b, c, h, w)
+        out: torch.Tensor = self.head(self._pool(x))
         return out
+
+
+def _grid(genome: Genome) -> tuple[int, int]:
+    """Side of a cell in pixels of the last stage, and cells along a side: four to seven, fewer in small pictures."""
+    side = int(genome["field"]) // int(genome["scale"])
+    for stride in (int(genome["stem_stride"]), *(2 for _ in range(int(genome["stages"])))):
+        side = -(-side // stride)
+    cell = max(1, side // 4)
+    return cell, side // cell
 
 
 class _Block(nn.Module):

@@ -22,26 +22,29 @@ def check() -> None:
 
 
 class HorovodCollectives:
-    """`comm`: the mpi4py communicator of the group. Open from construction to `close`."""
+    """`comm`: the mpi4py communicator of the group. To be used between `open` and `close`."""
 
     def __init__(self, comm: Any) -> None:
         import horovod.torch as hvd
 
         self._hvd = hvd
         self._comm = comm
-        self.open()
+        self._is_open = False
         self.rank: int = comm.Get_rank()
         self.size: int = comm.Get_size()
 
     def open(self) -> None:
         """Make the Horovod world; all members together."""
         self._hvd.init(comm=self._comm)
-        if self._hvd.size() != self._comm.Get_size():
-            raise RuntimeError(f"Horovod made a world of {self._hvd.size()}, the group has {self._comm.Get_size()}")
+        self._is_open = True
+        if self._hvd.size() != self.size:
+            raise RuntimeError(f"Horovod made a world of {self._hvd.size()}, the group has {self.size}")
 
     def close(self) -> None:
         """Leave the Horovod world. Peers that wait in a collective get a HorovodInternalError at once."""
-        self._hvd.shutdown()
+        if self._is_open:
+            self._hvd.shutdown()
+            self._is_open = False
 
     def distribute(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> torch.optim.Optimizer:
         """DistributedOptimizer over the group, parameters and buffers broadcast from the leader."""

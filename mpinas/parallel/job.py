@@ -158,7 +158,6 @@ def _train(
     collectives = HorovodCollectives(comm)
     trainer = _trainer(means, collectives, experiment)
     run_trainer(MpiCrew(number, groups[number], trainer, folder, comm, collectives), comm, control)
-    collectives.close()
 
 
 def _trainer(means: Means, collectives: Collectives, experiment: Experiment) -> Any:

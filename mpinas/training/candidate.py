@@ -92,6 +92,7 @@ class Trainer:
             batch_size=self.batch_size,
             learning_rate=float(genome["learning_rate"]),
             weight_decay=float(genome["weight_decay"]),
+            flips=bool(genome["flips"]),
             seed=seed,
             device=self.device,
         )

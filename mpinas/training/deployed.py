@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ class Deployed:
     """
 
     def __init__(self, path: Path) -> None:
+        # its Linux wheels report file and graph names to their maker unless told not to
+        os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         import onnxruntime
 
         if not path.is_file():

@@ -35,6 +35,8 @@ class Recipe:
     batch_size: int
     learning_rate: float
     weight_decay: float
+    #: Mirror every training sample at random in both directions of the picture.
+    flips: bool
     seed: int
     device: torch.device
 
@@ -67,7 +69,9 @@ def train(
     """
     training, validation = samples
     steps_per_epoch = max(1, len(training) // recipe.batch_size)
-    adamw = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay)
+    adamw = torch.optim.AdamW(
+        model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
+    )
     optimizer = group.distribute(adamw, model)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, recipe.epochs * steps_per_epoch)
@@ -78,6 +82,8 @@ def train(
         model.train()
         for batch in batches(len(training), recipe.batch_size, seed=(recipe.seed, epoch)):
             inputs, targets = _take(training, batch[group.rank :: group.size], recipe.device)
+            if recipe.flips:
+                inputs = flip(inputs)
             optimizer.zero_grad()
             share = len(inputs) * group.size / len(batch)
             loss = task.loss(model(inputs), targets) * share
@@ -132,6 +138,17 @@ def learning_rate_factor(step: int, steps: int) -> float:
     if step < rise:
         return (step + 1) / rise
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
+
+
+def flip(inputs: torch.Tensor) -> torch.Tensor:
+    """Mirror each sample, all its frames alike, with equal chance in each of the two directions of the picture.
+
+    (n, frames, height, width) -> the same shape; draws from torch's generator.
+    """
+    for axis in (2, 3):
+        chosen = torch.rand(len(inputs)) < 0.5
+        inputs = torch.where(chosen.to(inputs.device)[:, None, None, None], inputs.flip(axis), inputs)
+    return inputs
 
 
 def _take(samples: Samples, indices: NDArray[np.int64], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:

@@ -26,12 +26,13 @@ samples = task.load()
 def parameters_after(comm, batch_size, epochs=1):
     """The baseline (it has no BatchNorm, so that whole batches and shards must agree) after a few steps."""
     collectives = HorovodCollectives(comm)
+    collectives.open()
     torch.manual_seed(comm.Get_rank())  # ranks start apart on purpose: the leader's weights must win
     from mpinas.models import build
 
     model = build(baseline_genome("digits-cnn"), task.input_shape, task.outputs)
     few = Samples(samples[0].inputs[:96], samples[0].targets[:96])
-    recipe = Recipe(epochs, batch_size, 1e-3, 0.0, 7, torch.device("cpu"))
+    recipe = Recipe(epochs, batch_size, 1e-3, 0.0, False, 7, torch.device("cpu"))
     metrics = train(model, task, (few, samples[1]), recipe, collectives)
     flat = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
     collectives.close()
@@ -59,11 +60,12 @@ def gradient(comm):
 def buffers(comm):
     """A network with BatchNorm: its statistics are made equal, and the shared judgement is that of one process."""
     collectives = HorovodCollectives(comm)
+    collectives.open()
     genome = make_space("cnn3d", task.input_shape).sample(np.random.default_rng(3))
     from mpinas.models import build
 
     model = build(genome, task.input_shape, task.outputs)
-    recipe = Recipe(2, 32, 2e-3, 0.0, 7, torch.device("cpu"))
+    recipe = Recipe(2, 32, 2e-3, 0.0, False, 7, torch.device("cpu"))
     metrics = train(model, task, samples, recipe, collectives)
     flat = torch.cat([b.reshape(-1).float() for b in model.buffers()]).numpy()
     everyone = comm.gather(flat, root=0)
@@ -71,6 +73,7 @@ def buffers(comm):
     alone = None
     if comm.Get_rank() == 0:
         solo = HorovodCollectives(MPI.COMM_SELF)
+        solo.open()
         alone = judge(model, task, samples[1], solo, recipe)
         solo.close()
     if comm.Get_rank() == 0:
@@ -109,7 +112,6 @@ def failures(comm):
         Treacherous.calls, Treacherous.how = 0, how
         order = msg.Evaluate(number, 1, baseline_genome("digits-cnn"), 2, 0)
         crew.execute(order, reports.append, lambda: False)
-    collectives.close()
     if comm.Get_rank() == 0:
         final = [r for r in reports if not isinstance(r, msg.Progress)]
         return [[type(r).__name__, r.candidate, getattr(r, "reason", ""), getattr(r, "detail", "")] for r in final]

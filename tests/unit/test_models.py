@@ -64,8 +64,8 @@ def test_inactive_genes_have_one_value():
     space = make_space("cnn3d", (16, 41, 41))
     genome = {gene.name: gene.choices[-1] for gene in space.genes}
     short = space.repair({**genome, "stages": 1, "frames": 1})
-    assert (short["width3"], short["depth3"], short["stem"], short["kernel_time"]) == (4, 1, "fold", 1)
-    assert space.repair({**genome, "stages": 1, "frames": 1, "width3": 8}) == short
+    assert (short["width3"], short["depth3"], short["stem"], short["kernel_time"]) == (8, 1, "fold", 1)
+    assert space.repair({**genome, "stages": 1, "frames": 1, "width3": 12}) == short
 
 
 def test_unknown_space_is_named():

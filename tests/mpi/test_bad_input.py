@@ -1,0 +1,142 @@
+"""What the user can mend gets one line, exit code 2, and leaves nothing behind. Real command lines."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import h5py
+import numpy as np
+import pytest
+
+DIGITS = '[task]\nname = "digits"\n'
+LPBF = '[task]\nname = "lpbf"\nframes = 8\n'
+
+
+def write_recording(path, layers=3, *, labels=True, spoil=None):
+    rng = np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        for layer in range(layers):
+            group = file.create_group(f"{layer + 1}")
+            frames = rng.integers(0, 255, (20, 12, 12)).astype(np.uint8)
+            data = {"frame": frames, "scan_line_index": np.repeat(np.arange(2), 10)}
+            if labels:
+                data["laser_params"] = np.full((2, 2), 200.0)
+            if spoil:
+                spoil(data)
+            for name, values in data.items():
+                group[name] = values
+    return path
+
+
+def nan_label(data):
+    data["laser_params"][0, 0] = np.nan
+
+
+def flat_frames(data):
+    data["frame"] = data["frame"][:, 0]
+
+
+CASES = {
+    "no such experiment": ("missing.toml", None, {}, "no such experiment file"),
+    "unknown key": ("e.toml", DIGITS + "[search]\nevaluatoins = 3\n", {}, "did you mean evaluations?"),
+    "wrong type": ("e.toml", DIGITS + '[training]\nepochs = "few"\n', {}, "training.epochs: expected `int`"),
+    "unknown task": ("e.toml", '[task]\nname = "cifar"\n', {}, "known are lpbf, digits"),
+    "unknown space": ("e.toml", DIGITS + '[search]\nspace = "x"\n', {}, "known are cnn3d"),
+    "no training file": ("e.toml", LPBF, {}, "task.train is missing"),
+    "missing file": ("e.toml", LPBF + 'train = "none.hdf5"\n', {}, "none.hdf5"),
+    "foreign file": ("e.toml", LPBF + 'train = "e.toml"\n', {}, "e.toml"),
+    "NaN label": ("e.toml", LPBF + 'train = "nan.hdf5"\n', {}, "nan.hdf5"),
+    "no labels": ("e.toml", LPBF + 'train = "unlabelled.hdf5"\n', {}, "unlabelled.hdf5"),
+    "wrong shape": ("e.toml", LPBF + 'train = "flat.hdf5"\n', {}, "flat.hdf5"),
+    "truncated": ("e.toml", LPBF + 'train = "cut.hdf5"\n', {}, "cut.hdf5"),
+    "one layer": ("e.toml", LPBF + 'train = "one.hdf5"\n', {}, "1 layer"),
+    "bad test file": ("e.toml", LPBF + 'train = "good.hdf5"\ntest = "cut.hdf5"\n', {}, "cut.hdf5"),
+    "controller set": ("e.toml", DIGITS, {"HOROVOD_CONTROLLER": "gloo"}, "unset it"),
+    "thread level": ("e.toml", DIGITS, {"MPI4PY_RC_THREAD_LEVEL": "funneled"}, "MPI_THREAD_MULTIPLE"),
+    "bridge missing": ("e.toml", DIGITS + '[edge]\nbridge = "BRIDGE.json"\n', {}, "BRIDGE.json"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_one_line_and_exit_code_2(mpirun, tmp_path, case):
+    name, text, environment, message = CASES[case]
+    if text is not None:
+        (tmp_path / name).write_text(text)
+    good = write_recording(tmp_path / "good.hdf5")
+    (tmp_path / "cut.hdf5").write_bytes(good.read_bytes()[:3000])
+    write_recording(tmp_path / "nan.hdf5", spoil=nan_label)
+    write_recording(tmp_path / "unlabelled.hdf5", labels=False)
+    write_recording(tmp_path / "flat.hdf5", spoil=flat_frames)
+    write_recording(tmp_path / "one.hdf5", layers=1)
+    before = {path.name for path in tmp_path.iterdir()}
+    done = mpirun(3, "-m", "mpinas", "search", name, "--run", "run", check=False, env=environment, timeout=60)
+    assert done.returncode == 2, done.stdout + done.stderr
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("mpinas: error: ")]
+    assert len(lines) == 1, done.stdout + done.stderr
+    assert message in lines[0]
+    assert "Traceback" not in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == before, "something was left behind"
+
+
+def alone(tmp_path, *arguments, **environment):
+    import os
+
+    return subprocess.run(
+        [sys.executable, "-m", "mpinas", *arguments],
+        cwd=tmp_path, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "message"),
+    [
+        ([], {}, "`mpinas init` writes one"),
+        (["search", "--resume"], {}, "--resume needs the folder"),
+        (["search", "--resume", "--run", "none"], {}, "no such run folder"),
+        (["search", "e.toml", "--run", "there"], {}, "exists already"),
+        (["search", "e.toml", "--set", "search"], {}, "write section.key=value"),
+        (["search", "e.toml"], {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}, "srun --mpi=pmix"),
+        (["init", "e.toml"], {}, "exists already"),
+        (["results", "none"], {}, "no such run folder"),
+        (["results", "there"], {}, "not a run folder"),
+        (["predict", "none.onnx", "e.toml", "-o", "out.csv"], {}, "no such model file"),
+        (["predict", "e.toml", "e.toml", "-o", "out.csv"], {}, "not a model"),
+        (["data", "inspect", "none.hdf5"], {}, "none.hdf5"),
+        (["data", "inspect", "e.toml"], {}, "e.toml"),
+        (["data", "simulate", "e.toml"], {}, "e.toml"),
+        (["data", "simulate", "o.hdf5", "--lines", "0"], {}, "must be 1 or more"),
+    ],
+)
+def test_the_other_commands(tmp_path, arguments, environment, message):
+    (tmp_path / "there").mkdir()
+    if arguments:
+        (tmp_path / "e.toml").write_text(DIGITS)
+    before = {path.name for path in tmp_path.iterdir()}
+    done = alone(tmp_path, *arguments, **environment)
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = done.stderr.strip().splitlines()[-1:]
+    assert line.startswith("mpinas: error: ")
+    assert message in line
+    assert "Traceback" not in done.stderr
+    assert {path.name for path in tmp_path.iterdir()} == before
+
+
+def test_of_several_tasks_in_worlds_of_their_own_only_the_first_complains(tmp_path):
+    (tmp_path / "e.toml").write_text(DIGITS)
+    task = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "2"}
+    done = alone(tmp_path, "search", "e.toml", **task)
+    assert (done.returncode, done.stderr) == (2, "")
+
+
+def test_usage_errors_come_from_click(tmp_path):
+    done = alone(tmp_path, "serch")
+    assert done.returncode == 2
+    assert "No such command" in done.stderr
+
+
+def test_init_writes_an_experiment_that_is_read(tmp_path):
+    assert alone(tmp_path, "init").returncode == 0
+    done = alone(tmp_path, "search")
+    assert done.returncode == 2
+    assert "data/train.hdf5" in done.stderr

@@ -1,0 +1,249 @@
+"""Whole jobs: real mpirun, real Horovod, a real relay and agent, real data. The same experiment at several sizes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, mpi_environment, mpirun_command
+
+from mpinas.coordination import messages as msg
+from mpinas.coordination.lifecycle import State
+from mpinas.errors import UserError
+from mpinas.history import journal
+from mpinas.history.run_folder import RunFolder
+from mpinas.report import results
+
+EXPERIMENT = """
+[task]
+name = "digits"
+[search]
+evaluations = 6
+seed = 3
+population = 4
+[training]
+group_size = 2
+epochs = 2
+"""
+
+
+@pytest.fixture
+def experiment(tmp_path):
+    path = tmp_path / "experiment.toml"
+    path.write_text(EXPERIMENT)
+    return path
+
+
+def check_finished(run: Path, evaluations: int) -> dict:
+    """What every finished run must be, whatever its size."""
+    folder = RunFolder.existing(run)
+    ledger = results.load(folder)
+    found = results.as_dict(ledger, folder)
+    assert ledger.finished
+    evaluated = [c for c in found["candidates"] if c["state"] == "EVALUATED"]
+    assert len(evaluated) == evaluations
+    for candidate in evaluated:
+        assert candidate["measurement"]["samples"] >= 64
+        assert candidate["objectives"]["latency_s"] == candidate["measurement"]["p50_s"] > 0
+        assert candidate["attempts"] >= 1
+    assert found["baseline"] == 0
+    kept = set(found["front"]) | {0}
+    for candidate in found["candidates"]:
+        if candidate["id"] in kept:
+            assert candidate["test_error"] is not None
+            assert candidate["onnx_difference"] < 1e-4
+            assert Path(candidate["onnx"]).is_file()
+    on_disk = {int(path.name) for path in folder.models.iterdir()}
+    assert on_disk == kept, "weights of the front and the baseline, and no others"
+    assert list(folder.exports.iterdir()) == []
+    return found
+
+
+def orders_of(run: Path) -> list[int]:
+    history = journal.read(RunFolder(run).journal_file)
+    return [event.candidate for _, event in history if type(event) is msg.Evaluated]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3, 5])
+def test_a_search_at_every_size(mpirun, experiment, tmp_path, ranks):
+    done = mpirun(ranks, "-m", "mpinas", "search", str(experiment), "--run", "run")
+    found = check_finished(tmp_path / "run", 6)
+    assert 0 < found["trainer_utilisation"] <= 1
+    first = done.stdout.splitlines()[0]
+    expected = {1: "serially", 2: "the last of 1 (2 does not divide 1)", 3: "1 group(s) of 2", 5: "2 group(s) of 2"}
+    assert expected[ranks] in first
+    assert "finished: 6 of 6" in done.stdout
+
+
+def test_the_same_job_without_mpirun_and_with_nothing_but_a_file_named_experiment_toml(experiment, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-m", "mpinas"], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    (run,) = (tmp_path / "runs").iterdir()
+    assert run.name.startswith("experiment-")
+    check_finished(run, 6)
+
+
+def start(ranks: int, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [*mpirun_command(ranks), sys.executable, "-m", "mpinas", "search", *arguments],
+        cwd=folder, env=mpi_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+
+
+def until(condition, job: subprocess.Popen[str], limit_s: float = 120.0):
+    """Wait for a fact on disk; the job must be alive meanwhile."""
+    end = time.monotonic() + limit_s
+    while time.monotonic() < end:
+        if found := condition():
+            return found
+        assert job.poll() is None, f"the job ended early:\n{job.stdout.read()}"
+        time.sleep(0.02)
+    raise AssertionError("waited in vain")
+
+
+def evaluated_in(run: Path) -> list[int]:
+    try:
+        return orders_of(run)
+    except UserError:
+        return []
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Every process whose current folder is the job's: ranks, relay, agent, exporter."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                if os.readlink(entry / "cwd") == str(folder):
+                    found.append(int(entry.name))
+            except OSError:
+                continue
+    return found
+
+
+@pytest.mark.parametrize("ranks_after", [3, 2])
+def test_killed_in_the_middle_and_resumed_nothing_is_lost_or_done_again(experiment, tmp_path, ranks_after):
+    run = tmp_path / "run"
+    job = start(3, tmp_path, str(experiment), "--run", "run")
+    until(lambda: len(evaluated_in(run)) >= 3, job)
+    for pid in [job.pid, *processes_of(tmp_path)]:
+        command = Path(f"/proc/{pid}/cmdline")
+        if command.exists() and b"edge_bridge" not in command.read_bytes() and b"exporter" not in command.read_bytes():
+            os.kill(pid, signal.SIGKILL)  # mpirun and all ranks; relay, agent and exporter must find out themselves
+    job.communicate(timeout=30)
+    end = time.monotonic() + 30
+    while processes_of(tmp_path) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert processes_of(tmp_path) == [], "children outlived the job"
+
+    before = evaluated_in(run)
+    resumed = start(ranks_after, tmp_path, "--resume", "--run", "run")
+    output, _ = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, output
+    assert f"resumed: {len(before)} candidates evaluated before" in output
+    check_finished(run, 6)
+    all_evaluated = orders_of(run)
+    assert all_evaluated[: len(before)] == before
+    assert len(set(all_evaluated)) == len(all_evaluated) == 6
+
+
+def test_asked_to_stop_it_stops_and_goes_on_later(experiment, tmp_path):
+    run = tmp_path / "run"
+    job = start(3, tmp_path, str(experiment), "--run", "run", "--set", "training.epochs=400")
+    until(lambda: (run / "journal.jsonl").exists() and b"Ordered" in (run / "journal.jsonl").read_bytes(), job)
+    job.send_signal(signal.SIGUSR2)  # mpirun passes it on to the ranks
+    output, _ = job.communicate(timeout=60)
+    assert "SIGUSR2: stopping" in output
+    ledger = results.load(RunFolder(run))
+    assert ledger.count(State.TRAINING) == 1
+    assert ledger.finished is None
+    # a finished run can be made longer, too
+    mpirun_done = start(3, tmp_path, "--resume", "--run", "run", "--set", "search.evaluations=2")
+    output, _ = mpirun_done.communicate(timeout=10)
+    assert mpirun_done.returncode in (0, 2)
+
+
+def test_results_can_be_read_while_the_job_runs_and_a_finished_run_can_be_made_longer(experiment, tmp_path):
+    run = tmp_path / "run"
+    job = start(3, tmp_path, str(experiment), "--run", "run")
+    until(lambda: len(evaluated_in(run)) >= 2, job)
+    shown = subprocess.run(
+        [sys.executable, "-m", "mpinas", "results", "run", "--json"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert json.loads(shown.stdout)["counts"]["EVALUATED"] >= 2
+    output, _ = job.communicate(timeout=240)
+    assert job.returncode == 0, output
+    longer = start(3, tmp_path, "--resume", "--run", "run", "--set", "search.evaluations=8")
+    output, _ = longer.communicate(timeout=240)
+    assert longer.returncode == 0, output
+    check_finished(run, 8)
+
+
+def test_limits_reject_before_training(mpirun, experiment, tmp_path):
+    mpirun(3, "-m", "mpinas", "search", str(experiment), "--run", "run", "--set", "search.limits.parameters=20000")
+    found = check_finished(tmp_path / "run", 6)
+    rejected = [c for c in found["candidates"] if c["state"] == "REJECTED"]
+    assert rejected
+    assert all(c["attempts"] == 0 and "parameters" in c["reason"] for c in rejected)
+    assert all(c["parameters"] <= 20000 for c in found["candidates"] if c["id"] in found["front"])
+
+
+def test_on_recordings_of_both_layouts_and_the_models_predict(mpirun, tmp_path):
+    from mpinas.tasks.lpbf.simulate import SimulationPlan, simulate
+
+    simulate(tmp_path / "old.hdf5", SimulationPlan(objects=("A", "B"), layers=2, lines_per_layer=8, seed=1))
+    simulate(tmp_path / "new", SimulationPlan(layout="v1.1", objects=("C", "D"), layers=2, lines_per_layer=6, seed=2))
+    simulate(tmp_path / "test", SimulationPlan(layout="v1.1", objects=("E", "F"), layers=1, lines_per_layer=7, seed=3))
+    (tmp_path / "lpbf.toml").write_text(
+        '[task]\nname = "lpbf"\nframes = 8\ntrain = ["old.hdf5", "new"]\ntest = "test"\n'
+        "[search]\nevaluations = 3\n[training]\nepochs = 1\nbatch_size = 8\ngroup_size = 2\n"
+    )
+    done = mpirun(3, "-m", "mpinas", "search", "lpbf.toml", "--run", "run")
+    assert "SIMULATED" in done.stdout
+    found = check_finished(tmp_path / "run", 3)
+    assert found["simulated_data"] is True
+    best = found["candidates"][found["front"][0]]
+    assert set(best["metrics"]) == {"error", "rmse_speed_mm_s", "rmse_power_w"}
+    subprocess.run(
+        [sys.executable, "-m", "mpinas", "predict", best["onnx"], "test", "-o", "out.csv"],
+        cwd=tmp_path, timeout=60, check=True,
+    )  # fmt: skip
+    rows = (tmp_path / "out.csv").read_text().splitlines()
+    assert rows[0] == "object,layer,line,speed_mm_s,power_w"
+    assert len(rows) == 1 + 14
+    # the deployed file, read by itself, makes the test error that the job reported
+    from mpinas.tasks.lpbf.recording import open_recording
+
+    with open_recording(tmp_path / "test") as recording:
+        truth = [(line.speed_mm_s / 900, line.power_w / 215) for line in recording.lines]
+    squares = []
+    for row, (speed, power) in zip(rows[1:], truth, strict=True):
+        got_speed, got_power = (float(value) for value in row.split(",")[3:])
+        squares += [(got_speed / 900 - speed) ** 2, (got_power / 215 - power) ** 2]
+    assert (sum(squares) / len(squares)) ** 0.5 == pytest.approx(best["test_error"], rel=1e-3)
+
+
+@pytest.mark.skipif(not (ROOT.parent / "shared" / "data").is_dir(), reason="the shared sample files are not here")
+def test_on_the_shared_sample_files_with_a_test_file_without_labels(mpirun, tmp_path):
+    data = ROOT.parent / "shared" / "data"
+    (tmp_path / "lpbf.toml").write_text(
+        f'[task]\nname = "lpbf"\nframes = 7\ntrain = ["{data}/raise_v1.0.hdf5", "{data}/C028.hdf5"]\n'
+        f'test = "{data}/C029_test.hdf5"\n'
+        "[search]\nevaluations = 3\n[training]\nepochs = 1\nbatch_size = 8\n"
+    )
+    mpirun(3, "-m", "mpinas", "search", "lpbf.toml", "--run", "run")
+    folder = RunFolder.existing(tmp_path / "run")
+    found = results.as_dict(results.load(folder), folder)
+    assert found["counts"]["EVALUATED"] == 3
+    assert found["simulated_data"] is False
+    assert all(found["candidates"][i]["test_error"] is None for i in found["front"])
+    assert all(Path(found["candidates"][i]["onnx"]).is_file() for i in found["front"])
