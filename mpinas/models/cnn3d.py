@@ -25,11 +25,11 @@ def space(input_shape: tuple[int, int, int]) -> SearchSpace:
     """
     frames, height, width = input_shape
     side = min(height, width)
-    fields = sorted({max(SIDE_MIN, round(side * share)) for share in (0.4, 0.55, 0.75, 1.0)})
+    fields = sorted({max(SIDE_MIN, round(side * share)) for share in (0.5, 0.75, 1.0)})
     genes: dict[str, list[float] | list[int] | list[str] | list[bool]] = {
-        "frames": [n for n in (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64) if n < frames] + [frames],
+        "frames": [n for n in (1, 2, 4, 8, 16, 32, 64) if n < frames] + [frames],
         "field": fields,
-        "scale": [n for n in (1, 2, 3, 4) if side // n >= SIDE_MIN],
+        "scale": [n for n in (1, 2, 3) if side // n >= SIDE_MIN],
         "stem": ["fold", "conv3d"],
         "stem_width": list(WIDTHS[:5]),
         "stem_stride": [1, 2],

@@ -24,7 +24,7 @@ EXPERIMENT = """
 [task]
 name = "digits"
 [search]
-evaluations = 6
+evaluations = 4
 seed = 3
 population = 4
 [training]
@@ -73,12 +73,12 @@ def orders_of(run: Path) -> list[int]:
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
 def test_a_search_at_every_size(mpirun, experiment, tmp_path, ranks):
     done = mpirun(ranks, "-m", "mpinas", "search", str(experiment), "--run", "run")
-    found = check_finished(tmp_path / "run", 6)
+    found = check_finished(tmp_path / "run", 4)
     assert 0 < found["trainer_utilisation"] <= 1
     first = done.stdout.splitlines()[0]
     expected = {1: "serially", 2: "the last of 1 (2 does not divide 1)", 3: "1 group(s) of 2", 5: "2 group(s) of 2"}
     assert expected[ranks] in first
-    assert "finished: 6 of 6" in done.stdout
+    assert "finished: 4 of 4" in done.stdout
 
 
 def test_the_same_job_without_mpirun_and_with_nothing_but_a_file_named_experiment_toml(experiment, tmp_path):
@@ -88,7 +88,7 @@ def test_the_same_job_without_mpirun_and_with_nothing_but_a_file_named_experimen
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").iterdir()
     assert run.name.startswith("experiment-")
-    check_finished(run, 6)
+    check_finished(run, 4)
 
 
 def start(ranks: int, folder: Path, *arguments: str) -> subprocess.Popen[str]:
@@ -133,7 +133,7 @@ def processes_of(folder: Path) -> list[int]:
 def test_killed_in_the_middle_and_resumed_nothing_is_lost_or_done_again(experiment, tmp_path, ranks_after):
     run = tmp_path / "run"
     job = start(3, tmp_path, str(experiment), "--run", "run")
-    until(lambda: len(evaluated_in(run)) >= 3, job)
+    until(lambda: len(evaluated_in(run)) >= 2, job)
     for pid in [job.pid, *processes_of(tmp_path)]:
         command = Path(f"/proc/{pid}/cmdline")
         if command.exists() and b"edge_bridge" not in command.read_bytes() and b"exporter" not in command.read_bytes():
@@ -149,15 +149,15 @@ def test_killed_in_the_middle_and_resumed_nothing_is_lost_or_done_again(experime
     output, _ = resumed.communicate(timeout=240)
     assert resumed.returncode == 0, output
     assert f"resumed: {len(before)} candidates evaluated before" in output
-    check_finished(run, 6)
+    check_finished(run, 4)
     all_evaluated = orders_of(run)
     assert all_evaluated[: len(before)] == before
-    assert len(set(all_evaluated)) == len(all_evaluated) == 6
+    assert len(set(all_evaluated)) == len(all_evaluated) == 4
 
 
 def test_asked_to_stop_it_stops_and_goes_on_later(experiment, tmp_path):
     run = tmp_path / "run"
-    job = start(3, tmp_path, str(experiment), "--run", "run", "--set", "training.epochs=400")
+    job = start(3, tmp_path, str(experiment), "--run", "run", "--set", "training.epochs=40")
     until(lambda: (run / "journal.jsonl").exists() and b"Ordered" in (run / "journal.jsonl").read_bytes(), job)
     job.send_signal(signal.SIGUSR2)  # mpirun passes it on to the ranks
     output, _ = job.communicate(timeout=60)
@@ -165,10 +165,11 @@ def test_asked_to_stop_it_stops_and_goes_on_later(experiment, tmp_path):
     ledger = results.load(RunFolder(run))
     assert ledger.count(State.TRAINING) == 1
     assert ledger.finished is None
-    # a finished run can be made longer, too
-    mpirun_done = start(3, tmp_path, "--resume", "--run", "run", "--set", "search.evaluations=2")
-    output, _ = mpirun_done.communicate(timeout=10)
-    assert mpirun_done.returncode in (0, 2)
+    assert processes_of(tmp_path) == []
+    again = start(3, tmp_path, "--resume", "--run", "run", "--set", "search.evaluations=2")
+    output, _ = again.communicate(timeout=240)
+    assert again.returncode == 0, output
+    check_finished(run, 2)
 
 
 def test_results_can_be_read_while_the_job_runs_and_a_finished_run_can_be_made_longer(experiment, tmp_path):
@@ -182,15 +183,15 @@ def test_results_can_be_read_while_the_job_runs_and_a_finished_run_can_be_made_l
     assert json.loads(shown.stdout)["counts"]["EVALUATED"] >= 2
     output, _ = job.communicate(timeout=240)
     assert job.returncode == 0, output
-    longer = start(3, tmp_path, "--resume", "--run", "run", "--set", "search.evaluations=8")
+    longer = start(3, tmp_path, "--resume", "--run", "run", "--set", "search.evaluations=6")
     output, _ = longer.communicate(timeout=240)
     assert longer.returncode == 0, output
-    check_finished(run, 8)
+    check_finished(run, 6)
 
 
 def test_limits_reject_before_training(mpirun, experiment, tmp_path):
     mpirun(3, "-m", "mpinas", "search", str(experiment), "--run", "run", "--set", "search.limits.parameters=20000")
-    found = check_finished(tmp_path / "run", 6)
+    found = check_finished(tmp_path / "run", 4)
     rejected = [c for c in found["candidates"] if c["state"] == "REJECTED"]
     assert rejected
     assert all(c["attempts"] == 0 and "parameters" in c["reason"] for c in rejected)
