@@ -44,6 +44,8 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     population: Annotated[int, Meta(ge=2)] = 16
     #: Rejected and failed candidates are replaced until this many were proposed; 0: ten times the evaluations.
     proposals_max: Annotated[int, Meta(ge=0)] = 0
+    #: Fewer choices for some genes of the space: frames = [8, 16].
+    genes: dict[str, Annotated[tuple[str | int | float | bool, ...], Meta(min_length=1)]] = {}
     #: Hard upper limits on what is measured: latency_s, size_bytes, parameters, p90_s, p99_s …
     limits: dict[str, Annotated[float, Meta(gt=0)]] = {}
 
@@ -95,6 +97,7 @@ _FIXED = (
     "search.seed",
     "search.space",
     "search.population",
+    "search.genes",
     "training.epochs",
     "training.batch_size",
 )
@@ -221,6 +224,9 @@ seed = 0
 # space = "cnn3d"
 # population = 16            # parents of the genetic search
 # proposals_max = 0          # rejected and failed candidates are replaced up to this many; 0: 10 x evaluations
+
+# [search.genes]             # fewer choices for some genes of the space
+# frames = [8, 16]
 
 [search.limits]              # hard limits on what the device measures; what breaks one is never trained
 # latency_s = 0.002

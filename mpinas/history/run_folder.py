@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 
 from mpinas.config import Experiment, read_experiment, write_experiment
@@ -83,6 +84,12 @@ class RunFolder:
     def onnx_file(self, candidate: int) -> Path:
         """The trained candidate, deployable."""
         return self.models / f"{candidate:05d}" / "model.onnx"
+
+    def keep_only(self, candidates: Collection[int]) -> None:
+        """Remove the trained models of all others: a job that was killed may have left some."""
+        for path in self.models.iterdir():
+            if path.name.isdigit() and int(path.name) not in candidates:
+                shutil.rmtree(path, ignore_errors=True)
 
     def discard(self, candidate: int) -> None:
         """Remove the trained model of a candidate, if there is one."""

@@ -6,23 +6,32 @@ so that the exported model is all there is to run on the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import nn
 
 from mpinas.errors import UserError
 from mpinas.models import baselines, cnn3d
-from mpinas.search import Genome, SearchSpace
+from mpinas.search import Genome, SearchSpace, Value
 
 Shape = tuple[int, int, int]
 SPACES: dict[str, Callable[[Shape], SearchSpace]] = {"cnn3d": cnn3d.space}
 
 
-def make_space(name: str, input_shape: Shape) -> SearchSpace:
-    """The search space of that name for samples of `input_shape` (frames, height, width). Raises UserError."""
+def make_space(name: str, input_shape: Shape, genes: Mapping[str, Sequence[Value]] | None = None) -> SearchSpace:
+    """The search space of that name for samples of `input_shape` (frames, height, width), narrowed to `genes`.
+
+    Raises
+    ------
+    UserError
+        The space, a gene or a choice is unknown.
+    """
     if name not in SPACES:
         raise UserError(f"search.space = {name!r} is unknown; known are {', '.join(SPACES)}")
-    return SPACES[name](input_shape)
+    try:
+        return SPACES[name](input_shape).narrowed(genes or {})
+    except ValueError as error:
+        raise UserError(f"search.genes: {error}") from None
 
 
 def baseline_genome(name: str) -> Genome:

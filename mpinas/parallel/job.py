@@ -78,7 +78,9 @@ def _run(world: Any, arguments: Arguments) -> None:
     from mpinas.tasks import make_task
 
     task = mpi.on_all_ranks(world, lambda: make_task(experiment.task, experiment.search.seed))
-    space = mpi.on_all_ranks(world, lambda: make_space(experiment.search.space, task.input_shape))
+    space = mpi.on_all_ranks(
+        world, lambda: make_space(experiment.search.space, task.input_shape, experiment.search.genes)
+    )
     if size > 1:
         from mpinas.parallel import horovod
 
@@ -233,6 +235,7 @@ class Desk:
         genetic = GeneticSearch(space, len(OBJECTIVES), search.seed, search.population)
         coordinator = Coordinator(plan, genetic, Ledger(dict(search.limits)), self._baseline())
         coordinator.replay(self.journal.history)
+        self.folder.keep_only(coordinator.ledger.finalists())
         stop = StopSignals()
         if means is None:
             channel: Any = MpiChannel(control, [members[0] for members in groups])

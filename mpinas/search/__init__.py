@@ -4,6 +4,6 @@ It proposes genomes and is told objectives; it never evaluates, reads no file, k
 """
 
 from mpinas.search.genetic import GeneticSearch
-from mpinas.search.space import Gene, Genome, SearchSpace, SpaceExhaustedError
+from mpinas.search.space import Gene, Genome, SearchSpace, SpaceExhaustedError, Value
 
-__all__ = ["Gene", "GeneticSearch", "Genome", "SearchSpace", "SpaceExhaustedError"]
+__all__ = ["Gene", "GeneticSearch", "Genome", "SearchSpace", "SpaceExhaustedError", "Value"]

@@ -54,6 +54,26 @@ class SearchSpace:
             raise ValueError("a search space needs at least one gene")
         self.genes = tuple(Gene(name, tuple(choices), _ordered(choices)) for name, choices in genes.items())
         self._repair = repair
+        #: Every value that a valid genome may have; more than the choices where the space was narrowed.
+        self._valid = {gene.name: frozenset(gene.choices) for gene in self.genes}
+
+    def narrowed(self, choices: Mapping[str, Sequence[Value]]) -> SearchSpace:
+        """The same space with fewer choices for some genes. Only `repair` may still set the values left out.
+
+        Raises
+        ------
+        ValueError
+            A gene is unknown, or a value is none of its choices.
+        """
+        all_choices: dict[str, Sequence[Value]] = {gene.name: gene.choices for gene in self.genes}
+        for name, values in choices.items():
+            if name not in all_choices:
+                raise ValueError(f"there is no gene {name!r}; there are {', '.join(all_choices)}")
+            if strange := [value for value in values if value not in all_choices[name]]:
+                raise ValueError(f"gene {name!r} cannot be {strange[0]!r}; it may be {list(all_choices[name])}")
+        out = SearchSpace({**all_choices, **choices}, self._repair)
+        out._valid = self._valid
+        return out
 
     def __len__(self) -> int:
         """Size of the product of all choices (an upper bound where `repair` folds it)."""
@@ -70,9 +90,9 @@ class SearchSpace:
         if genome.keys() != {gene.name for gene in self.genes}:
             raise ValueError(f"genome has genes {sorted(genome)}, the space {sorted(g.name for g in self.genes)}")
         for gene in self.genes:
-            if genome[gene.name] not in gene.choices:
+            if genome[gene.name] not in self._valid[gene.name]:
                 raise ValueError(f"gene {gene.name!r} = {genome[gene.name]!r} is none of {list(gene.choices)}")
-        ordered = {gene.name: genome[gene.name] for gene in self.genes}
+        ordered = {g.name: v if (v := genome[g.name]) in g.choices else g.choices[0] for g in self.genes}
         return self._repair(ordered) if self._repair else ordered
 
     def sample(self, rng: np.random.Generator) -> Genome:

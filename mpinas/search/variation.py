@@ -31,6 +31,8 @@ def mutate(space: SearchSpace, genome: Genome, rng: np.random.Generator) -> Geno
 
 
 def _other_choice(gene: Gene, value: Value, rng: np.random.Generator) -> Value:
+    if value not in gene.choices:  # a repaired value outside a narrowed gene
+        return gene.choices[int(rng.integers(len(gene.choices)))]
     if len(gene.choices) == 1:
         return value
     at = gene.choices.index(value)

@@ -69,9 +69,7 @@ def train(
     """
     training, validation = samples
     steps_per_epoch = max(1, len(training) // recipe.batch_size)
-    adamw = torch.optim.AdamW(
-        model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True
-    )
+    adamw = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     optimizer = group.distribute(adamw, model)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, recipe.epochs * steps_per_epoch)

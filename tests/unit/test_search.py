@@ -136,3 +136,20 @@ def test_repair_folds_equal_networks_and_bad_genomes_are_named():
         space.repair({"a": "on", "b": 9})
     with pytest.raises(ValueError, match="genes"):
         space.repair({"a": "on"})
+
+
+def test_a_narrowed_space_draws_only_what_is_left_but_knows_what_repair_sets():
+    def repair(genome):
+        return {**genome, "b": 0} if genome["a"] == "off" else genome
+
+    full = SearchSpace({"a": ["off", "on"], "b": [0, 1, 2]}, repair)
+    narrow = full.narrowed({"b": [1, 2]})
+    assert len(narrow) == 4
+    found = [tuple(g.values()) for g in narrow.every()]
+    assert sorted(found) == [("off", 0), ("on", 1), ("on", 2)]
+    rng = np.random.default_rng(0)
+    assert {tuple(narrow.repair(mutate(narrow, {"a": "off", "b": 0}, rng)).values()) for _ in range(50)} <= set(found)
+    with pytest.raises(ValueError, match="no gene 'c'; there are a, b"):
+        full.narrowed({"c": [1]})
+    with pytest.raises(ValueError, match="'b' cannot be 7"):
+        full.narrowed({"b": [1, 7]})
