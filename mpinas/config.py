@@ -27,7 +27,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: Files or folders that the final front is judged on; none: no test error.
     test: tuple[str, ...] = ()
     #: Frames of a window: what the baseline sees, and the most that a candidate may ask for.
-    frames: Positive = 16
+    frames: Annotated[int, Meta(ge=1, le=1024)] = 16
     #: Windows cut from each training line.
     windows_per_line: Positive = 1
     #: Share of the training layers held out, chosen by seed once for the run.
@@ -72,11 +72,11 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: Secret key file of this job, for a relay that is not local.
     key: str = ""
     #: Name of the device profile to measure on.
-    profile: str = "any"
+    profile: Annotated[str, Meta(min_length=1, max_length=120)] = "any"
     #: At least so many timed runs: 64 are enough for p90, 662 for p99, at 99% confidence.
-    samples: Annotated[int, Meta(ge=64)] = 64
+    samples: Annotated[int, Meta(ge=64, le=100_000)] = 64
     #: CPU threads the model may use on the device.
-    threads: Positive = 1
+    threads: Annotated[int, Meta(ge=1, le=1024)] = 1
     #: Timed runs of one measurement stop after so long.
     max_seconds: Annotated[float, Meta(gt=0, le=3600)] = 30.0
 
@@ -90,6 +90,9 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     edge: Edge = Edge()
 
 
+#: What a limit may be set on: what is known of a candidate before it is trained, and its error.
+LIMITED = ("latency_s", "p50_s", "p90_s", "p95_s", "p99_s", "mean_s", "load_s", "peak_memory_bytes", "size_bytes",
+           "parameters", "error")  # fmt: skip
 _SECTIONS: dict[str, type[msgspec.Struct]] = {"task": Task, "search": Search, "training": Training, "edge": Edge}
 #: What a resumed run may not change, because what was evaluated already would not compare.
 _FIXED = (
@@ -100,6 +103,9 @@ _FIXED = (
     "search.genes",
     "training.epochs",
     "training.batch_size",
+    "search.limits",
+    "edge.profile",
+    "edge.threads",
 )
 
 
@@ -129,7 +135,9 @@ def read_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
 
 def write_experiment(experiment: Experiment, path: Path) -> None:
     """Write the whole tree, defaults included."""
-    path.write_text(tomli_w.dumps(msgspec.to_builtins(experiment)))
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(tomli_w.dumps(msgspec.to_builtins(experiment)))
+    beside.replace(path)
 
 
 def check_resumable(before: Experiment, now: Experiment) -> None:
@@ -157,6 +165,8 @@ def _checked(tree: dict[str, Any], where: str) -> Experiment:
     except msgspec.ValidationError as error:
         what, _, at = str(error).partition(" - at `$.")
         raise UserError(f"{where}: {at.rstrip('`')}: {what[0].lower()}{what[1:]}") from None
+    for name in experiment.search.limits:
+        _known(name, LIMITED, f"{where}: search.limits.{name}")
     if experiment.training.batch_size < 2 * experiment.training.group_size:
         raise UserError(
             f"{where}: training.batch_size = {experiment.training.batch_size} gives some rank of a group of "

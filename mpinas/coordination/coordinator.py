@@ -15,6 +15,9 @@ from mpinas.coordination.ledger import BASELINE, Ledger
 from mpinas.coordination.lifecycle import State
 from mpinas.search import GeneticSearch, Genome, SpaceExhaustedError
 
+#: A candidate in whose training so many jobs ended is not tried again.
+ATTEMPTS_MAX = 4
+
 # --- commands: what the shell has to do
 
 
@@ -50,7 +53,7 @@ class Send:
 
 @dataclass(frozen=True, slots=True)
 class Discard:
-    """This candidate's weights are of no more use."""
+    """This candidate's files are of no more use."""
 
     candidate: int
 
@@ -106,8 +109,9 @@ class Coordinator:
             within = self._judge(event.candidate, time, commands)
             if within and isinstance(event, ev.Exported):
                 commands.append(Measure(event.candidate))
-        self._order(time, commands)
-        self._propose(time, commands)
+        if not self.ledger.standing[State.FAILED].keys() & {BASELINE}:
+            self._order(time, commands)
+            self._propose(time, commands)
         self._conclude(time, commands)
         return commands
 
@@ -117,7 +121,9 @@ class Coordinator:
         front_before = self.ledger.front
         self._apply(event, time)
         commands.append(Record(event))
-        if isinstance(event, msg.Evaluated):
+        if isinstance(event, (ev.Rejected, ev.ExportFailed)):
+            commands.append(Discard(event.candidate))
+        elif isinstance(event, msg.Evaluated):
             dropped = {*front_before, event.candidate} - {*self.ledger.front, BASELINE}
             commands += [Discard(candidate) for candidate in sorted(dropped)]
 
@@ -143,7 +149,11 @@ class Coordinator:
         for candidate in self.ledger.standing[State.PROPOSED]:
             commands.append(Export(candidate, self.ledger.candidates[candidate].genome))
         for candidate in list(self.ledger.standing[State.READY]):
-            self._judge(candidate, time, commands)
+            if self.ledger.candidates[candidate].attempts >= ATTEMPTS_MAX and candidate != BASELINE:
+                reason = f"{ATTEMPTS_MAX} jobs ended while it was trained: it may exhaust the memory"
+                self._take(ev.Rejected(candidate, reason), time, commands)
+            else:
+                self._judge(candidate, time, commands)
 
     def _judge(self, candidate: int, time: float, commands: list[Command]) -> bool:
         """Reject what breaks a limit as soon as that is known; True if it may go on. The baseline always may."""
@@ -160,7 +170,7 @@ class Coordinator:
         for group in self.ledger.groups.values():
             if group.order is not None or group.stopped:
                 continue
-            if ready:
+            if ready and self.ledger.count(State.EVALUATED, State.TRAINING) < self.plan.evaluations:
                 it = self.ledger.candidates[ready.pop(0)]
                 attempt = it.attempts + 1
                 order: msg.Order = msg.Evaluate(it.id, attempt, it.genome, self.plan.epochs, self._seed(it.id))
@@ -191,7 +201,11 @@ class Coordinator:
     def _conclude(self, time: float, commands: list[Command]) -> None:
         """Finish when nothing is open, nothing more can be proposed and every finalist is assessed."""
         idle = not any(group.order for group in self.ledger.groups.values())
-        if self.ledger.groups and idle and self._searched() and not self._assessable():
+        baseline = self.ledger.candidates[BASELINE]
+        if baseline.state is State.FAILED and self.ledger.groups and idle:
+            self._take(ev.Finished(f"the baseline, to compare with, failed: {baseline.reason}"), time, commands)
+            commands += self._stop(None)
+        elif self.ledger.groups and idle and self._searched() and not self._assessable():
             self._take(ev.Finished(self._reason()), time, commands)
             commands += self._stop(None)
 
@@ -226,7 +240,8 @@ class Coordinator:
 
     def _searched(self) -> bool:
         """Is there nothing left that could change the front?"""
-        return not self._open() and not self.ledger.count(State.TRAINING) and self._wanted() <= 0
+        enough = self.ledger.count(State.EVALUATED) >= self.plan.evaluations
+        return not self.ledger.count(State.TRAINING) and (enough or (not self._open() and self._wanted() <= 0))
 
     def _assessable(self) -> list[int]:
         """Finalists that no group has assessed or is assessing, once the search is over."""

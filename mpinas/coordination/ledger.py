@@ -153,7 +153,7 @@ class Ledger:
             case msg.Ready():
                 self.groups[event.group] = Group(event.group, event.members, event.host, event.device)
                 if self.occupation.first_ready is None:
-                    self.occupation.first_ready = time
+                    self.occupation.first_ready = self.occupation.last_report = time
             case ev.Ordered():
                 self._ordered(event, time)
             case msg.Progress():

@@ -6,7 +6,7 @@ A report that changes what is known of a candidate is also an event of the journ
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from mpinas.search import Genome
 
@@ -97,7 +97,6 @@ class Assessed:
     attempt: int
     metrics: dict[str, float]
     onnx_difference: float
-    files: tuple[str, ...] = field(default=())
 
 
 @dataclass(frozen=True, slots=True)

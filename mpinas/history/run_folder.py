@@ -38,6 +38,7 @@ class RunFolder:
             write_experiment(experiment, folder.experiment_file)
             folder.prepare()
         except OSError as error:
+            shutil.rmtree(path, ignore_errors=True)
             raise UserError(f"{path}: cannot be made: {error.strerror}") from None
         return folder
 
@@ -76,6 +77,11 @@ class RunFolder:
     def export_file(self, candidate: int) -> Path:
         """The untrained artifact of a candidate."""
         return self.exports / f"{candidate:05d}.onnx"
+
+    def discard_export(self, candidate: int) -> None:
+        """Remove the untrained artifact of a candidate, complete or not."""
+        for path in (self.export_file(candidate), self.export_file(candidate).with_suffix(".part")):
+            path.unlink(missing_ok=True)
 
     def weights_file(self, candidate: int) -> Path:
         """Trained weights (a torch state dict)."""

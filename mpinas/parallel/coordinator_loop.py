@@ -89,13 +89,13 @@ class Shell:
             case co.Export(candidate, genome):
                 self._exporter.submit(self._request(candidate, genome))
             case co.Measure(candidate):
-                path = self._folder.export_file(candidate)
-                self._device.measure(candidate, path.read_bytes())
-                path.unlink()
+                self._device.measure(candidate, self._folder.export_file(candidate).read_bytes())
+                self._folder.discard_export(candidate)
             case co.Send(group, order):
                 self._channel.send(group, order)
             case co.Discard(candidate):
                 self._folder.discard(candidate)
+                self._folder.discard_export(candidate)
 
     def _request(self, candidate: int, genome: Genome) -> Request:
         shape, outputs = self._network

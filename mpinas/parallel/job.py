@@ -190,12 +190,13 @@ class Desk:
         try:
             self.journal = self._stack.enter_context(closing(Journal(self.folder.journal_file)))
             if self._resume:
-                write_experiment(self.experiment, self.folder.experiment_file)
                 self.folder.prepare()
             self.device = self._stack.enter_context(closing(self._open_edge()))
             self.exporter = self._stack.enter_context(
                 closing(Exporter(self.folder.logs / "exporter.log", child_environment(os.environ)))
             )
+            if self._resume:
+                write_experiment(self.experiment, self.folder.experiment_file)
         except BaseException:
             self._stack.close()
             if not self._resume:

@@ -98,6 +98,8 @@ class LiveDisplay:
     def __init__(self, console: Console, evaluations: int) -> None:
         self._evaluations = evaluations
         self._began: float | None = None
+        #: Candidates that earlier jobs have evaluated.
+        self._done_before = 0
         self._lines: deque[str] = deque(maxlen=6)
         self._drawn = 0.0
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
@@ -106,7 +108,7 @@ class LiveDisplay:
     def show(self, event: ev.Event, time: float, ledger: Ledger) -> None:
         """Take the event's line in."""
         if self._began is None:
-            self._began = time
+            self._began, self._done_before = time, ledger.count(State.EVALUATED)
         line = line_of(event, ledger)
         if line is not None:
             self._lines.append(f"[{time - self._began:7.1f} s] {line}")
@@ -129,7 +131,8 @@ class LiveDisplay:
         elapsed = time - (self._began or time)
         counts = ", ".join(f"{len(ids)} {state.lower()}" for state, ids in ledger.standing.items() if ids)
         head = Table.grid(padding=(0, 1))
-        left = f"about {duration(elapsed / done * (self._evaluations - done))} left" if done else ""
+        here = done - self._done_before
+        left = f"about {duration(elapsed / here * (self._evaluations - done))} left" if here > 0 else ""
         head.add_row(
             f"{done}/{self._evaluations} candidates", ProgressBar(self._evaluations, done, width=30),
             duration(elapsed), left,

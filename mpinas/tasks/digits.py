@@ -36,12 +36,18 @@ class DigitsTask:
         from sklearn.model_selection import train_test_split
 
         inputs, targets = self._rest()
-        train, validation = train_test_split(
-            np.arange(len(targets)),
-            test_size=self._validation_fraction,
-            stratify=targets,
-            random_state=self._seed,
-        )
+        try:
+            train, validation = train_test_split(
+                np.arange(len(targets)),
+                test_size=self._validation_fraction,
+                stratify=targets,
+                random_state=self._seed,
+            )
+        except ValueError:  # fewer samples on one side than classes
+            raise UserError(
+                f"task.validation_fraction = {self._validation_fraction}: leaves training or validation without some "
+                "digit; use a value between 0.02 and 0.98"
+            ) from None
         return Samples(inputs[train], targets[train]), Samples(inputs[validation], targets[validation])
 
     def load_test(self) -> Samples:

@@ -28,6 +28,10 @@ class Failure:
     traceback: str = ""
 
 
+#: Largest difference of an output between ONNX Runtime and torch.
+ONNX_TOLERANCE = 1e-3
+
+
 @dataclass(frozen=True, slots=True)
 class Trainer:
     """One rank's means to train: the task, its data, the ranks it trains with and the device it trains on."""
@@ -84,6 +88,9 @@ class Trainer:
             export_onnx(model, (frames, *self.task.input_shape[1:]), onnx_file, {**self.task.metadata, **metadata})
             known = (self.test or self.samples[1]).middle(frames).inputs[:64]
             difference = onnx_difference(model, onnx_file, known)
+            if not difference < ONNX_TOLERANCE:
+                onnx_file.unlink()
+                raise ValueError(f"the ONNX file's outputs differ from the model's by {difference:.2g}")
         return metrics, difference
 
     def _recipe(self, genome: Genome, epochs: int, seed: int) -> Recipe:

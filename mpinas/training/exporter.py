@@ -16,6 +16,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from mpinas.errors import UserError
 from mpinas.search import Genome
 
 
@@ -40,6 +41,8 @@ class Reply(msgspec.Struct, frozen=True):
 
 #: No network takes longer to export; a child that does hangs.
 EXPORT_LIMIT_S = 300.0
+#: Children that may end in a row before the job gives up.
+FRUITLESS_MAX = 3
 
 
 class Exporter:
@@ -55,6 +58,8 @@ class Exporter:
         #: Requests without a reply, oldest first; the first is the one that the child works on.
         self._open: dict[int, Request] = {}
         self._head_since = time.monotonic()
+        #: Children in a row that ended without one reply.
+        self._fruitless = 0
         self._start()
 
     def _start(self) -> None:
@@ -86,14 +91,17 @@ class Exporter:
             self._head_since = time.monotonic()
         self._open[request.candidate] = request
         self._unsent += _line(request)
+        self._send()
 
     def poll(self) -> list[Reply]:
-        """Replies that have arrived."""
-        try:
-            while self._unsent:
-                self._unsent = self._unsent[os.write(self._requests, self._unsent) :]
-        except (BlockingIOError, BrokenPipeError):
-            pass  # full, or dead: the read below tells
+        """Replies that have arrived.
+
+        Raises
+        ------
+        UserError
+            No child gets anything done: it is not the candidates' fault.
+        """
+        self._send()
         try:
             data = os.read(self._replies, 1 << 16)
         except BlockingIOError:
@@ -105,13 +113,24 @@ class Exporter:
         *lines, self._received = (self._received + data).split(b"\n")
         replies = [msgspec.json.decode(line, type=Reply) for line in lines]
         for reply in replies:
+            self._fruitless = 0
             del self._open[reply.candidate]
             self._head_since = time.monotonic()
         return replies
 
+    def _send(self) -> None:
+        try:
+            while self._unsent:
+                self._unsent = self._unsent[os.write(self._requests, self._unsent) :]
+        except (BlockingIOError, BrokenPipeError):
+            pass  # full, or dead: the next read tells
+
     def _fail_head(self, why: str) -> list[Reply]:
         """Give up the request at work, and go on with the others in a new child."""
         self.close()
+        self._fruitless += 1
+        if self._fruitless > FRUITLESS_MAX:
+            raise UserError(f"the exporter ended {self._fruitless} times in a row without a result: see {self._log}")
         failed = list(self._open)[:1]
         for candidate in failed:
             del self._open[candidate]

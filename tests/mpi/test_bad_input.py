@@ -43,6 +43,7 @@ CASES = {
     "wrong type": ("e.toml", DIGITS + '[training]\nepochs = "few"\n', {}, "training.epochs: expected `int`"),
     "unknown task": ("e.toml", '[task]\nname = "cifar"\n', {}, "known are lpbf, digits"),
     "unknown space": ("e.toml", DIGITS + '[search]\nspace = "x"\n', {}, "known are cnn3d"),
+    "empty validation": ("e.toml", DIGITS + "validation_fraction = 0.001\n", {}, "without some digit"),
     "unknown gene": ("e.toml", DIGITS + "[search.genes]\nwidht = [1]\n", {}, "no gene 'widht'"),
     "no training file": ("e.toml", LPBF, {}, "task.train is missing"),
     "missing file": ("e.toml", LPBF + 'train = "none.hdf5"\n', {}, "none.hdf5"),

@@ -16,7 +16,12 @@ def read(tmp_path, text, overrides=()):
 def test_the_template_is_valid_and_its_comments_state_the_true_defaults(tmp_path):
     plain = read(tmp_path, TEMPLATE)
     lines = [line.removeprefix("# ") if " = " in line else line for line in TEMPLATE.splitlines()]
-    shown = read(tmp_path, "\n".join(line for line in lines if not line.startswith(("latency_s", "size_bytes", "frames = [", "[search.genes]"))))
+    shown = read(
+        tmp_path,
+        "\n".join(
+            line for line in lines if not line.startswith(("latency_s", "size_bytes", "frames = [", "[search.genes]"))
+        ),
+    )
     shown = msgspec.structs.replace(shown, edge=msgspec.structs.replace(shown.edge, bridge=plain.edge.bridge))
     assert shown == plain
     defaults = read(tmp_path, '[task]\nname = "lpbf"\ntrain = ["data/train.hdf5"]\ntest = ["data/test.hdf5"]\n')
@@ -65,6 +70,8 @@ TASK = '[task]\nname = "digits"\n'
         (TASK + '[training]\ndevice = "tpu"\n', [], "training.device"),
         (TASK + "[training]\ngroup_size = 20\n", [], "make it 40 or more"),
         (TASK + "[search.limits]\nlatency_s = -1.0\n", [], "search.limits"),
+        (TASK + "[search.limits]\nlatency = 1.0\n", [], r"limits.latency is unknown; did you mean latency_s\?"),
+        (TASK + '[edge]\nprofile = ""\n', [], "edge.profile"),
         (TASK, ["search"], "write section.key=value"),
         (TASK, ["search.evaluations=soon"], "search.evaluations: expected `int`"),
         (TASK, ["search.nope=1"], "search.nope is unknown"),

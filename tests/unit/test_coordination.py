@@ -107,7 +107,7 @@ def test_a_whole_search(groups):
     orders = [order for _, order in world.sent if isinstance(order, msg.Evaluate)]
     assert len({order.candidate for order in orders}) == len(orders) == 20, "no candidate is evaluated twice"
     assert {id_ for id_, c in ledger.candidates.items() if c.assessed} == {*ledger.front, 0}
-    assert set(world.discarded) == set(evaluated(world)) - {*ledger.front, 0}
+    assert set(world.discarded) & set(evaluated(world)) == set(evaluated(world)) - {*ledger.front, 0}
     for a in ledger.front:
         for b in evaluated(world):
             mine, other = ledger.candidates[a].objectives(), ledger.candidates[b].objectives()
@@ -151,6 +151,41 @@ def test_impossible_limits_end_with_words():
     world = World(limits={"latency_s": 1e-9}, proposals_max=60).run()
     assert evaluated(world) == [0]
     assert "limits may be too tight" in world.ledger.finished
+
+
+def test_a_baseline_that_fails_ends_the_run_with_words():
+    class Broken(World):
+        def train(self, group, order):
+            if order.candidate == 0:
+                return 1.0, msg.EvaluationFailed(group, 0, order.attempt, "memory", "too large")
+            return super().train(group, order)
+
+    world = Broken().run()
+    assert world.ledger.finished == "the baseline, to compare with, failed: memory: too large"
+
+
+def test_resumed_with_fewer_evaluations_nothing_more_is_trained_than_asked_for():
+    stopped = World(groups=1).run(until=lambda w: len(evaluated(w)) == 1)
+    resumed = World(groups=1, evaluations=2, journal=stopped.journal).run()
+    assert len(evaluated(resumed)) == 2
+
+
+def test_a_candidate_in_whose_training_jobs_keep_dying_is_given_up():
+    def training_it(world):
+        return any(isinstance(o, msg.Evaluate) and o.candidate == 1 for _, o in world.sent)
+
+    journal = []
+    for _ in range(4):
+        journal = World(groups=1, evaluations=5, journal=journal).run(until=training_it).journal
+    world = World(groups=1, evaluations=5, journal=journal).run()
+    assert "4 jobs ended" in world.ledger.candidates[1].reason
+    assert len(evaluated(world)) == 5
+
+
+def test_utilisation_survives_a_job_that_ended_before_its_first_report():
+    short = World(groups=1).run(until=lambda w: w.sent)
+    resumed = World(groups=1, journal=short.journal).run()
+    assert 0.5 < resumed.ledger.occupation.utilisation <= 1
 
 
 def test_a_space_with_too_few_genomes_ends_with_words():

@@ -27,7 +27,7 @@ EVENTS = [
     msg.Progress(0, 0, 1, 2, 3, 0.5),
     msg.Evaluated(0, 0, 1, {"error": 0.25}, 2.5),
     msg.EvaluationFailed(0, 4, 1, "diverged", "nan", "trace"),
-    msg.Assessed(0, 0, 1, {"error": 0.3}, 1e-6, ("model.onnx",)),
+    msg.Assessed(0, 0, 1, {"error": 0.3}, 1e-6),
     msg.AssessmentFailed(0, 0, 1, "export", "why", ""),
     msg.Stopped(1),
 ]

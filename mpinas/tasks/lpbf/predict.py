@@ -44,7 +44,7 @@ def predict_lines(
     UserError
         The model is for another task, or the recording is unfit.
     """
-    if metadata.get("task") != "lpbf" or input_shape[1:] != (CROP, CROP):
+    if metadata.get("task") != "lpbf" or "window_frames" not in metadata or input_shape[1:] != (CROP, CROP):
         raise UserError(f"the model is for the task {metadata.get('task', 'unknown')!r}, not for recordings (lpbf)")
     window, frames = int(metadata["window_frames"]), input_shape[0]
     start = (window - frames) // 2
@@ -69,4 +69,5 @@ def write_csv(rows: Sequence[Prediction], path: Path) -> None:
                 table.writerow(asdict(row) | {"speed_mm_s": f"{row.speed_mm_s:.2f}", "power_w": f"{row.power_w:.3f}"})
         os.replace(beside, path)
     except OSError as error:
+        beside.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None

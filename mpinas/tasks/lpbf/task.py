@@ -40,9 +40,13 @@ class LpbfTask:
     @property
     def simulated(self) -> bool:
         """Whether any of the recordings says that it is simulated. Raises UserError."""
-        paths = [*self._settings.train, *self._settings.test]
-        with open_recording([Path(path) for path in paths]) as recording:
-            return any(bool(recording.attributes(file).get("simulated")) for file in range(len(recording.files)))
+        for paths in (self._settings.train, self._settings.test):  # apart: they may hold parts of one object
+            if paths:
+                with open_recording([Path(path) for path in paths]) as recording:
+                    files = range(len(recording.files))
+                    if any(recording.attributes(file).get("simulated") for file in files):
+                        return True
+        return False
 
     def load(self) -> tuple[Samples, Samples]:
         """Training and validation windows; validation is whole layers, one window in the middle of each line."""
