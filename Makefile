@@ -1,6 +1,5 @@
 # make setup | demo | test | check. No root, no apt: Python 3.11, g++ and make are enough.
 SHELL := /bin/bash
-MPI ?= wheel
 VENV := .venv
 RANKS ?= 3
 DEMO ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)

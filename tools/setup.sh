@@ -2,13 +2,15 @@
 # Makes .venv with everything that the job and its tests need. Run it as `make setup`.
 #
 #   MPI=wheel   (default) Open MPI from its PyPI package: no root, no apt
+#               (afterwards the choice of the last set-up is the default)
 #   MPI=system  the MPI whose mpicc and mpirun are first on PATH (a cluster's module)
 #   PYTHON=...  the interpreter to use (default: python3.11, else python3)
 #   MPINAS_CACHE=...  where the Horovod wheel is kept between clones (default: ~/.cache/mpinas)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-MPI=${MPI:-wheel}
 VENV=$PWD/.venv
+before=$(cat "$VENV/.mpinas-mpi" 2>/dev/null || true)
+MPI=${MPI:-${before:-wheel}}
 CACHE=${MPINAS_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/mpinas}
 HOROVOD=0.28.1
 
@@ -36,8 +38,11 @@ if [ "$(cat "$VENV/.mpinas-setup" 2>/dev/null || true)" = "$stamp" ]; then
   step "nothing to do (.venv is up to date)"; exit 0
 fi
 
+# the wheel's mpicc and mpirun would stand in the way of the system's, and the other way round
+[ "${before:-$MPI}" = "$MPI" ] || rm -rf "$VENV"
 step "virtual environment .venv from $("$PYTHON" -V)"
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
+echo "$MPI" > "$VENV/.mpinas-mpi"
 export PATH=$VENV/bin:$PATH
 pip() { "$VENV/bin/python" -m pip --disable-pip-version-check -qq "$@" || die "pip ${*: -1} failed (its message is above)"; }
 pip install -c constraints.txt pip setuptools wheel
