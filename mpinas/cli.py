@@ -57,7 +57,7 @@ def init(path: Path) -> None:
         raise UserError(f"{path}: exists already; name another file or remove it") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-    click.echo(f"{path} written; edit it, then: mpirun -n 3 python -m mpinas search {path}")
+    click.echo(f"{path} written; edit it, then: mpirun --oversubscribe -n 3 python -m mpinas search {path}")
 
 
 @cli.command()

@@ -217,7 +217,7 @@ def _absolute_paths(tree: dict[str, Any], folder: Path) -> None:
 
 
 TEMPLATE = """\
-# An experiment of mpinas. Run it:  mpirun -n 3 python -m mpinas search experiment.toml --run runs/first
+# An experiment of mpinas. Run it:  mpirun --oversubscribe -n 3 python -m mpinas search experiment.toml --run runs/first
 # Keys that are left out take the default shown here after the #.
 
 [task]

@@ -6,6 +6,7 @@ Never blocks once it is open. Must not know how a measurement is decided on or w
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import zmq
 from edge_bridge import client as bridge
 from edge_bridge.errors import BridgeError
 from edge_bridge.keys import read_connection, read_key_pair
-from edge_bridge.quantities import ANY_PROFILE, Settings
+from edge_bridge.quantities import ANY_PROFILE, Profile, Settings
 from mpinas.edge.local import LocalBridge
 from mpinas.errors import UserError
 
@@ -136,6 +137,8 @@ class EdgeClient:
             When the local bridge cannot be kept alive.
         """
         events: list[EdgeEvent] = []
+        if self._device_there is None and (there := self._fitting(self._client.devices)):
+            events += self._device_is(True, _names(there))
         for told in self._local.revive() if self._local is not None else []:
             events += self._device_is(False, told)
         for event in self._client.poll():
@@ -158,17 +161,19 @@ class EdgeClient:
             case bridge.MeasurementFailed(request_id, reason, detail):
                 return [MeasurementFailed(each, reason, detail) for each in self._waiting.pop(request_id, [])]
             case bridge.DevicesChanged(devices):
-                fitting = [each for each in devices if self._profile in (ANY_PROFILE, each.name)]
-                if fitting:
-                    return self._device_is(True, ", ".join(f"{each.name} ({each.hardware})" for each in fitting))
+                if fitting := self._fitting(devices):
+                    return self._device_is(True, _names(fitting))
                 return self._device_is(False, "the device has gone away") if self._device_there else []
             case bridge.RelayLost(detail):
                 return self._device_is(False, detail)
             case bridge.RelayBack():
-                there = [each for each in self._client.devices if self._profile in (ANY_PROFILE, each.name)]
+                there = self._fitting(self._client.devices)
                 return self._device_is(True, "the relay is back") if there else []
             case bridge.Progressed():
                 return []
+
+    def _fitting(self, devices: Iterable[Profile]) -> list[Profile]:
+        return [each for each in devices if self._profile in (ANY_PROFILE, each.name)]
 
     def _device_is(self, there: bool, detail: str) -> list[EdgeEvent]:
         """Report a change, once."""
@@ -176,6 +181,10 @@ class EdgeClient:
             return []
         self._device_there = there
         return [DeviceBack(detail) if there else DeviceLost(detail)]
+
+
+def _names(devices: Iterable[Profile]) -> str:
+    return ", ".join(f"{each.name} ({each.hardware})" for each in devices)
 
 
 def open_edge(
@@ -213,7 +222,9 @@ def open_edge(
     try:
         connection = read_connection(local.connection_file if local else Path(where))
         if connection.relay_public_key is not None and key_file is None:
-            raise UserError(f"bridge {where} takes known keys only: name a key file made by `edge-bridge keygen`")
+            raise UserError(
+                f"bridge {where} takes known keys only: name this job's key file with --set edge.key=job.key (`edge-bridge keygen` makes one)"
+            )
         key = read_key_pair(Path(key_file)) if key_file and connection.relay_public_key else None
         client = bridge.BridgeClient.open(connection, key, timeout_s)
     except BaseException as error:

@@ -54,7 +54,7 @@ def line_of(event: ev.Event, ledger: Ledger) -> str | None:  # noqa: PLR0911, PL
         case ev.DeviceLost(detail):
             return f"device lost: {detail}; measurements wait, training goes on with what is measured"
         case ev.DeviceBack(detail):
-            return f"device back: {detail}"
+            return f"device there: {detail}"
         case ev.StopRequested(reason):
             return f"{reason}: stopping; `--resume` goes on from here"
         case ev.Finished(reason):
@@ -102,6 +102,8 @@ class LiveDisplay:
         self._done_before = 0
         self._lines: deque[str] = deque(maxlen=6)
         self._drawn = 0.0
+        #: Of the last event: what `close` draws.
+        self._last: tuple[float, Ledger] | None = None
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._live.start()
 
@@ -112,6 +114,7 @@ class LiveDisplay:
         line = line_of(event, ledger)
         if line is not None:
             self._lines.append(f"[{time - self._began:7.1f} s] {line}")
+        self._last = (time, ledger)
         self.tick(time, ledger)
 
     def tick(self, time: float, ledger: Ledger) -> None:
@@ -122,7 +125,8 @@ class LiveDisplay:
 
     def close(self) -> None:
         """Leave the last picture on the terminal."""
-        self._live.refresh()
+        if self._last is not None:
+            self._live.update(self.render(*self._last))
         self._live.stop()
 
     def render(self, time: float, ledger: Ledger) -> RenderableType:

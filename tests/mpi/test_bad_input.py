@@ -72,7 +72,7 @@ def test_one_line_and_exit_code_2(mpirun, tmp_path, case):
     write_recording(tmp_path / "flat.hdf5", spoil=flat_frames)
     write_recording(tmp_path / "one.hdf5", layers=1)
     before = {path.name for path in tmp_path.iterdir()}
-    done = mpirun(3, "-m", "mpinas", "search", name, "--run", "run", check=False, env=environment, timeout=60)
+    done = mpirun(2, "-m", "mpinas", "search", name, "--run", "run", check=False, env=environment, timeout=60)
     assert done.returncode == 2, done.stdout + done.stderr
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("mpinas: error: ")]
     assert len(lines) == 1, done.stdout + done.stderr

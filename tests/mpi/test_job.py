@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, mpi_environment, mpirun_command
+from launching import ROOT, mpi_environment, mpirun_command
 
 from mpinas.coordination import messages as msg
 from mpinas.coordination.lifecycle import State

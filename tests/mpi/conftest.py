@@ -1,29 +1,16 @@
-"""Fixtures that every kind of test may use."""
+"""The one way in which tests launch MPI jobs and wait for them."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from launching import mpi_environment, mpirun_command
 
 Launch = Callable[..., "subprocess.CompletedProcess[str]"]
-ROOT = Path(__file__).parent.parent
-
-
-def mpirun_command(ranks: int) -> list[str]:
-    """The mpirun beside this Python if there is one (`make setup`), else the system's."""
-    beside = Path(sys.executable).with_name("mpirun")
-    return [str(beside) if beside.exists() else "mpirun", "--oversubscribe", "-n", str(ranks)]
-
-
-def mpi_environment(**more: str) -> dict[str, str]:
-    """For a job of a few small ranks, as root or not."""
-    quiet = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
-    return {**os.environ, **quiet, **more}
 
 
 @pytest.fixture
