@@ -223,7 +223,8 @@ def open_edge(
         connection = read_connection(local.connection_file if local else Path(where))
         if connection.relay_public_key is not None and key_file is None:
             raise UserError(
-                f"bridge {where} takes known keys only: name this job's key file with --set edge.key=job.key (`edge-bridge keygen` makes one)"
+                f"bridge {where} takes known keys only: name a key file made by `edge-bridge keygen`, "
+                "as in --set edge.key=job.key"
             )
         key = read_key_pair(Path(key_file)) if key_file and connection.relay_public_key else None
         client = bridge.BridgeClient.open(connection, key, timeout_s)
