@@ -192,7 +192,10 @@ def test_a_bridge_that_cannot_be_used_is_one_line(bridge: Bridge, tmp_path, case
 def test_a_device_that_was_there_before_the_job_is_reported_at_once(bridge: Bridge, tmp_path):
     bridge.relay()
     bridge.device()
-    client = open_edge(str(bridge.file), settings=LONG, log_folder=tmp_path, key_file=str(bridge.folder / "job.key"))
-    (event,) = client.poll()
-    assert isinstance(event, DeviceBack)
-    client.close()
+    key = str(bridge.folder / "job.key")
+    first = open_edge(str(bridge.file), settings=LONG, log_folder=tmp_path, key_file=key)
+    until(first, lambda event: isinstance(event, DeviceBack))
+    first.close()
+    second = open_edge(str(bridge.file), settings=LONG, log_folder=tmp_path, key_file=key)
+    assert [type(event) for event in second.poll()] == [DeviceBack]
+    second.close()
