@@ -190,12 +190,12 @@ def test_results_can_be_read_while_the_job_runs_and_a_finished_run_can_be_made_l
 
 
 def test_limits_reject_before_training(mpirun, experiment, tmp_path):
-    mpirun(3, "-m", "mpinas", "search", str(experiment), "--run", "run", "--set", "search.limits.parameters=20000")
+    mpirun(3, "-m", "mpinas", "search", str(experiment), "--run", "run", "--set", "search.limits.parameters=8000")
     found = check_finished(tmp_path / "run", 4)
     rejected = [c for c in found["candidates"] if c["state"] == "REJECTED"]
     assert rejected
     assert all(c["attempts"] == 0 and "parameters" in c["reason"] for c in rejected)
-    assert all(c["parameters"] <= 20000 for c in found["candidates"] if c["id"] in found["front"])
+    assert all(c["parameters"] <= 8000 for c in found["candidates"] if c["id"] in found["front"])
 
 
 def test_on_recordings_of_both_layouts_and_the_models_predict(mpirun, tmp_path):
