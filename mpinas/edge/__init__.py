@@ -1,8 +1,8 @@
 """The search's side of the edge bridge: candidates in, latencies out, and the bridge that a job starts
 itself.
 
-May import `edge_bridge` (client, protocol, keys) and zmq; must not know torch, MPI, Horovod or the
-coordinator.
+May import `edge_bridge` (client, protocol, keys) and zmq; must not know torch, MPI, Horovod or how the
+coordinator decides: it speaks in the events of `coordination`.
 """
 
 from __future__ import annotations

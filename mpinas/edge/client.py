@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from edge_bridge import client as bridge
 from edge_bridge.errors import BridgeError
 from edge_bridge.keys import read_connection, read_key_pair
 from edge_bridge.quantities import ANY_PROFILE, Profile, Settings
+from mpinas.coordination.events import DeviceBack, DeviceLost, Measured, MeasurementFailed
 from mpinas.edge.local import LocalBridge
 from mpinas.errors import UserError
 
@@ -25,42 +25,7 @@ from mpinas.errors import UserError
 FIRST_DEVICE_S = 15.0
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """A candidate's latency is known.
-
-    Attributes
-    ----------
-    measurement
-        `edge_bridge.quantities.Measurement` as plain values.
-    """
-
-    candidate: int
-    measurement: dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class MeasurementFailed:
-    """A candidate could not be measured; the reason is a code of docs/bridge-protocol.md."""
-
-    candidate: int
-    reason: str
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceLost:
-    """No device can be reached; measurements wait."""
-
-    detail: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceBack:
-    """A device can be reached again, or for the first time."""
-
-    detail: str
-
+__all__ = ["DeviceBack", "DeviceLost", "EdgeClient", "EdgeEvent", "Measured", "MeasurementFailed", "open_edge"]
 
 EdgeEvent = Measured | MeasurementFailed | DeviceLost | DeviceBack
 

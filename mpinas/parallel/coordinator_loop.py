@@ -18,7 +18,7 @@ from mpinas.coordination import coordinator as co
 from mpinas.coordination import events as ev
 from mpinas.coordination.coordinator import Coordinator
 from mpinas.coordination.ledger import Ledger
-from mpinas.edge import client as edge
+from mpinas.edge.client import EdgeClient
 from mpinas.history.journal import Journal
 from mpinas.history.run_folder import RunFolder
 from mpinas.parallel.channel import Backoff, Channel
@@ -67,7 +67,7 @@ class Shell:
     def __init__(
         self,
         channel: Channel,
-        device: edge.EdgeClient,
+        device: EdgeClient,
         exporter: Exporter,
         folder: RunFolder,
         journal: Journal,
@@ -104,8 +104,7 @@ class Shell:
     def collect(self) -> list[ev.Event]:
         """What has happened since the last call; does not wait."""
         exported = [_from_reply(reply) for reply in self._exporter.poll()]
-        measured = [_from_edge(event) for event in self._device.poll()]
-        return [*self._channel.receive(), *exported, *measured]
+        return [*self._channel.receive(), *exported, *self._device.poll()]
 
     def wait(self, seconds: float) -> None:
         """Sleep until a socket or pipe has something, or so long."""
@@ -152,15 +151,3 @@ def _from_reply(reply: Reply) -> ev.Event:
     if reply.error:
         return ev.ExportFailed(reply.candidate, reply.error)
     return ev.Exported(reply.candidate, reply.size_bytes, reply.parameters)
-
-
-def _from_edge(event: edge.EdgeEvent) -> ev.Event:
-    match event:
-        case edge.Measured(candidate, measurement):
-            return ev.Measured(candidate, measurement)
-        case edge.MeasurementFailed(candidate, reason, detail):
-            return ev.MeasurementFailed(candidate, reason, detail)
-        case edge.DeviceLost(detail):
-            return ev.DeviceLost(detail)
-        case edge.DeviceBack(detail):
-            return ev.DeviceBack(detail)
