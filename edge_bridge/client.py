@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import zmq
 
 from edge_bridge.errors import BridgeUnreachableError, KeyRefusedError, ProtocolError
-from edge_bridge.keys import Connection, KeyPair
-from edge_bridge.protocol import (
+from edge_bridge.wire.keys import Connection, KeyPair
+from edge_bridge.wire.protocol import (
     MODEL_LIMIT_BYTES,
     RELAY_TO_JOB,
     Ack,
@@ -37,8 +37,8 @@ from edge_bridge.protocol import (
     encode,
     measure_of,
 )
-from edge_bridge.quantities import ANY_PROFILE, Measurement, Profile, Settings
-from edge_bridge.sockets import Context, Link, LinkEvent, Socket
+from edge_bridge.wire.quantities import ANY_PROFILE, Measurement, Profile, Settings
+from edge_bridge.wire.sockets import Context, Link, LinkEvent, Socket
 
 #: First and longest wait before an unacknowledged or refused request is sent again.
 RETRY_S = 1.0

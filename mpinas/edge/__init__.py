@@ -7,7 +7,7 @@ coordinator decides: it speaks in the events of `coordination`.
 
 from __future__ import annotations
 
-from edge_bridge.quantities import Settings as MeasurementSettings
+from edge_bridge.wire.quantities import Settings as MeasurementSettings
 from mpinas.edge.client import (
     DeviceBack,
     DeviceLost,

@@ -15,8 +15,8 @@ import zmq
 
 from edge_bridge import client as bridge
 from edge_bridge.errors import BridgeError
-from edge_bridge.keys import read_connection, read_key_pair
-from edge_bridge.quantities import ANY_PROFILE, Profile, Settings
+from edge_bridge.wire.keys import read_connection, read_key_pair
+from edge_bridge.wire.quantities import ANY_PROFILE, Profile, Settings
 from mpinas.coordination.events import DeviceBack, DeviceLost, Measured, MeasurementFailed
 from mpinas.edge.local import LocalBridge
 from mpinas.errors import UserError

@@ -205,7 +205,7 @@ class Desk:
         return self
 
     def _open_edge(self) -> Any:
-        from edge_bridge.quantities import Settings
+        from edge_bridge.wire.quantities import Settings
         from mpinas.edge.client import open_edge
 
         edge = self.experiment.edge

@@ -14,7 +14,7 @@ from pathlib import Path
 import zmq
 
 from edge_bridge.client import BridgeClient, ClientEvent
-from edge_bridge.keys import Connection, KeyPair, read_connection, read_key_pair, write_key_pair
+from edge_bridge.wire.keys import Connection, KeyPair, read_connection, read_key_pair, write_key_pair
 
 #: No wait of these tests is longer; the events themselves come much sooner.
 LIMIT_S = 60.0

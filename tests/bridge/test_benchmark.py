@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from edge_bridge.benchmark import MOST_SAMPLES, percentile, sample, summarise, warm_up
-from edge_bridge.quantities import Settings
+from edge_bridge.measuring.benchmark import MOST_SAMPLES, percentile, sample, summarise, warm_up
+from edge_bridge.wire.quantities import Settings
 
 MS = 1_000_000
 

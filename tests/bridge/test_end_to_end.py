@@ -23,8 +23,8 @@ from edge_bridge.client import (
     RelayLost,
 )
 from edge_bridge.errors import BridgeUnreachableError, KeyRefusedError
-from edge_bridge.protocol import RELAY_TO_JOB, Error, decode, encode, measure_of
-from edge_bridge.quantities import Settings
+from edge_bridge.wire.protocol import RELAY_TO_JOB, Error, decode, encode, measure_of
+from edge_bridge.wire.quantities import Settings
 
 pytestmark = pytest.mark.timeout(120)
 QUICK = Settings(min_seconds=0.01, max_seconds=5.0, warmup_max_seconds=0.2)

@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from bridge_processes import LIMIT_S, ROOT
 
-from edge_bridge.child import UnmeasurableError, make_inputs
+from edge_bridge.device.store import Store
 from edge_bridge.errors import BridgeError, KeyFileError
-from edge_bridge.keys import (
+from edge_bridge.measuring.child import UnmeasurableError, make_inputs
+from edge_bridge.measuring.runtimes import InputSpec
+from edge_bridge.relay.service import RelayPlan
+from edge_bridge.wire.keys import (
     AllowList,
     Connection,
     check_private_folder,
@@ -23,9 +26,6 @@ from edge_bridge.keys import (
     write_connection,
     write_key_pair,
 )
-from edge_bridge.relay_service import RelayPlan
-from edge_bridge.runtimes import InputSpec
-from edge_bridge.store import Store
 
 PUBLIC = new_key_pair().public
 
@@ -190,7 +190,7 @@ def test_a_runtime_of_somebody_else_is_found_by_entry_point(tmp_path):
     package = tmp_path / "theirs-1.0.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
-    (package / "entry_points.txt").write_text("[edge_bridge.runtimes]\ntheirs = theirs:RUNTIME\n")
+    (package / "entry_points.txt").write_text("[edge_bridge.measuring.runtimes]\ntheirs = theirs:RUNTIME\n")
     (tmp_path / "theirs.py").write_text(THIRD_PARTY)
 
     def measure(content: bytes) -> subprocess.CompletedProcess[str]:

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_bridge import protocol as wire
 from edge_bridge.errors import ProtocolError
-from edge_bridge.quantities import Measurement, Profile, Settings, encode_settings, request_id
+from edge_bridge.wire import protocol as wire
+from edge_bridge.wire.quantities import Measurement, Profile, Settings, encode_settings, request_id
 
 ID = "ab" * 32
 PROFILE = Profile(name="dut", hardware="box", runtime="onnxruntime", provider="cpu", versions={"onnxruntime": "1"})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
-from edge_bridge.protocol import (
+from edge_bridge.relay.core import DeviceGone, DeviceSaid, JobGone, JobSaid, Limits, Note, Relay, Tick, ToDevice, ToJob
+from edge_bridge.wire.protocol import (
     Ack,
     Cancel,
     Devices,
@@ -23,8 +24,7 @@ from edge_bridge.protocol import (
     measure_of,
     task_of,
 )
-from edge_bridge.quantities import Profile, Settings
-from edge_bridge.relay import DeviceGone, DeviceSaid, JobGone, JobSaid, Limits, Note, Relay, Tick, ToDevice, ToJob
+from edge_bridge.wire.quantities import Profile, Settings
 
 JOB, JOB_2, DEVICE, DEVICE_2 = b"job", b"job 2", b"device", b"device 2"
 

@@ -16,19 +16,7 @@ from zmq.utils import z85
 
 from edge_bridge.endings import Endings
 from edge_bridge.errors import BridgeError, ProtocolError
-from edge_bridge.keys import AllowList, Connection, KeyPair, write_connection
-from edge_bridge.protocol import (
-    DEVICE_TO_RELAY,
-    JOB_TO_RELAY,
-    VERSION,
-    Error,
-    ErrorCode,
-    Header,
-    Ping,
-    decode,
-    encode,
-)
-from edge_bridge.relay import (
+from edge_bridge.relay.core import (
     Command,
     DeviceGone,
     DeviceSaid,
@@ -42,7 +30,19 @@ from edge_bridge.relay import (
     ToDevice,
     ToJob,
 )
-from edge_bridge.sockets import Context, Socket, bound_router
+from edge_bridge.wire.keys import AllowList, Connection, KeyPair, write_connection
+from edge_bridge.wire.protocol import (
+    DEVICE_TO_RELAY,
+    JOB_TO_RELAY,
+    VERSION,
+    Error,
+    ErrorCode,
+    Header,
+    Ping,
+    decode,
+    encode,
+)
+from edge_bridge.wire.sockets import Context, Socket, bound_router
 
 log = logging.getLogger("relay")
 

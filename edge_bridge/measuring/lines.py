@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
-from edge_bridge.protocol import Phase, Reason
-from edge_bridge.quantities import Measurement, Profile, Settings
+from edge_bridge.wire.protocol import Phase, Reason
+from edge_bridge.wire.quantities import Measurement, Profile, Settings
 
 
 class Order(msgspec.Struct, frozen=True, kw_only=True):

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import msgspec
 
-from edge_bridge.lines import FailureLine, Line, Order, PhaseLine, decode_line, encode_line
-from edge_bridge.protocol import Phase
-from edge_bridge.quantities import Profile, Settings
+from edge_bridge.measuring.lines import FailureLine, Line, Order, PhaseLine, decode_line, encode_line
+from edge_bridge.wire.protocol import Phase
+from edge_bridge.wire.quantities import Profile, Settings
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +169,7 @@ class Measurer:
     def _start(self) -> subprocess.Popen[bytes]:
         self._buffer = b""
         child = subprocess.Popen(
-            [sys.executable, "-m", "edge_bridge.child", self._profile.runtime, str(os.getpid())],
+            [sys.executable, "-m", "edge_bridge.measuring.child", self._profile.runtime, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             bufsize=0,

@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edge_bridge.quantities import Settings
+from edge_bridge.wire.quantities import Settings
 
 #: Most samples kept of one model (1 MB of memory at 8 bytes each, and a few seconds of a very fast model).
 MOST_SAMPLES = 100_000
@@ -39,7 +39,7 @@ class WarmUp:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What the samples say; see `edge_bridge.quantities.Measurement` for the definitions."""
+    """What the samples say; see `edge_bridge.wire.quantities.Measurement` for the definitions."""
 
     p50_s: float
     p90_s: float

@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from edge_bridge.protocol import (
+from edge_bridge.wire.protocol import (
     Ack,
     Cancel,
     Devices,
@@ -31,7 +31,7 @@ from edge_bridge.protocol import (
     Welcome,
     task_of,
 )
-from edge_bridge.quantities import ANY_PROFILE, Profile
+from edge_bridge.wire.quantities import ANY_PROFILE, Profile
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import msgspec
 import zmq
 
 from edge_bridge.errors import KeyFileError
-from edge_bridge.protocol import VERSION
+from edge_bridge.wire.protocol import VERSION
 
 #: 40 characters of ZeroMQ's base 85 alphabet.
 KEY_PATTERN = r"^[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}$"

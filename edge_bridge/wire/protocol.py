@@ -14,13 +14,15 @@ from typing import Annotated, Literal, NamedTuple, TypeVar
 import msgspec
 
 from edge_bridge.errors import ProtocolError
-from edge_bridge.quantities import (
+from edge_bridge.wire.quantities import (
     ANY_PROFILE,
     Count,
     Digest,
     Measurement,
     Name,
     Profile,
+    Quality,
+    QualitySettings,
     Settings,
     Text,
     Words,
@@ -31,13 +33,18 @@ from edge_bridge.quantities import (
 T = TypeVar("T")
 
 VERSION = b"MPINAS-EDGE/1"
+#: What has been added since MPINAS-EDGE/1 was first spoken; 0 for a peer that does not say.
+MINOR = 1
 HEADER_LIMIT_BYTES = 1 << 20
 #: A sender cuts the payload into frames of this size; a receiver takes frames up to FRAME_LIMIT_BYTES.
 CHUNK_BYTES = 4 << 20
 FRAME_LIMIT_BYTES = (8 << 20) + 1024
 MODEL_LIMIT_BYTES = 512 << 20
 
-Phase = Literal["queued", "loading", "warming", "measuring"]
+Minor = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
+Phase = Literal["queued", "loading", "warming", "measuring", "judging", "cooling"]
+#: What a request wants: the model's latency, or its error on a labelled shard.
+Work = Literal["latency", "quality"]
 #: Reasons of a FAILED answer. "busy" is the relay's alone, and asks the client to come again later.
 Reason = Literal[
     "busy", "bad-digest", "bad-model", "too-large", "out-of-memory", "run-failed", "time-out", "crashed",
@@ -55,25 +62,38 @@ class Hello(Header, frozen=True, kw_only=True):
 
     client: Text
     versions: Words
+    minor: Minor = 0
 
 
 class Measure(Header, frozen=True, kw_only=True):
-    """Measure the model in the payload. The same header goes to the device as TASK."""
+    """Measure the model in the payload, or judge it on the shard that follows it there."""
 
     request_id: Digest
     model_sha256: Digest
+    #: Of the whole payload.
     size_bytes: Annotated[int, msgspec.Meta(ge=1, le=MODEL_LIMIT_BYTES)]
     profile: Name
     #: Kept as the bytes sent: `request_id` covers them.
     settings: msgspec.Raw
+    work: Work = "latency"
+    #: Of the model, the first part of the payload; None where it is all of it.
+    model_bytes: Annotated[int, msgspec.Meta(ge=1, le=MODEL_LIMIT_BYTES)] | None = None
+    #: Higher goes first. Not part of the request's identity.
+    priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 5
+    #: The device must speak this minor version at least, or it would misunderstand the request.
+    needs: Minor = 0
 
     def decoded_settings(self) -> Settings:
-        """Return the settings checked."""
+        """Return the settings of a "latency" request checked."""
         return decode_part(self.settings, Settings)
+
+    def decoded_quality_settings(self) -> QualitySettings:
+        """Return the settings of a "quality" request checked."""
+        return decode_part(self.settings, QualitySettings)
 
 
 class Cancel(Header, frozen=True, kw_only=True):
-    """The job no longer wants this request."""
+    """The job no longer wants this request. From the relay to a device: nobody does, stop."""
 
     request_id: Digest
 
@@ -87,12 +107,57 @@ class Welcome(Header, frozen=True, kw_only=True):
     running: Count
     uptime_s: Annotated[float, msgspec.Meta(ge=0)]
     versions: Words
+    minor: Minor = 0
 
 
 class Devices(Header, frozen=True, kw_only=True):
     """The list of devices has changed; this is the new one."""
 
     devices: Annotated[list[Profile], msgspec.Meta(max_length=1024)]
+
+
+class Status(Header, frozen=True, kw_only=True):
+    """A job asks how the relay is; answered by State."""
+
+
+class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
+    """One device as the relay sees it; times in seconds before now."""
+
+    profile: Profile
+    minor: Minor
+    #: "idle", "away" (its place is kept) or the phase of what it is at.
+    doing: Name
+    request_id: Digest | None
+    doing_for_s: Annotated[float, msgspec.Meta(ge=0)]
+    heard_ago_s: Annotated[float, msgspec.Meta(ge=0)]
+    measured: Count
+    failed: Count
+    last_error: Text
+
+
+class JobState(msgspec.Struct, frozen=True, kw_only=True):
+    """One job as the relay sees it."""
+
+    name: Text
+    queued: Count
+    running: Count
+    answered: Count
+
+
+class State(Header, frozen=True, kw_only=True):
+    """Answer to Status."""
+
+    devices: Annotated[list[DeviceState], msgspec.Meta(max_length=1024)]
+    jobs: Annotated[list[JobState], msgspec.Meta(max_length=1024)]
+    queued: Count
+    running: Count
+    bytes_held: Count
+    #: Answers in the last minute.
+    answered_per_minute: Count
+    uptime_s: Annotated[float, msgspec.Meta(ge=0)]
+    #: The last failure of any request, device or peer; "" if there was none.
+    last_error: Text
+    last_error_ago_s: Annotated[float, msgspec.Meta(ge=0)] | None
 
 
 class Ack(Header, frozen=True, kw_only=True):
@@ -102,22 +167,38 @@ class Ack(Header, frozen=True, kw_only=True):
 
 
 class Progress(Header, frozen=True, kw_only=True):
-    """Where a request is."""
+    """Where a request is. Sent when the phase changes, and every few seconds of a long one."""
 
     request_id: Digest
     phase: Phase
     device: Text = ""
+    #: Since the phase began.
+    elapsed_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class Result(Header, frozen=True, kw_only=True):
-    """A measurement; passed on by the relay as the bytes that the device sent."""
+    """A measurement, or a quality; passed on by the relay as the bytes that the device sent."""
 
     request_id: Digest
     measurement: msgspec.Raw
 
     def decoded_measurement(self) -> Measurement:
-        """Return the measurement checked."""
+        """Return the answer to a "latency" request checked."""
         return decode_part(self.measurement, Measurement)
+
+    def decoded_quality(self) -> Quality:
+        """Return the answer to a "quality" request checked."""
+        return decode_part(self.measurement, Quality)
+
+
+class Doubt(Header, frozen=True, kw_only=True):
+    """The device has found itself out of its usual band: what it measured since it was last in band is doubtful.
+
+    Passed on by the relay to every job; each knows which of the requests were its own.
+    """
+
+    request_ids: Annotated[list[Digest], msgspec.Meta(max_length=4096)]
+    detail: Text
 
 
 class Failed(Header, frozen=True, kw_only=True):
@@ -142,12 +223,16 @@ class Register(Header, frozen=True, kw_only=True):
     #: Unlike for each run of the agent: a reconnected device takes its own place.
     instance: Name
     busy_with: Digest | None = None
+    #: Of the store with the device's results, kept over restarts: what the device was at is kept for it a while.
+    device_id: Name | None = None
+    minor: Minor = 0
 
 
 class Registered(Header, frozen=True, kw_only=True):
     """The relay has taken the device."""
 
     versions: Words
+    minor: Minor = 0
 
 
 class Task(Measure, frozen=True, kw_only=True):
@@ -174,7 +259,7 @@ class Message(NamedTuple):
 
 
 _CLASSES: tuple[type[Header], ...] = (
-    Hello, Measure, Cancel, Welcome, Devices, Ack, Progress, Result, Failed, Error,
+    Hello, Measure, Cancel, Welcome, Devices, Status, State, Ack, Progress, Result, Doubt, Failed, Error,
     Register, Registered, Task, Ping, Pong,
 )  # fmt: skip
 _TAG: dict[type[Header], bytes] = {each: each.__name__.upper().encode() for each in _CLASSES}
@@ -185,10 +270,10 @@ def _direction(*classes: type[Header]) -> Mapping[bytes, type[Header]]:
 
 
 #: What each side may send; anything else is a ProtocolError at the receiver.
-JOB_TO_RELAY = _direction(Hello, Measure, Cancel)
-RELAY_TO_JOB = _direction(Welcome, Devices, Ack, Progress, Result, Failed, Error, Ping)
-DEVICE_TO_RELAY = _direction(Register, Progress, Result, Failed, Pong)
-RELAY_TO_DEVICE = _direction(Registered, Task, Ping, Error)
+JOB_TO_RELAY = _direction(Hello, Measure, Cancel, Status)
+RELAY_TO_JOB = _direction(Welcome, Devices, State, Ack, Progress, Result, Doubt, Failed, Error, Ping)
+DEVICE_TO_RELAY = _direction(Register, Progress, Result, Doubt, Failed, Pong)
+RELAY_TO_DEVICE = _direction(Registered, Task, Cancel, Ping, Error)
 
 
 def encode(header: Header, payload: Sequence[bytes] = ()) -> list[bytes]:
@@ -235,7 +320,7 @@ def cut(model: bytes) -> tuple[bytes, ...]:
     return tuple(model[start : start + CHUNK_BYTES] for start in range(0, len(model), CHUNK_BYTES))
 
 
-def measure_of(model: bytes, settings: Settings, profile: str = ANY_PROFILE) -> Measure:
+def measure_of(model: bytes, settings: Settings, profile: str = ANY_PROFILE, priority: int = 5) -> Measure:
     """Header that asks for a measurement of these model bytes."""
     raw = encode_settings(settings)
     sha256 = hashlib.sha256(model).hexdigest()
@@ -245,6 +330,28 @@ def measure_of(model: bytes, settings: Settings, profile: str = ANY_PROFILE) -> 
         size_bytes=len(model),
         profile=profile,
         settings=msgspec.Raw(raw),
+        priority=priority,
+        # An older device would measure one batch size only, and in the model's own precision.
+        needs=0 if settings.batches == (1,) and settings.precision == "model" else 1,
+    )
+
+
+def judge_of(
+    model: bytes, shard: bytes, settings: QualitySettings, profile: str = ANY_PROFILE, priority: int = 5
+) -> Measure:
+    """Header that asks for the error of a trained model on a shard: the bytes that `settings.shard` describes."""
+    raw = encode_settings(settings)
+    sha256 = hashlib.sha256(model).hexdigest()
+    return Measure(
+        request_id=request_id(sha256, profile, raw),
+        model_sha256=sha256,
+        size_bytes=len(model) + len(shard),
+        profile=profile,
+        settings=msgspec.Raw(raw),
+        work="quality",
+        model_bytes=len(model),
+        priority=priority,
+        needs=1,
     )
 
 

@@ -13,8 +13,8 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from edge_bridge.errors import BridgeUnreachableError
-from edge_bridge.keys import KeyPair
-from edge_bridge.protocol import FRAME_LIMIT_BYTES
+from edge_bridge.wire.keys import KeyPair
+from edge_bridge.wire.protocol import FRAME_LIMIT_BYTES
 
 HEARTBEAT_MS = 500
 HEARTBEAT_TIMEOUT_MS = 1500

@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 
 from edge_bridge.errors import RuntimeMissingError
-from edge_bridge.runtimes import Array, BadModelError, InputSpec
+from edge_bridge.measuring.runtimes import Array, BadModelError, InputSpec
 
 _PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -56,7 +56,7 @@ class OnnxRuntime:
     """Loads ONNX files with one of ONNX Runtime's providers: cpu, cuda, tensorrt."""
 
     def load(self, model: Path, provider: str, threads: int) -> _Session:
-        """Build a session; see `edge_bridge.runtimes.Runtime.load`."""
+        """Build a session; see `edge_bridge.measuring.runtimes.Runtime.load`."""
         wanted = _PROVIDERS.get(provider)
         present = onnxruntime.get_available_providers()
         if wanted is None or wanted not in present:

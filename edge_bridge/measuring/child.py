@@ -1,6 +1,6 @@
 """The measuring child: imports the runtime once, then forks a fresh process for each model.
 
-Run by the agent as ``python -m edge_bridge.child RUNTIME PARENT_PID``; orders arrive on standard input,
+Run by the agent as ``python -m edge_bridge.measuring.child RUNTIME PARENT_PID``; orders arrive on standard input,
 lines leave on standard output. A model that hangs, leaks or crashes the runtime ends its own process and
 nothing else. Must not know sockets or the protocol.
 """
@@ -20,12 +20,12 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from edge_bridge.benchmark import sample, summarise, warm_up
 from edge_bridge.errors import RuntimeMissingError
-from edge_bridge.lines import FailureLine, Line, MeasuredLine, Order, PhaseLine, encode_line
-from edge_bridge.protocol import Reason
-from edge_bridge.quantities import Measurement
-from edge_bridge.runtimes import Array, BadModelError, InputSpec, Runtime, get_runtime
+from edge_bridge.measuring.benchmark import sample, summarise, warm_up
+from edge_bridge.measuring.lines import FailureLine, Line, MeasuredLine, Order, PhaseLine, encode_line
+from edge_bridge.measuring.runtimes import Array, BadModelError, InputSpec, Runtime, get_runtime
+from edge_bridge.wire.protocol import Reason
+from edge_bridge.wire.quantities import Measurement
 
 #: Most bytes of one model's inputs.
 INPUT_LIMIT_BYTES = 1 << 30
@@ -55,7 +55,7 @@ def measure(order: Order, runtime: Runtime, say: Say) -> Measurement:
     finally:
         path.unlink(missing_ok=True)
     load_s = time.perf_counter() - start_s
-    inputs = make_inputs(list(model.inputs), settings.batch)
+    inputs = make_inputs(list(model.inputs), settings.batches[0])
     run = model.bind(inputs)
     say(PhaseLine("warming"))
     gc.collect()
@@ -80,7 +80,7 @@ def measure(order: Order, runtime: Runtime, say: Say) -> Measurement:
         warmup_runs=warm.runs,
         warmup_settled=warm.settled,
         load_s=load_s,
-        batch=settings.batch,
+        batch=settings.batches[0],
         input_shape=list(first.shape),
         input_type=str(first.dtype),
         threads=settings.threads,

@@ -18,8 +18,8 @@ import numpy.typing as npt
 
 from edge_bridge.errors import RuntimeMissingError
 
-ENTRY_POINTS = "edge_bridge.runtimes"
-_BUILT_IN = {"onnxruntime": "edge_bridge.onnx_runtime"}
+ENTRY_POINTS = "edge_bridge.measuring.runtimes"
+_BUILT_IN = {"onnxruntime": "edge_bridge.measuring.onnx_runtime"}
 #: Distributions whose version is told with a built-in runtime, found without importing it.
 _DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
 

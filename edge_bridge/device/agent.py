@@ -20,12 +20,14 @@ from pathlib import Path
 import msgspec
 import zmq
 
+from edge_bridge.device.store import Store
 from edge_bridge.endings import Endings
 from edge_bridge.errors import KeyRefusedError, ProtocolError, RuntimeMissingError
-from edge_bridge.keys import Connection, KeyPair
-from edge_bridge.lines import FailureLine, Line, MeasuredLine, PhaseLine
-from edge_bridge.measurer import ChildLimits, Measurer
-from edge_bridge.protocol import (
+from edge_bridge.measuring.lines import FailureLine, Line, MeasuredLine, PhaseLine
+from edge_bridge.measuring.measurer import ChildLimits, Measurer
+from edge_bridge.measuring.runtimes import runtime_versions
+from edge_bridge.wire.keys import Connection, KeyPair
+from edge_bridge.wire.protocol import (
     RELAY_TO_DEVICE,
     Error,
     Failed,
@@ -42,10 +44,8 @@ from edge_bridge.protocol import (
     decode,
     encode,
 )
-from edge_bridge.quantities import Profile
-from edge_bridge.runtimes import runtime_versions
-from edge_bridge.sockets import Context, Link, LinkEvent
-from edge_bridge.store import Store
+from edge_bridge.wire.quantities import Profile
+from edge_bridge.wire.sockets import Context, Link, LinkEvent
 
 log = logging.getLogger("device")
 

@@ -1,0 +1,43 @@
+"""The commands of `edge-bridge`, one module each: only readers of argv, only writers of standard output.
+
+What the user can mend ends a command with one line on standard error and exit code 2.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+import click
+
+from edge_bridge.cli.device import device
+from edge_bridge.cli.keygen import keygen
+from edge_bridge.cli.measure import measure
+from edge_bridge.cli.relay import relay
+from edge_bridge.cli.status import status
+from edge_bridge.errors import BridgeError
+
+
+def main() -> None:
+    """Run the command line; errors of the user are one line and exit code 2."""
+    try:
+        cli.main(prog_name="edge-bridge", standalone_mode=True)
+    except BridgeError as error:
+        click.echo(f"edge-bridge: {error}", err=True)
+        sys.exit(2)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
+def cli(log_level: str) -> None:
+    """Latencies from a real edge device, over ZeroMQ."""
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=log_level.upper(),
+        format="%(asctime)s %(name)s %(levelname)s %(message)s",
+        datefmt="%H:%M:%S",
+    )
+
+
+for each in (keygen, relay, device, measure, status):
+    cli.add_command(each)

@@ -1,0 +1,1 @@
+"""The relay on the login node: `core` decides, `service` is the process."""
