@@ -139,7 +139,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     #: As the machine names it, for instance "MAXN" (nvpmodel) or the CPU governor; "" where it does not tell.
     power_mode: Text = ""
     #: Precisions that a request may ask for.
-    precisions: Annotated[list[Name], msgspec.Meta(max_length=16)] = ["model"]
+    precisions: Annotated[tuple[Name, ...], msgspec.Meta(max_length=16)] = ("model",)
 
     def digest(self) -> str:
         """Hash over everything that changes a latency; results are kept under it."""
