@@ -7,21 +7,25 @@ came about.
 
 from __future__ import annotations
 
+import heapq
 import platform
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import zmq
 
-from edge_bridge.errors import BridgeUnreachableError, KeyRefusedError, ProtocolError
+from edge_bridge.errors import BridgeError, BridgeUnreachableError, KeyRefusedError, ProtocolError
 from edge_bridge.wire.keys import Connection, KeyPair
 from edge_bridge.wire.protocol import (
+    MINOR,
     MODEL_LIMIT_BYTES,
     RELAY_TO_JOB,
     Ack,
     Cancel,
     Devices,
+    Doubt,
     Error,
     Failed,
     Hello,
@@ -31,13 +35,16 @@ from edge_bridge.wire.protocol import (
     Ping,
     Progress,
     Result,
+    State,
+    Status,
     Welcome,
     cut,
     decode,
     encode,
+    judge_of,
     measure_of,
 )
-from edge_bridge.wire.quantities import ANY_PROFILE, Measurement, Profile, Settings
+from edge_bridge.wire.quantities import ANY_PROFILE, Measurement, Profile, Quality, QualitySettings, Settings
 from edge_bridge.wire.sockets import Context, Link, LinkEvent, Socket
 
 #: First and longest wait before an unacknowledged or refused request is sent again.
@@ -48,7 +55,7 @@ RETRY_MOST_S = 60.0
 ACK_S = 20.0
 ACK_BYTES_PER_S = 200_000
 #: How often a key that was refused in mid-run is tried again.
-REFUSED_RETRY_S = 10.0
+REFUSED_RETRY_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +67,24 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
+class Judged:
+    """A trained model's error on a shard has come."""
+
+    request_id: str
+    quality: Quality
+
+
+@dataclass(frozen=True, slots=True)
+class Doubted:
+    """What was measured for these requests is doubtful: the device was out of its usual band. Some may be others'."""
+
+    request_ids: tuple[str, ...]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class MeasurementFailed:
-    """A request has ended without a measurement."""
+    """A request has ended without a measurement, or without a quality."""
 
     request_id: str
     reason: str
@@ -75,6 +98,8 @@ class Progressed:
     request_id: str
     phase: Phase
     device: str
+    #: Since the phase began.
+    elapsed_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +121,7 @@ class RelayBack:
     """The relay is there again; everything outstanding has been sent again."""
 
 
-ClientEvent = Measured | MeasurementFailed | Progressed | DevicesChanged | RelayLost | RelayBack
+ClientEvent = Measured | Judged | Doubted | MeasurementFailed | Progressed | DevicesChanged | RelayLost | RelayBack
 
 
 @dataclass(slots=True)
@@ -105,18 +130,25 @@ class _Pending:
     payload: tuple[bytes, ...]
     #: When to send (again); None while the relay holds it.
     send_at_s: float | None
-    deadline_s: float | None
     tries: int = 0
+
+
+#: The relay's connection file and this job's key as they are now; BridgeError where they cannot be read.
+Access = Callable[[], tuple[Connection, KeyPair | None]]
 
 
 class BridgeClient:
     """A job's connection to a relay. Not thread-safe; made by `open`."""
 
-    def __init__(self, connection: Connection, key: KeyPair | None) -> None:
+    def __init__(self, connection: Connection, key: KeyPair | None, access: Access | None = None) -> None:
         self._endpoint = connection.job_endpoint
-        context: Context = zmq.Context.instance()
-        self._link = Link(context, self._endpoint, key, connection.relay_public_key)
+        self._access = access
+        self._link = _link_of(connection, key)
         self._pending: dict[str, _Pending] = {}
+        #: (when, request id): what to send, and what to give up; entries that no longer hold are skipped.
+        self._to_send: list[tuple[float, str]] = []
+        self._deadlines: list[tuple[float, str]] = []
+        self._state: State | None = None
         self._hello_due = False
         self._welcome: Welcome | None = None
         #: The relay has answered, and the connection has stood since.
@@ -129,7 +161,13 @@ class BridgeClient:
         self._jitter = random.Random()
 
     @classmethod
-    def open(cls, connection: Connection, key: KeyPair | None = None, timeout_s: float = 10.0) -> BridgeClient:
+    def open(
+        cls,
+        connection: Connection,
+        key: KeyPair | None = None,
+        timeout_s: float = 10.0,
+        access: Access | None = None,
+    ) -> BridgeClient:
         """Connect, and wait until the relay has answered.
 
         Parameters
@@ -140,6 +178,9 @@ class BridgeClient:
             This job's key pair; None only for a private local bridge.
         timeout_s
             How long to wait for the answer.
+        access
+            Reads connection file and key anew: used when the key is refused in mid-run, so that a key can be rolled
+            over without a restart.
 
         Raises
         ------
@@ -152,7 +193,7 @@ class BridgeClient:
             raise KeyRefusedError(
                 f"relay {connection.job_endpoint} takes known keys only: name a key file made by `edge-bridge keygen`"
             )
-        client = cls(connection, key)
+        client = cls(connection, key, access)
         try:
             client._wait_for_welcome(timeout_s)
         except BaseException:
@@ -181,7 +222,12 @@ class BridgeClient:
         return self._welcome
 
     def submit(
-        self, model: bytes, settings: Settings, profile: str = ANY_PROFILE, deadline_s: float | None = None
+        self,
+        model: bytes,
+        settings: Settings,
+        profile: str = ANY_PROFILE,
+        deadline_s: float | None = None,
+        priority: int = 5,
     ) -> str:
         """Ask for a measurement and return its request id; asking for the same again is one request.
 
@@ -191,21 +237,58 @@ class BridgeClient:
             An ONNX file's bytes.
         deadline_s
             Give up after so long and say so; None waits for ever.
+        priority
+            0 to 9; higher goes first.
         """
-        if not 1 <= len(model) <= MODEL_LIMIT_BYTES:
-            raise ValueError(f"a model of {len(model)} bytes; from 1 to {MODEL_LIMIT_BYTES} are taken")
-        measure = measure_of(model, settings, profile)
-        now_s = time.monotonic()
-        if measure.request_id not in self._pending:
-            until_s = None if deadline_s is None else now_s + deadline_s
-            self._pending[measure.request_id] = _Pending(measure, cut(model), now_s, until_s)
-            self._send_due(now_s)
-        return measure.request_id
+        _check_size(len(model))
+        return self._ask(measure_of(model, settings, profile, priority), cut(model), deadline_s)
+
+    def judge(
+        self,
+        model: bytes,
+        shard: bytes,
+        settings: QualitySettings,
+        profile: str = ANY_PROFILE,
+        deadline_s: float | None = None,
+        priority: int = 5,
+    ) -> str:
+        """Ask for a trained model's error on a labelled shard, and return the request id.
+
+        Parameters
+        ----------
+        shard
+            Inputs, then targets, as `settings.shard` describes them.
+        """
+        _check_size(len(model) + len(shard))
+        if sum(settings.shard.sizes_bytes()) != len(shard):
+            raise ValueError(f"a shard of {len(shard)} bytes; its shapes need {sum(settings.shard.sizes_bytes())}")
+        measure = judge_of(model, shard, settings, profile, priority)
+        return self._ask(measure, (*cut(model), *cut(shard)), deadline_s)
 
     def cancel(self, request_id: str) -> None:
         """Forget a request; no event of it follows."""
         if self._pending.pop(request_id, None) is not None and self._up:
             self._link.send(encode(Cancel(request_id=request_id)))
+
+    def ask_state(self) -> None:
+        """Ask the relay how it is; `state` has the answer once it has come."""
+        self._state = None
+        self._link.send(encode(Status()))
+
+    @property
+    def state(self) -> State | None:
+        """The relay's answer to `ask_state`; None until it comes (a relay of 1.0 never answers)."""
+        return self._state
+
+    def _ask(self, measure: Measure, payload: tuple[bytes, ...], deadline_s: float | None) -> str:
+        now_s = time.monotonic()
+        if measure.request_id not in self._pending:
+            self._pending[measure.request_id] = pending = _Pending(measure, payload, None)
+            self._send_at(pending, now_s)
+            if deadline_s is not None:
+                heapq.heappush(self._deadlines, (now_s + deadline_s, measure.request_id))
+            self._send_due(now_s)
+        return measure.request_id
 
     def poll(self, now_s: float | None = None) -> list[ClientEvent]:
         """Do what is due without blocking, and return what has happened.
@@ -221,15 +304,17 @@ class BridgeClient:
             events += self._link_event(link_event, now_s)
         if self._reopen_at_s is not None and now_s >= self._reopen_at_s:
             self._reopen_at_s = None
-            self._link.reopen()
+            self._reopen()
         if self._hello_due:
-            hello = Hello(client=platform.node()[:200], versions={"python": platform.python_version()})
+            versions = {"python": platform.python_version()}
+            hello = Hello(client=platform.node()[:200], versions=versions, minor=MINOR)
             self._hello_due = not self._link.send(encode(hello))
         while (frames := self._link.receive()) is not None:
             try:
                 events += self._said(decode(frames, RELAY_TO_JOB), now_s)
             except ProtocolError as error:
                 self._last_trouble = f"the relay broke the protocol: {error}"
+        events += self._beyond_relay()
         self._send_due(now_s)
         events += self._expire(now_s)
         return events
@@ -280,10 +365,14 @@ class BridgeClient:
                 return [*self._stands(now_s), *self._devices_are(devices)]
             case Devices(devices=devices):
                 return self._devices_are(devices)
+            case State() as state:
+                self._state = state
             case Ack(request_id=request_id) if request_id in self._pending:
                 self._pending[request_id].send_at_s = None
-            case Progress(request_id=request_id, phase=phase, device=device) if request_id in self._pending:
-                return [Progressed(request_id, phase, device)]
+            case Progress(request_id=request_id) as told if request_id in self._pending:
+                return [Progressed(request_id, told.phase, told.device, told.elapsed_s)]
+            case Doubt(request_ids=request_ids, detail=detail):
+                return [Doubted(tuple(request_ids), detail)]
             case Result(request_id=request_id) as result if request_id in self._pending:
                 return [self._result(result)]
             case Failed(request_id=request_id, reason="busy") if request_id in self._pending:
@@ -303,7 +392,8 @@ class BridgeClient:
     def _stands(self, now_s: float) -> list[ClientEvent]:
         """The relay has answered on a new connection: what it may have forgotten is sent again."""
         for pending in self._pending.values():
-            pending.send_at_s, pending.tries = now_s, 0
+            pending.tries = 0
+            self._send_at(pending, now_s)
         back = self._was_up and not self._up
         self._up = self._was_up = True
         return [RelayBack()] if back else []
@@ -315,34 +405,78 @@ class BridgeClient:
         return [DevicesChanged(self._devices)]
 
     def _result(self, result: Result) -> ClientEvent:
-        del self._pending[result.request_id]
+        asked = self._pending.pop(result.request_id).measure
         try:
+            if asked.work == "quality":
+                return Judged(result.request_id, result.decoded_quality())
             return Measured(result.request_id, result.decoded_measurement())
         except ProtocolError as error:
             return MeasurementFailed(result.request_id, "internal", f"the device's answer is malformed: {error}")
 
+    def _beyond_relay(self) -> list[ClientEvent]:
+        """Give up what an older relay would pass on in part."""
+        minor = MINOR if self._welcome is None else self._welcome.minor
+        if minor >= MINOR:
+            return []
+        beyond = [each for each, pending in self._pending.items() if pending.measure.needs > minor]
+        for request_id in beyond:
+            del self._pending[request_id]
+        detail = f"the relay speaks version 1.{minor} of the protocol and this needs 1.{MINOR}: update the relay"
+        return [MeasurementFailed(each, "unsupported", detail) for each in beyond]
+
+    def _send_at(self, pending: _Pending, at_s: float) -> None:
+        pending.send_at_s = at_s
+        heapq.heappush(self._to_send, (at_s, pending.measure.request_id))
+
     def _send_due(self, now_s: float) -> None:
-        if not self._up:
-            return
-        for pending in self._pending.values():
-            if pending.send_at_s is None or pending.send_at_s > now_s:
-                continue
-            if not self._link.send(encode(pending.measure, pending.payload)):
-                return
-            pending.send_at_s = now_s + ACK_S + pending.measure.size_bytes / ACK_BYTES_PER_S
+        while self._up and self._to_send and self._to_send[0][0] <= now_s:
+            at_s, request_id = self._to_send[0]
+            pending = self._pending.get(request_id)
+            if pending is not None and pending.send_at_s == at_s:
+                if pending.measure.needs > (MINOR if self._welcome is None else self._welcome.minor):
+                    return  # `poll` gives it up
+                if not self._link.send(encode(pending.measure, pending.payload)):
+                    return
+                self._send_at(pending, now_s + ACK_S + pending.measure.size_bytes / ACK_BYTES_PER_S)
+            # The entry just sent is still in front: what was pushed meanwhile is later.
+            heapq.heappop(self._to_send)
 
     def _again(self, pending: _Pending, now_s: float) -> None:
         """Back off: twice as long each time, and by a random part less, so that jobs do not come in step."""
         wait_s = min(RETRY_MOST_S, RETRY_S * 2**pending.tries)
         pending.tries = min(pending.tries + 1, 16)
-        pending.send_at_s = now_s + wait_s * self._jitter.uniform(0.5, 1.0)
+        self._send_at(pending, now_s + wait_s * self._jitter.uniform(0.5, 1.0))
 
     def _expire(self, now_s: float) -> list[ClientEvent]:
-        over = [
-            request_id
-            for request_id, pending in self._pending.items()
-            if pending.deadline_s is not None and now_s >= pending.deadline_s
-        ]
-        for request_id in over:
-            self.cancel(request_id)
+        over = []
+        while self._deadlines and self._deadlines[0][0] <= now_s:
+            request_id = heapq.heappop(self._deadlines)[1]
+            if request_id in self._pending:
+                over.append(request_id)
+                self.cancel(request_id)
         return [MeasurementFailed(each, "deadline", "no answer before the client's deadline") for each in over]
+
+    def _reopen(self) -> None:
+        """Connect anew, with connection file and key as they are now."""
+        if self._access is None:
+            self._link.reopen()
+            return
+        try:
+            connection, key = self._access()
+            link = _link_of(connection, key)
+        except BridgeError as error:
+            self._last_trouble = str(error)
+            self._link.reopen()
+            return
+        self._link.close()
+        self._link, self._endpoint = link, connection.job_endpoint
+
+
+def _link_of(connection: Connection, key: KeyPair | None) -> Link:
+    context: Context = zmq.Context.instance()
+    return Link(context, connection.job_endpoint, key, connection.relay_public_key)
+
+
+def _check_size(size_bytes: int) -> None:
+    if not 1 <= size_bytes <= MODEL_LIMIT_BYTES:
+        raise ValueError(f"a payload of {size_bytes} bytes; from 1 to {MODEL_LIMIT_BYTES} are taken")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import click
@@ -57,6 +58,9 @@ def relay(
         log.info("relay listens: jobs %s, devices %s", found.job_endpoint, found.device_endpoint)
         announce(str(plan.connection_file.resolve()))
         log.info("relay ends: %s", service.serve(endings))
+        if local is not None and exit_with_stdin:
+            # Its owner made the folder and may have been killed: nobody else is left to remove it.
+            shutil.rmtree(local, ignore_errors=True)
 
 
 def _local_plan(folder: Path) -> RelayPlan:

@@ -1,35 +1,139 @@
-"""`edge-bridge status`."""
+"""`edge-bridge status`: the relay, its devices and jobs, once or again and again."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import click
 import msgspec
+import zmq
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
 
 from edge_bridge.cli.common import FILE, key_for
 from edge_bridge.client import BridgeClient
-from edge_bridge.wire.keys import read_connection
+from edge_bridge.errors import BridgeError, BridgeUnreachableError
+from edge_bridge.wire.keys import Connection, read_connection
+from edge_bridge.wire.protocol import DeviceState, State
+
+EVERY_S = 1.0
 
 
 @click.command()
 @click.argument("connection", type=FILE, metavar="BRIDGE.json")
 @click.option("--key", type=FILE, help="Key file of a job.")
 @click.option("--timeout", "timeout_s", default=10.0, show_default=True, help="Seconds to wait for the relay.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def status(connection: Path, key: Path | None, timeout_s: float, as_json: bool) -> None:
-    """Show a relay's devices and queue."""
+@click.option("--watch", is_flag=True, help="Again every second, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; with --watch a line each time.")
+def status(connection: Path, key: Path | None, timeout_s: float, watch: bool, as_json: bool) -> None:
+    """Show a relay's devices, jobs, queue, rate and last error."""
     found = read_connection(connection)
     client = BridgeClient.open(found, key_for(found, key), timeout_s)
-    welcome = client.welcome
-    client.close()
-    assert welcome is not None
-    if as_json:
-        click.echo(msgspec.json.format(msgspec.json.encode(welcome), indent=1).decode())
-        return
-    click.echo(f"relay {found.job_endpoint}, up {welcome.uptime_s:.0f} s, jobs {welcome.jobs}")
-    click.echo(f"requests: {welcome.running} running, {welcome.queued} queued")
-    for each in welcome.devices:
-        click.echo(f"device {each.name}: {each.hardware}; {each.runtime} {each.provider}")
-    if not welcome.devices:
-        click.echo("no device is registered")
+    try:
+        state = _ask(client, timeout_s)
+        if watch:
+            _watch(client, found, state, timeout_s, as_json)
+        elif as_json:
+            click.echo(msgspec.json.format(msgspec.json.encode(state), indent=1).decode())
+        else:
+            _console().print(show(found, state))
+    finally:
+        client.close()
+
+
+def _watch(client: BridgeClient, found: Connection, state: State, timeout_s: float, as_json: bool) -> None:
+    with Live(console=_console(), auto_refresh=False, screen=False) as live:
+        try:
+            while True:
+                if as_json:
+                    click.echo(msgspec.json.encode(state).decode())
+                else:
+                    live.update(show(found, state), refresh=True)
+                time.sleep(EVERY_S)
+                try:
+                    state = _ask(client, timeout_s)
+                except BridgeUnreachableError as error:
+                    live.update(str(error), refresh=True)
+        except KeyboardInterrupt:
+            return
+
+
+def _ask(client: BridgeClient, timeout_s: float) -> State:
+    """The relay's state; asked again after a reconnection."""
+    if client.welcome is not None and client.welcome.minor < 1:
+        raise BridgeError("the relay speaks version 1.0 of the protocol and does not tell its state: update it")
+    end_s = time.monotonic() + timeout_s
+    while time.monotonic() < end_s:
+        client.ask_state()
+        poller = zmq.Poller()
+        for socket in client.sockets:
+            poller.register(socket, zmq.POLLIN)
+        ask_again_s = time.monotonic() + 1.0
+        while client.state is None and time.monotonic() < ask_again_s:
+            poller.poll(100)
+            client.poll()
+        if client.state is not None:
+            return client.state
+    raise BridgeUnreachableError(f"the relay has not answered within {timeout_s:g} s: is it running?")
+
+
+def show(found: Connection, state: State) -> RenderableType:
+    """State as a screen full of text."""
+    error = "none"
+    if state.last_error_ago_s is not None:
+        error = f"{state.last_error} ({duration(state.last_error_ago_s)} ago)"
+    head = Table.grid(padding=(0, 2))
+    for name, value in (
+        ("relay", f"{found.job_endpoint}, up {duration(state.uptime_s)}"),
+        ("requests", f"{state.running} running, {state.queued} queued, {state.bytes_held / 1e6:.1f} MB held"),
+        ("rate", f"{state.answered_per_minute} answered in the last minute"),
+        ("last error", error),
+    ):
+        head.add_row(name, value)
+    return Group(head, _devices(state.devices), _jobs(state))
+
+
+def _devices(devices: list[DeviceState]) -> RenderableType:
+    if not devices:
+        return "no device is registered"
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    for title in ("device", "doing", "for", "heard", "measured", "failed", "runtime", "hardware"):
+        table.add_column(title, justify="right" if title in ("for", "heard", "measured", "failed") else "left")
+    for each in devices:
+        table.add_row(
+            each.profile.name,
+            each.doing,
+            duration(each.doing_for_s),
+            duration(each.heard_ago_s),
+            str(each.measured),
+            str(each.failed),
+            f"{each.profile.runtime} {each.profile.provider}",
+            each.profile.hardware + (f", {each.profile.power_mode}" if each.profile.power_mode else ""),
+        )
+    return table
+
+
+def _jobs(state: State) -> RenderableType:
+    table = Table(box=None, header_style="bold", padding=(0, 2, 0, 0))
+    table.add_column("job")
+    for title in ("running", "queued", "answered"):
+        table.add_column(title, justify="right")
+    for each in state.jobs:
+        table.add_row(each.name, str(each.running), str(each.queued), str(each.answered))
+    return table
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 4.2 s, 3 min, 5.1 h, 2.0 d."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    if seconds < 3600:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 86_400 else f"{seconds / 86_400:.1f} d"
+
+
+def _console() -> Console:
+    # Device and peer names come over the network: no markup in them.
+    return Console(markup=False, highlight=False, soft_wrap=False)

@@ -8,30 +8,38 @@ devices answer from their stores.
 from __future__ import annotations
 
 import platform
-from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from edge_bridge.relay.queue import Place, Queue
+from edge_bridge.relay.tally import Tally
 from edge_bridge.wire.protocol import (
+    MINOR,
     Ack,
     Cancel,
     Devices,
+    DeviceState,
+    Doubt,
     Error,
     Failed,
     Header,
     Hello,
+    JobState,
     Measure,
     Message,
-    Phase,
-    Pong,
     Progress,
     Register,
     Registered,
     Result,
+    State,
+    Status,
     Welcome,
     task_of,
 )
-from edge_bridge.wire.quantities import ANY_PROFILE, Profile
+from edge_bridge.wire.quantities import Profile
+
+#: HELLO and STATUS of one job are answered at most this often.
+ASK_S = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,10 +120,12 @@ class Limits:
     bytes_held: int = 2 << 30
     jobs: int = 256
     devices: int = 256
-    #: A request that outlived this many devices fails: it may be what ends them.
+    #: A request that ended this many devices fails: it may be what ends them.
     devices_lost: int = 5
     #: A device whose agent does not answer pings for so long is given up, even if its socket lives.
     silence_s: float = 15.0
+    #: What a device that went away was measuring is kept for it so long, before another one may have it.
+    grace_s: float = 10.0
 
 
 @dataclass(slots=True)
@@ -124,18 +134,49 @@ class _Request:
     payload: tuple[bytes, ...]
     #: Jobs that wait for it, in the order they asked.
     jobs: dict[bytes, None]
-    #: The device that has it; None while it is queued.
+    #: The device that has it; None while it is queued, or kept for a device that is away.
     device: bytes | None = None
     devices_lost: int = 0
+
+
+@dataclass(slots=True)
+class _Job:
+    name: str
+    answered: int = 0
+    #: When it was last told of the whole relay: an answer that is long, and must not be had without end.
+    told_s: float | None = None
+
+    def may_ask(self, now_s: float) -> bool:
+        """Whether it has not just been told."""
+        if self.told_s is not None and now_s - self.told_s < ASK_S:
+            return False
+        self.told_s = now_s
+        return True
 
 
 @dataclass(slots=True)
 class _Device:
     profile: Profile
     instance: str
+    device_id: str
+    minor: int
     heard_s: float
     #: What it is measuring; it may be a request that this relay does not know (yet).
     task: str | None = None
+    phase: str = "queued"
+    since_s: float = 0.0
+    measured: int = 0
+    failed: int = 0
+    last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Away:
+    """A device that went away with a task, by its device_id in `Relay._away`."""
+
+    request_id: str
+    instance: str
+    until_s: float
 
 
 @dataclass(slots=True)
@@ -152,22 +193,26 @@ class Relay:
 
     limits: Limits
     started_s: float
-    _jobs: dict[bytes, str] = field(default_factory=dict)
+    _jobs: dict[bytes, _Job] = field(default_factory=dict)
     _devices: dict[bytes, _Device] = field(default_factory=dict)
+    _away: dict[str, _Away] = field(default_factory=dict)
     _requests: dict[str, _Request] = field(default_factory=dict)
-    #: Ids of the requests without a device, and only those; first come, first served.
-    _queue: OrderedDict[str, None] = field(default_factory=OrderedDict)
-    #: Sum of the model bytes of `_requests`.
+    #: The requests without a device, but for those kept for a device that is away.
+    _queue: Queue = field(default_factory=Queue)
+    _tally: Tally = field(default_factory=Tally)
+    #: Sum of the payload bytes of `_requests`.
     _bytes_held: int = 0
+    #: Profiles as last told to the jobs.
+    _told: list[Profile] = field(default_factory=list)
 
     def handle(self, event: Event, now_s: float) -> list[Command]:
         """Take one event, return what is to be done, in order."""
-        before = self._profiles()
         commands = list(self._react(event, now_s))
-        after = self._profiles()
-        if before != after:
-            commands += [ToJob(job, Devices(devices=after)) for job in self._jobs]
-        commands += self._dispatch()
+        present = self._profiles()
+        if present != self._told:
+            self._told = present
+            commands += [ToJob(job, Devices(devices=present)) for job in self._jobs]
+        commands += self._dispatch(now_s)
         return commands
 
     def peers(self) -> tuple[list[bytes], list[bytes]]:
@@ -183,12 +228,14 @@ class Relay:
             case JobGone(peer, why):
                 yield from self._job_gone(peer, why)
             case DeviceGone(peer, why):
-                yield from self._device_gone(peer, why)
+                yield from self._device_gone(peer, why, now_s)
             case Tick():
                 for peer, device in list(self._devices.items()):
                     silent_s = now_s - device.heard_s
                     if silent_s > self.limits.silence_s:
-                        yield from self._device_gone(peer, f"silent for {silent_s:.0f} s")
+                        yield from self._device_gone(peer, f"silent for {silent_s:.0f} s", now_s)
+                for device_id in [each for each, away in self._away.items() if now_s >= away.until_s]:
+                    yield from self._lost(self._away.pop(device_id).request_id)
 
     # Jobs
 
@@ -200,38 +247,77 @@ class Relay:
                     Error(code="full", detail=f"the relay serves {len(self._jobs)} jobs, come back later"),
                 )
                 return
-            self._jobs[peer] = name
+            self._jobs[peer] = _Job(name)
             yield Note(f"job {name} is here")
         match message.header:
-            case Hello():
+            case Hello() if self._jobs[peer].may_ask(now_s):
                 yield ToJob(peer, self._welcome(now_s))
+            case Status() if self._jobs[peer].may_ask(now_s):
+                yield ToJob(peer, self._state(now_s))
             case Measure() as measure:
                 yield from self._measure(peer, measure, message.payload)
             case Cancel(request_id=request_id):
                 yield from self._leave(peer, request_id)
 
     def _welcome(self, now_s: float) -> Welcome:
-        running = sum(device.task is not None for device in self._devices.values())
         return Welcome(
             devices=self._profiles(),
             jobs=len(self._jobs),
-            queued=sum(request.device is None for request in self._requests.values()),
-            running=running,
+            queued=len(self._queue),
+            running=self._running(),
             uptime_s=max(0.0, now_s - self.started_s),
             versions={"python": platform.python_version()},
+            minor=MINOR,
         )
+
+    def _state(self, now_s: float) -> State:
+        queued = dict.fromkeys(self._jobs, 0)
+        running = dict.fromkeys(self._jobs, 0)
+        for request_id, request in self._requests.items():
+            count = queued if request_id in self._queue else running
+            for job in request.jobs:
+                count[job] += 1
+        error_s = self._tally.last_error_s
+        return State(
+            devices=[
+                DeviceState(
+                    profile=each.profile,
+                    minor=each.minor,
+                    doing=each.phase if each.task is not None else "idle",
+                    request_id=each.task,
+                    doing_for_s=max(0.0, now_s - each.since_s),
+                    heard_ago_s=max(0.0, now_s - each.heard_s),
+                    measured=each.measured,
+                    failed=each.failed,
+                    last_error=each.last_error,
+                )
+                for each in self._devices.values()
+            ],
+            jobs=[
+                JobState(name=job.name, queued=queued[peer], running=running[peer], answered=job.answered)
+                for peer, job in self._jobs.items()
+            ],
+            queued=len(self._queue),
+            running=self._running(),
+            bytes_held=self._bytes_held,
+            answered_per_minute=self._tally.per_minute(now_s),
+            uptime_s=max(0.0, now_s - self.started_s),
+            last_error=self._tally.last_error,
+            last_error_ago_s=None if error_s is None else max(0.0, now_s - error_s),
+        )
+
+    def _running(self) -> int:
+        return sum(device.task is not None for device in self._devices.values())
 
     def _measure(self, peer: bytes, measure: Measure, payload: tuple[bytes, ...]) -> Iterator[Command]:
         known = self._requests.get(measure.request_id)
         if known is not None:
             known.jobs[peer] = None
-        elif len(self._requests) >= self.limits.requests or (
-            self._bytes_held + measure.size_bytes > self.limits.bytes_held
-        ):
-            detail = f"the relay holds {len(self._requests)} requests of {self._bytes_held} bytes"
-            yield ToJob(peer, Failed(request_id=measure.request_id, reason="busy", detail=detail))
-            return
         else:
+            yield from self._make_room(peer, measure.size_bytes)
+            if not self._has_room(measure.size_bytes):
+                yield ToJob(peer, self._busy(measure.request_id))
+                return
             request = _Request(measure, payload, {peer: None})
             # A device may have said, when it came back to a restarted relay, that it is at this very request.
             request.device = next(
@@ -240,26 +326,57 @@ class Relay:
             self._requests[measure.request_id] = request
             self._bytes_held += measure.size_bytes
             if request.device is None:
-                self._queue[measure.request_id] = None
+                self._enqueue(measure.request_id)
         yield ToJob(peer, Ack(request_id=measure.request_id))
 
+    def _has_room(self, size_bytes: int) -> bool:
+        return len(self._requests) < self.limits.requests and (self._bytes_held + size_bytes <= self.limits.bytes_held)
+
+    def _make_room(self, peer: bytes, size_bytes: int) -> Iterator[Command]:
+        """Where the relay is full, send the newest requests of those who hold most away, if this job holds less."""
+        if self._has_room(size_bytes):
+            return
+        held = dict.fromkeys(self._jobs, 0)
+        for request in self._requests.values():
+            held[next(iter(request.jobs))] += 1
+        while not self._has_room(size_bytes):
+            most = max(held, key=lambda job: held[job])
+            newest = self._queue.newest_of(most)
+            if newest is None or held[most] <= held[peer] + 1:
+                return
+            held[most] -= 1
+            busy = self._busy(newest)
+            yield from (ToJob(job, busy) for job in self._requests[newest].jobs)
+            self._forget(newest)
+
+    def _busy(self, request_id: str) -> Failed:
+        detail = f"the relay holds {len(self._requests)} requests of {self._bytes_held} bytes"
+        return Failed(request_id=request_id, reason="busy", detail=detail)
+
     def _leave(self, peer: bytes, request_id: str) -> Iterator[Command]:
-        """Take a job off a request; what nobody waits for and no device has begun is dropped."""
+        """Take a job off a request; what nobody waits for any more is dropped, and stopped where it runs."""
         request = self._requests.get(request_id)
         if request is None or peer not in request.jobs:
             return
         del request.jobs[peer]
-        if not request.jobs:
-            self._forget(request_id)
-            yield Note(f"request {request_id[:8]} dropped, nobody waits for it")
+        if request.jobs:
+            if request_id in self._queue:
+                self._enqueue(request_id)  # it takes the turn of another job now
+            return
+        device = None if request.device is None else self._devices.get(request.device)
+        self._forget(request_id)
+        yield Note(f"request {request_id[:8]} dropped, nobody waits for it")
+        if device is not None and device.minor >= 1 and request.device is not None:
+            yield ToDevice(request.device, Cancel(request_id=request_id))
 
     def _job_gone(self, peer: bytes, why: str) -> Iterator[Command]:
-        name = self._jobs.pop(peer, None)
-        if name is None:
+        job = self._jobs.get(peer)
+        if job is None:
             return
-        yield Note(f"job {name} is gone: {why}")
+        yield Note(f"job {job.name} is gone: {why}")
         for request_id in [each for each, request in self._requests.items() if peer in request.jobs]:
             yield from self._leave(peer, request_id)
+        del self._jobs[peer]
 
     # Devices
 
@@ -274,58 +391,104 @@ class Relay:
             return
         device.heard_s = now_s
         match header:
-            case Pong():
-                pass
-            case Progress(request_id=request_id, phase=phase):
-                yield from self._progress(request_id, phase, device)
-            case Result(request_id=request_id) | Failed(request_id=request_id):
-                if device.task == request_id:
-                    device.task = None
-                request = self._requests.get(request_id)
-                if request is not None:
-                    self._forget(request_id)
-                    yield from (ToJob(job, header) for job in request.jobs)
-                outcome = "measured" if isinstance(header, Result) else "failed"
-                yield Note(f"request {request_id[:8]} {outcome} on {device.profile.name}")
+            case Progress():
+                yield from self._progress(header, device, now_s)
+            case Result() | Failed():
+                yield from self._answered(header, device, now_s)
+            case Doubt(request_ids=ids, detail=detail):
+                yield from (ToJob(job, header) for job in self._jobs)
+                yield Note(f"device {device.profile.name} doubts {len(ids)} of its measurements: {detail}")
+                self._tally.error(f"{device.profile.name}: {detail}", now_s)
 
-    def _register(self, peer: bytes, name: str, register: Register, now_s: float) -> Iterator[Command]:
-        for other, device in list(self._devices.items()):
-            if device.instance == register.instance and other != peer:
-                # The same agent over a new connection. What it still measures stays with it.
-                if device.task is not None and device.task != register.busy_with:
-                    self._requeue(device.task)
-                del self._devices[other]
-        old = self._devices.get(peer)
-        if old is None and len(self._devices) >= self.limits.devices:
-            yield ToDevice(peer, Error(code="full", detail=f"the relay serves {len(self._devices)} devices"))
+    def _answered(self, answer: Result | Failed, device: _Device, now_s: float) -> Iterator[Command]:
+        request_id, name = answer.request_id, device.profile.name
+        if device.task == request_id:
+            device.task, device.since_s = None, now_s
+        if isinstance(answer, Failed) and answer.reason == "cancelled":
+            self._requeue(request_id)  # somebody may have asked for it again meanwhile
             return
-        if old is not None and old.task is not None and old.task != register.busy_with:
-            self._requeue(old.task)
-        self._devices[peer] = _Device(register.profile, register.instance, now_s, register.busy_with)
-        if register.busy_with in self._requests:
-            self._requests[register.busy_with].device = peer
-            self._queue.pop(register.busy_with, None)
-        yield ToDevice(peer, Registered(versions={"python": platform.python_version()}))
-        yield Note(f"device {register.profile.name} ({name}) is here")
-
-    def _progress(self, request_id: str, phase: Phase, device: _Device) -> Iterator[Command]:
+        self._tally.answered(now_s)
+        if isinstance(answer, Result):
+            device.measured += 1
+            yield Note(f"request {request_id[:8]} measured on {name}")
+        else:
+            device.failed += 1
+            device.last_error = f"{answer.reason}: {answer.detail}"[:500]
+            self._tally.error(f"{name}: request {request_id[:8]}: {device.last_error}", now_s)
+            yield Note(f"request {request_id[:8]} failed on {name}: {answer.reason}")
         request = self._requests.get(request_id)
         if request is not None:
-            told = Progress(request_id=request_id, phase=phase, device=device.profile.name)
+            self._forget(request_id)
+            for job in request.jobs:
+                self._jobs[job].answered += 1
+                yield ToJob(job, answer)
+
+    def _register(self, peer: bytes, name: str, register: Register, now_s: float) -> Iterator[Command]:
+        # With the name that belongs to its key: nobody takes the place of a device of another key.
+        device_id = f"{name}/{register.device_id or register.instance}"
+        for other, device in list(self._devices.items()):
+            if other == peer or device_id == device.device_id:
+                # The same device over a new connection, or its agent started again: its task may be with it still.
+                del self._devices[other]
+                if device.task is not None:
+                    self._away[device_id] = _Away(device.task, device.instance, now_s)
+        if len(self._devices) >= self.limits.devices:
+            yield ToDevice(peer, Error(code="full", detail=f"the relay serves {len(self._devices)} devices"))
+            return
+        new = self._devices[peer] = _Device(
+            register.profile, register.instance, device_id, register.minor, now_s, register.busy_with, since_s=now_s
+        )
+        if new.task in self._requests:
+            self._requests[new.task].device = peer
+            self._queue.remove(new.task)
+        yield ToDevice(peer, Registered(versions={"python": platform.python_version()}, minor=MINOR))
+        yield Note(f"device {register.profile.name} ({name}) is here")
+        away = self._away.pop(device_id, None)
+        if away is not None and away.request_id != new.task:
+            yield from self._take_up(peer, new, away, now_s)
+
+    def _take_up(self, peer: bytes, device: _Device, away: _Away, now_s: float) -> Iterator[Command]:
+        """Give back to a device that is there again what it was at: it may have the result in its store."""
+        request = self._requests.get(away.request_id)
+        if away.instance != device.instance:
+            yield from self._lost(away.request_id, requeue=device.task is not None)
+        elif device.task is not None:
+            self._requeue(away.request_id)
+        if request is not None and device.task is None and away.request_id in self._requests:
+            yield self._give(away.request_id, peer, device, now_s)
+
+    def _progress(self, progress: Progress, device: _Device, now_s: float) -> Iterator[Command]:
+        if progress.phase != device.phase:
+            device.phase, device.since_s = progress.phase, now_s
+        request = self._requests.get(progress.request_id)
+        if request is not None:
+            told = Progress(
+                request_id=progress.request_id,
+                phase=progress.phase,
+                device=device.profile.name,
+                elapsed_s=progress.elapsed_s,
+            )
             yield from (ToJob(job, told) for job in request.jobs)
 
-    def _device_gone(self, peer: bytes, why: str) -> Iterator[Command]:
+    def _device_gone(self, peer: bytes, why: str, now_s: float) -> Iterator[Command]:
         device = self._devices.pop(peer, None)
         if device is None:
             return
         yield Note(f"device {device.profile.name} is gone: {why}")
-        request_id = device.task
-        request = self._requests.get(request_id) if request_id is not None else None
-        if request_id is None or request is None:
+        self._tally.error(f"device {device.profile.name} is gone: {why}", now_s)
+        if device.task in self._requests:
+            self._requests[device.task].device = None
+            self._away[device.device_id] = _Away(device.task, device.instance, now_s + self.limits.grace_s)
+
+    def _lost(self, request_id: str, requeue: bool = True) -> Iterator[Command]:
+        """Count a device that ended with this request; after too many the request fails."""
+        request = self._requests.get(request_id)
+        if request is None or request.device is not None:
             return
         request.devices_lost += 1
         if request.devices_lost < self.limits.devices_lost:
-            self._requeue(request_id)
+            if requeue:
+                self._requeue(request_id)
             return
         self._forget(request_id)
         detail = f"{request.devices_lost} devices went away while they had it"
@@ -334,36 +497,39 @@ class Relay:
 
     # The queue
 
-    def _dispatch(self) -> Iterator[Command]:
-        """Give every idle device the first request that fits it."""
+    def _dispatch(self, now_s: float) -> Iterator[Command]:
+        """Give every idle device the request whose turn it is."""
+        if not self._queue:
+            return
         for peer, device in self._devices.items():
-            if not self._queue:
-                return
-            request_id = None if device.task is not None else self._take(device.profile.name)
-            if request_id is None:
+            if device.task is not None:
                 continue
-            request = self._requests[request_id]
-            request.device, device.task = peer, request_id
-            yield ToDevice(peer, task_of(request.measure), request.payload)
+            request_id = self._queue.take(device.profile.name, device.minor)
+            if request_id is not None:
+                yield self._give(request_id, peer, device, now_s)
 
-    def _take(self, profile: str) -> str | None:
-        """Remove from the queue, and return, the first request for this profile."""
-        fits = (ANY_PROFILE, profile)
-        taken = next((each for each in self._queue if self._requests[each].measure.profile in fits), None)
-        if taken is not None:
-            del self._queue[taken]
-        return taken
+    def _give(self, request_id: str, peer: bytes, device: _Device, now_s: float) -> Command:
+        request = self._requests[request_id]
+        self._queue.remove(request_id)
+        request.device, device.task = peer, request_id
+        device.phase, device.since_s = "queued", now_s
+        return ToDevice(peer, task_of(request.measure), request.payload)
+
+    def _enqueue(self, request_id: str, in_front: bool = False) -> None:
+        request = self._requests[request_id]
+        measure = request.measure
+        place = Place(next(iter(request.jobs)), measure.profile, measure.needs, measure.priority)
+        self._queue.put(request_id, place, in_front)
 
     def _requeue(self, request_id: str) -> None:
         request = self._requests.get(request_id)
         if request is not None:
             request.device = None
-            self._queue[request_id] = None
-            self._queue.move_to_end(request_id, last=False)
+            self._enqueue(request_id, in_front=True)
 
     def _forget(self, request_id: str) -> None:
         request = self._requests.pop(request_id)
-        self._queue.pop(request_id, None)
+        self._queue.remove(request_id)
         self._bytes_held -= request.measure.size_bytes
 
     def _profiles(self) -> list[Profile]:

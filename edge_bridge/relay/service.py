@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import zmq
 from zmq.utils import z85
@@ -37,18 +38,24 @@ from edge_bridge.wire.protocol import (
     VERSION,
     Error,
     ErrorCode,
+    Failed,
     Header,
+    Measure,
     Ping,
+    broken_identity,
     decode,
     encode,
 )
 from edge_bridge.wire.sockets import Context, Socket, bound_router
 
 log = logging.getLogger("relay")
+Side = Literal["job", "device"]
 
 TICK_S = 1.0
 #: A peer that breaks the protocol this often is ignored until it connects anew.
 OFFENCES = 10
+#: Lines about one key in the log, within so many seconds; the rest is only counted.
+COMPLAINTS, COMPLAINTS_WITHIN_S = 20, 60.0
 #: Most messages taken from one side before the other is looked at.
 BURST = 64
 
@@ -101,7 +108,11 @@ class RelayService:
             raise
         self.connection = connection
         self._core = Relay(plan.limits, time.monotonic())
-        self._offences: dict[tuple[str, bytes], int] = {}
+        self._offences: OrderedDict[tuple[Side, bytes], int] = OrderedDict()
+        #: Key of each peer that the core knows, to shut it out when the key is taken off the list.
+        self._keys: dict[tuple[Side, bytes], str] = {}
+        #: By key: since when, and how many lines about it were logged.
+        self._complaints: OrderedDict[str, tuple[float, int]] = OrderedDict()
         #: The first is being handled.
         self._events: deque[Event] = deque()
 
@@ -150,62 +161,101 @@ class RelayService:
             self._zap.send_multipart([b"1.0", b"", b"500", b"malformed", b"", b""])
             return
         key = name = ""
+        side: Side = "device" if domain == b"device" else "job"
         if mechanism == b"CURVE" and len(credentials) == 1 and self._plan.allowed is not None:
             key = z85.encode(credentials[0]).decode()
-            name = self._plan.allowed.name_of(key) or ""
+            name = self._plan.allowed.name_of(key, side) or ""
         if name:
             self._zap.send_multipart([version, request, b"200", b"OK", key.encode(), b""])
             return
-        log.warning("refused %s key %r from %s: not in the allow-list", domain.decode(), key, address.decode())
+        self._complain(
+            key, f"refused {side} key {key} from {address.decode(errors='replace')}: not in the allow-list as a {side}"
+        )
         self._zap.send_multipart([version, request, b"400", b"key not allowed", b"", b""])
 
-    def _take_in(self, side: str, socket: Socket) -> None:
+    def _take_in(self, side: Side, socket: Socket) -> None:
         for _ in range(BURST):
             try:
                 peer_frame, *frames = socket.recv_multipart(zmq.NOBLOCK, copy=False)
             except zmq.Again:
                 return
             peer = peer_frame.bytes
-            key, name = "", peer.hex()
+            key, name = "", "local"
             if self._plan.allowed is not None:
                 key = str(frames[0].get("User-Id")) if frames else ""
-                allowed_as = self._plan.allowed.name_of(key)
+                allowed_as = self._plan.allowed.name_of(key, side)
                 if allowed_as is None:
-                    self._offence(side, peer, key, "refused", "this key is no longer allowed")
+                    self._offence(side, peer, key, "refused", f"this key is not, or no longer, allowed as a {side}")
                     continue
                 name = allowed_as
             if self._offences.get((side, peer), 0) >= OFFENCES:
                 continue
+            self._keys[side, peer] = key
             try:
-                if side == "job":
-                    message = decode([frame.bytes for frame in frames], JOB_TO_RELAY)
-                    self._handle(JobSaid(peer, name, message))
-                else:
-                    message = decode([frame.bytes for frame in frames], DEVICE_TO_RELAY)
-                    self._handle(DeviceSaid(peer, name, message))
+                self._said(side, peer, name, [frame.bytes for frame in frames])
             except ProtocolError as error:
                 code: ErrorCode = "version" if frames and frames[0].bytes != VERSION else "malformed"
                 self._offence(side, peer, key or name, code, str(error))
 
-    def _offence(self, side: str, peer: bytes, key: str, code: ErrorCode, detail: str) -> None:
+    def _said(self, side: Side, peer: bytes, name: str, frames: list[bytes]) -> None:
+        if side == "device":
+            self._handle(DeviceSaid(peer, name, decode(frames, DEVICE_TO_RELAY)))
+            return
+        message = decode(frames, JOB_TO_RELAY)
+        if isinstance(message.header, Measure):
+            broken = broken_identity(message.header, message.payload)
+            if broken is not None:
+                log.warning("job %s: request %s: %s", name, message.header.request_id[:8], broken)
+                failed = Failed(request_id=message.header.request_id, reason="bad-digest", detail=broken)
+                self._send(side, peer, failed, ())
+                return
+        self._handle(JobSaid(peer, name, message))
+
+    def _offence(self, side: Side, peer: bytes, key: str, code: ErrorCode, detail: str) -> None:
         """Answer a peer that breaks the rules, and drop it when it goes on doing so."""
         count = self._offences[side, peer] = self._offences.get((side, peer), 0) + 1
         if count > OFFENCES:
             return
-        log.warning("%s with key %s broke the protocol (%d): %s", side, key, count, detail)
+        self._complain(key, f"{side} with key {key} broke the protocol ({count}): {detail}")
         self._send(side, peer, Error(code=code, detail=detail[:500]), ())
         if count == OFFENCES or code == "refused":
-            log.warning("%s with key %s is dropped", side, key)
-            self._handle(JobGone(peer, detail) if side == "job" else DeviceGone(peer, detail))
+            self._complain(key, f"{side} with key {key} is dropped")
+            self._gone(side, peer, detail)
         while len(self._offences) > 4096:
-            self._offences.pop(next(iter(self._offences)))
+            self._offences.popitem(last=False)
+
+    def _complain(self, key: str, text: str) -> None:
+        """Log a line about a key, unless there were many of late: a log must not be filled from outside."""
+        now_s = time.monotonic()
+        since_s, count = self._complaints.pop(key, (now_s, 0))
+        if now_s - since_s > COMPLAINTS_WITHIN_S:
+            since_s, count = now_s, 0
+        self._complaints[key] = (since_s, count + 1)
+        if count < COMPLAINTS:
+            log.warning("%s", text)
+        elif count == COMPLAINTS:
+            log.warning("key %s: no more lines about it for a while", key)
+        while len(self._complaints) > 4096:
+            self._complaints.popitem(last=False)
+
+    def _gone(self, side: Side, peer: bytes, why: str) -> None:
+        self._keys.pop((side, peer), None)
+        self._handle(JobGone(peer, why) if side == "job" else DeviceGone(peer, why))
 
     def _tick(self) -> None:
         jobs, devices = self._core.peers()
-        for side, peers in (("job", jobs), ("device", devices)):
+        sides: tuple[tuple[Side, list[bytes]], ...] = (("job", jobs), ("device", devices))
+        for side, peers in sides:
             for peer in peers:
-                self._send(side, peer, Ping(), ())
+                key = self._keys.get((side, peer), "")
+                if self._plan.allowed is not None and self._plan.allowed.name_of(key, side) is None:
+                    # It may be waiting in silence for what others measure.
+                    self._offence(side, peer, key, "refused", f"this key is no longer allowed as a {side}")
+                else:
+                    self._send(side, peer, Ping(), ())
         self._handle(Tick())
+        for side, peer in self._keys.keys() - {(side, peer) for side, peers in sides for peer in peers}:
+            del self._keys[side, peer]
 
     def _handle(self, event: Event) -> None:
         """Hand an event over and do what follows; events that arise meanwhile wait their turn."""
@@ -226,10 +276,10 @@ class RelayService:
             case Note(text):
                 log.info("%s", text)
 
-    def _send(self, side: str, peer: bytes, header: Header, payload: tuple[bytes, ...]) -> None:
+    def _send(self, side: Side, peer: bytes, header: Header, payload: tuple[bytes, ...]) -> None:
         socket = self._jobs if side == "job" else self._devices
         try:
             socket.send_multipart([peer, *encode(header, payload)], zmq.NOBLOCK, copy=not payload)
         except zmq.ZMQError as error:
-            # EHOSTUNREACH: the connection is gone. EAGAIN: it does not take any more.
-            self._handle(JobGone(peer, error.strerror) if side == "job" else DeviceGone(peer, error.strerror))
+            why = "it has closed its connection" if error.errno == zmq.EHOSTUNREACH else error.strerror
+            self._gone(side, peer, why)

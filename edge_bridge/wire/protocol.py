@@ -45,10 +45,11 @@ Minor = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
 Phase = Literal["queued", "loading", "warming", "measuring", "judging", "cooling"]
 #: What a request wants: the model's latency, or its error on a labelled shard.
 Work = Literal["latency", "quality"]
-#: Reasons of a FAILED answer. "busy" is the relay's alone, and asks the client to come again later.
+#: Reasons of a FAILED answer. "busy" is the relay's alone, and asks the client to come again later; "cancelled" is a
+#: device's answer to CANCEL, and goes no further than the relay.
 Reason = Literal[
     "busy", "bad-digest", "bad-model", "too-large", "out-of-memory", "run-failed", "time-out", "crashed",
-    "unsupported", "device-lost", "internal",
+    "unsupported", "device-lost", "cancelled", "internal",
 ]  # fmt: skip
 ErrorCode = Literal["version", "malformed", "refused", "unregistered", "full"]
 
@@ -353,6 +354,34 @@ def judge_of(
         priority=priority,
         needs=1,
     )
+
+
+def broken_identity(measure: Measure, payload: Sequence[bytes]) -> str | None:
+    """Say what in a request does not belong together: its id, its settings, the digests, the bytes. None if all does.
+
+    Equal ids share one measurement, so a peer that could name the id of another's request could spoil it.
+    """
+    if measure.request_id != request_id(measure.model_sha256, measure.profile, bytes(measure.settings)):
+        return "the request_id is not that of its model, profile and settings"
+    model_bytes = measure.size_bytes if measure.model_bytes is None else measure.model_bytes
+    model, shard = hashlib.sha256(), hashlib.sha256()
+    left = model_bytes
+    for part in payload:
+        model.update(part[:left] if left < len(part) else part)
+        if left < len(part):
+            shard.update(part[left:])
+        left = max(0, left - len(part))
+    if model.hexdigest() != measure.model_sha256:
+        return "the model's bytes do not match their SHA-256"
+    if measure.work == "latency":
+        return None if model_bytes == measure.size_bytes else "there are bytes behind the model"
+    try:
+        wanted = measure.decoded_quality_settings().shard
+    except ProtocolError as error:
+        return str(error)
+    if sum(wanted.sizes_bytes()) != measure.size_bytes - model_bytes:
+        return "the shard's shapes do not match its size"
+    return None if shard.hexdigest() == wanted.sha256 else "the shard's bytes do not match their SHA-256"
 
 
 def task_of(measure: Measure) -> Task:

@@ -57,9 +57,8 @@ def bound_router(context: Context, key: KeyPair | None, zap_domain: str) -> Sock
     socket = context.socket(zmq.ROUTER)
     _common(socket)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-    # Small answers to a job that is slow to read are bounded by the requests it has; they must not be
-    # dropped.
-    socket.setsockopt(zmq.SNDHWM, 0)
+    # More than a job with 10,000 requests is ever owed at once; one that reads nothing is given up beyond that.
+    socket.setsockopt(zmq.SNDHWM, 100_000)
     if key is not None:
         socket.curve_secretkey = key.secret.encode()
         socket.curve_publickey = key.public.encode()

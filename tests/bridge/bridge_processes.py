@@ -14,26 +14,29 @@ from pathlib import Path
 import zmq
 
 from edge_bridge.client import BridgeClient, ClientEvent
+from edge_bridge.wire.files import Role
 from edge_bridge.wire.keys import Connection, KeyPair, read_connection, read_key_pair, write_key_pair
 
 #: No wait of these tests is longer; the events themselves come much sooner.
 LIMIT_S = 60.0
 ROOT = Path(__file__).parents[2]
+#: The keys of a bridge by name; a stranger could be a job, but is not on the list.
+ROLES: dict[str, Role] = {"relay": "relay", "job": "job", "device": "device", "stranger": "job"}
 
 
 class Process:
-    """A command of edge-bridge as a real process; its log is a file."""
+    """A command of edge-bridge as a real process; its log is a file. `inside` names a network namespace."""
 
-    def __init__(self, folder: Path, *arguments: str) -> None:
+    def __init__(self, folder: Path, *arguments: str, inside: str = "") -> None:
         self.log = folder / f"{arguments[0]}-{time.monotonic_ns()}.log"
         with open(self.log, "wb") as stream:
             self.popen = subprocess.Popen(
-                [sys.executable, "-m", "edge_bridge", *arguments],
+                [*(("ip", "netns", "exec", inside) if inside else ()), sys.executable, "-m", "edge_bridge", *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stream,
                 bufsize=0,
-                env={**os.environ, "PYTHONPATH": str(ROOT)},
+                env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests/bridge/fake_runtime'}"},
             )
 
     def line(self) -> str:
@@ -71,8 +74,8 @@ class Bridge:
         self.allowed = folder / "allowed"
         self.allowed.mkdir()
         self.processes: list[Process] = []
-        for name in ("relay", "job", "device", "stranger"):
-            write_key_pair(folder / name, name)
+        for name, role in ROLES.items():
+            write_key_pair(folder / name, name, role)
         for name in ("job", "device"):
             self.allow(name)
 
@@ -86,20 +89,23 @@ class Bridge:
     def connection(self) -> Connection:
         return read_connection(self.file)
 
-    def run(self, *arguments: str) -> Process:
-        process = Process(self.folder, *arguments)
+    def run(self, *arguments: str, inside: str = "") -> Process:
+        process = Process(self.folder, *arguments, inside=inside)
         self.processes.append(process)
         return process
 
-    def relay(self) -> Process:
+    def relay(self, *options: str, inside: str = "") -> Process:
         key = str(self.folder / "relay.key")
-        relay = self.run("relay", "--connection", str(self.file), "--key", key, "--allow", str(self.allowed))
+        paths = ("--connection", str(self.file), "--key", key, "--allow", str(self.allowed))
+        relay = self.run("relay", *paths, *options, inside=inside)
         assert relay.line() == str(self.file.resolve())
         return relay
 
-    def device(self, *options: str, key: str = "device", state: str = "state") -> Process:
+    def device(self, *options: str, key: str = "device", state: str = "state", inside: str = "") -> Process:
         paths = ("--key", str(self.folder / f"{key}.key"), "--state", str(self.folder / state))
-        return self.run("device", str(self.file), *paths, "--name", "dut", "--stall-seconds", "3", *options)
+        return self.run(
+            "device", str(self.file), *paths, "--name", "dut", "--stall-seconds", "3", *options, inside=inside
+        )
 
     def client(self, key: str = "job") -> BridgeClient:
         return BridgeClient.open(self.connection, self.key(key), LIMIT_S)

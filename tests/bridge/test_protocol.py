@@ -70,8 +70,8 @@ def test_request_id_is_what_the_document_says():
     # Fixed for ever: stores on devices are keyed by it.
     settings = encode_settings(Settings())
     assert settings == (
-        b'{"batch":1,"max_seconds":30.0,"min_seconds":0.2,"percentile":"p90","repetition":0,"samples":0,'
-        b'"threads":1,"warmup_max_seconds":3.0,"warmup_min_runs":10}'
+        b'{"attempts":3,"batches":[1],"max_seconds":30.0,"min_seconds":0.2,"pause_seconds":1.0,"percentile":"p90",'
+        b'"precision":"model","repetition":0,"samples":0,"threads":1,"warmup_max_seconds":3.0,"warmup_min_runs":10}'
     )
     assert request_id("00" * 32, "any", b"{}") == "dbb77e5c42cd5418a88ccc37e8f8b20e669a8b71e63cb6d9a5e9983fbc4d9d9d"
 

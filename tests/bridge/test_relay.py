@@ -9,6 +9,7 @@ from edge_bridge.wire.protocol import (
     Ack,
     Cancel,
     Devices,
+    Doubt,
     Error,
     Failed,
     Hello,
@@ -19,6 +20,7 @@ from edge_bridge.wire.protocol import (
     Register,
     Registered,
     Result,
+    Status,
     Task,
     Welcome,
     measure_of,
@@ -54,9 +56,9 @@ class Bench:
     def device(self, header, peer: bytes = DEVICE, now_s: float = 0.0):
         return self._without_notes(DeviceSaid(peer, "name", Message(header)), now_s)
 
-    def register(self, peer: bytes = DEVICE, name: str = "dut", busy_with=None, instance: str = ""):
-        header = Register(profile=profile(name), instance=instance or peer.decode(), busy_with=busy_with)
-        return self.device(header, peer)
+    def register(self, peer: bytes = DEVICE, name: str = "dut", now_s: float = 0.0, **fields):
+        header = Register(profile=profile(name), **{"instance": peer.decode(), "minor": 1, **fields})
+        return self.device(header, peer, now_s)
 
     def gone(self, event, now_s: float = 0.0):
         return self._without_notes(event, now_s)
@@ -109,8 +111,118 @@ def test_a_task_of_a_lost_device_goes_to_the_head_of_the_queue():
     first, second = ask(b"1"), ask(b"2")
     bench.job(first)
     bench.job(second)
-    assert kinds(bench.gone(DeviceGone(DEVICE, "unplugged"))) == [(JOB, Devices)]
-    assert bench.register(DEVICE_2)[-1].header == task_of(first.header)
+    assert kinds(bench.gone(DeviceGone(DEVICE, "unplugged"), now_s=1.0)) == [(JOB, Devices)]
+    assert bench.gone(Tick(), now_s=11.0) == []
+    assert bench.register(DEVICE_2, now_s=12.0)[-1].header == task_of(first.header)
+
+
+def test_what_a_device_was_at_is_kept_for_it_a_while():
+    bench = Bench(Limits(grace_s=10.0))
+    bench.register(DEVICE, instance="1", device_id="factory")
+    first, second = ask(b"1"), ask(b"2")
+    bench.job(first)
+    bench.job(second)
+    bench.gone(DeviceGone(DEVICE, "killed"), now_s=1.0)
+    assert bench.register(DEVICE_2, now_s=2.0)[-1].header == task_of(second.header)
+    back = bench.register(b"again", now_s=10.9, instance="2", device_id="factory")
+    assert ToDevice(b"again", task_of(first.header), (b"1",)) in back
+
+
+def test_a_link_that_comes_and_goes_costs_no_request():
+    bench = Bench(Limits(devices_lost=2))
+    message = ask()
+    bench.job(message)
+    bench.register(DEVICE, instance="agent")
+    for _ in range(5):
+        bench.gone(DeviceGone(DEVICE, "link cut"))
+        bench.register(DEVICE, instance="agent", busy_with=message.header.request_id)
+    assert kinds(bench.device(result_of(message.header))) == [(JOB, Result)]
+
+
+def test_higher_priority_goes_first_and_jobs_take_turns():
+    bench = Bench()
+    many = [ask(b"a%d" % number) for number in range(3)]
+    urgent = Message(measure_of(b"u", Settings(), priority=9), (b"u",))
+    few = [ask(b"b%d" % number) for number in range(2)]
+    for message in [*many, urgent]:
+        bench.job(message, JOB)
+    for message in few:
+        bench.job(message, JOB_2)
+    given = bench.register()[-1].header
+    order = []
+    for _ in range(6):
+        order.append(given)
+        answer = bench.device(Result(request_id=given.request_id, measurement=msgspec.Raw(b"{}")))
+        given = answer[-1].header
+    wanted = [urgent, many[0], few[0], many[1], few[1], many[2]]
+    assert order == [task_of(each.header) for each in wanted]
+
+
+def test_a_request_waits_for_a_device_that_understands_it():
+    bench = Bench()
+    settings = Settings(batches=(1, 8))
+    message = Message(measure_of(b"m", settings), (b"m",))
+    bench.job(message)
+    assert kinds(bench.register(DEVICE, minor=0)) == [(DEVICE, Registered), (JOB, Devices)]
+    assert bench.register(DEVICE_2, minor=1)[-1].header == task_of(message.header)
+
+
+def test_a_full_relay_sends_the_newest_of_the_greediest_away():
+    bench = Bench(Limits(requests=3))
+    greedy = [ask(b"g%d" % number) for number in range(3)]
+    for message in greedy:
+        bench.job(message, JOB)
+    bench.job(Hello(client="", versions={}), JOB_2)
+    away, acknowledged = bench.job(ask(b"modest"), JOB_2)
+    assert (away.peer, away.header.request_id, away.header.reason) == (JOB, greedy[2].header.request_id, "busy")
+    assert acknowledged == ToJob(JOB_2, Ack(request_id=ask(b"modest").header.request_id))
+    assert bench.job(ask(b"modest 2"), JOB_2)[0].header.reason == "busy"
+
+
+def test_what_nobody_wants_any_more_is_stopped_on_the_device():
+    bench = Bench()
+    bench.register()
+    message = ask()
+    bench.job(message)
+    cancel = Cancel(request_id=message.header.request_id)
+    assert bench.job(cancel) == [ToDevice(DEVICE, cancel)]
+    # asked for again before the device has answered: measured after all
+    assert kinds(bench.job(message)) == [(JOB, Ack)]
+    stopped = Failed(request_id=message.header.request_id, reason="cancelled", detail="")
+    assert bench.device(stopped) == [ToDevice(DEVICE, task_of(message.header), (b"model",))]
+    assert kinds(bench.device(result_of(message.header))) == [(JOB, Result)]
+
+
+def test_doubts_go_to_every_job():
+    bench = Bench()
+    for job in (JOB, JOB_2):
+        bench.job(Hello(client="", versions={}), job)
+    bench.register()
+    doubt = Doubt(request_ids=["0" * 64], detail="hot")
+    assert bench.device(doubt) == [ToJob(JOB, doubt), ToJob(JOB_2, doubt)]
+
+
+def test_state_tells_who_is_at_what():
+    bench = Bench()
+    bench.register(DEVICE, now_s=1.0)
+    first, second = ask(b"1"), ask(b"2")
+    bench.job(first)
+    bench.job(second)
+    bench.device(Progress(request_id=first.header.request_id, phase="measuring"), now_s=2.0)
+    failed = Failed(request_id=second.header.request_id, reason="bad-model", detail="no ONNX")
+    (told,) = bench.gone(JobSaid(JOB, "name", Message(Status())), now_s=5.0)
+    state = told.header
+    (device,) = state.devices
+    assert (device.doing, device.doing_for_s, device.request_id) == ("measuring", 3.0, first.header.request_id)
+    assert (state.queued, state.running, state.bytes_held, state.last_error) == (1, 1, 2, "")
+    assert [(each.queued, each.running, each.answered) for each in state.jobs] == [(1, 1, 0)]
+    bench.device(result_of(first.header), now_s=6.0)
+    bench.device(failed, now_s=7.0)
+    state = bench.gone(JobSaid(JOB, "name", Message(Status())), now_s=30.0)[0].header
+    assert (state.answered_per_minute, state.last_error_ago_s) == (2, 23.0)
+    assert state.last_error == f"dut: request {second.header.request_id[:8]}: bad-model: no ONNX"
+    assert (state.devices[0].measured, state.devices[0].failed, state.devices[0].doing) == (1, 1, "idle")
+    assert bench.gone(JobSaid(JOB, "name", Message(Status())), now_s=70.0)[0].header.answered_per_minute == 0
 
 
 def test_a_request_that_ends_every_device_fails():
@@ -118,9 +230,11 @@ def test_a_request_that_ends_every_device_fails():
     message = ask()
     bench.job(message)
     bench.register(DEVICE)
-    bench.gone(DeviceGone(DEVICE, "gone"))
-    bench.register(DEVICE_2)
-    failed = bench.gone(DeviceGone(DEVICE_2, "gone"))[0].header
+    bench.gone(DeviceGone(DEVICE, "gone"), now_s=0.0)
+    bench.gone(Tick(), now_s=10.0)
+    bench.register(DEVICE_2, now_s=10.0)
+    bench.gone(DeviceGone(DEVICE_2, "gone"), now_s=10.0)
+    failed = bench.gone(Tick(), now_s=20.0)[0].header
     assert (type(failed), failed.reason) == (Failed, "device-lost")
     assert kinds(bench.register(b"third")) == [(b"third", Registered), (JOB, Devices)]
 
