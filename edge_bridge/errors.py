@@ -28,3 +28,7 @@ class KeyFileError(BridgeError):
 
 class RuntimeMissingError(BridgeError):
     """The runtime or provider asked for is not installed on this machine."""
+
+
+class TunnelError(BridgeError):
+    """There is no ssh on this machine, or the login refuses it, or what it should fetch is not there."""

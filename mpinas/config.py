@@ -71,14 +71,24 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     bridge: str = "local"
     #: Secret key file of this job, for a relay that is not local.
     key: str = ""
-    #: Name of the device profile to measure on.
-    profile: Annotated[str, Meta(min_length=1, max_length=120)] = "any"
+    #: Names of the device profiles that every candidate is measured on; "any" alone: whatever device is there.
+    devices: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=120)], ...], Meta(min_length=1)] = ("any",)
+    #: With several devices: one latency objective for "each", or that of the "worst".
+    combine: Annotated[str, Meta(pattern="^(each|worst)$")] = "each"
+    #: Use latencies as the device's reference model says they usually are, where it says so.
+    normalise: bool = False
+    #: "fp16": the device may compute in half precision, if it can.
+    precision: Annotated[str, Meta(pattern="^(model|fp16)$")] = "model"
     #: At least so many timed runs: 64 are enough for p90, 662 for p99, at 99% confidence.
     samples: Annotated[int, Meta(ge=64, le=100_000)] = 64
     #: CPU threads the model may use on the device.
     threads: Annotated[int, Meta(ge=1, le=1024)] = 1
     #: Timed runs of one measurement stop after so long.
     max_seconds: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+    #: A trained model is accepted if its error on the device differs by no more than this share from the network's.
+    quality_tolerance: Annotated[float, Meta(ge=0, le=1)] = 0.02
+    #: With nothing else left to do, the job waits so long for a device that is away.
+    answer_seconds: Annotated[float, Meta(ge=0)] = 600.0
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,8 +114,11 @@ _FIXED = (
     "training.epochs",
     "training.batch_size",
     "search.limits",
-    "edge.profile",
+    "edge.devices",
+    "edge.combine",
     "edge.threads",
+    "edge.normalise",
+    "edge.precision",
 )
 
 
@@ -157,6 +170,8 @@ def _checked(tree: dict[str, Any], where: str) -> Experiment:
         if not isinstance(section, dict):
             raise UserError(f"{where}: {name} must be a section, written [{name}]")
         for key in section:
+            if (name, key) == ("edge", "profile"):
+                raise UserError(f"{where}: edge.profile is now a list: write devices = [{section[key]!r}]")
             _known(key, _SECTIONS[name].__struct_fields__, f"{where}: {name}.{key}")
     if "task" not in tree or "name" not in tree["task"]:
         raise UserError(f'{where}: task.name is missing; write name = "lpbf" or name = "digits" under [task]')
@@ -167,12 +182,27 @@ def _checked(tree: dict[str, Any], where: str) -> Experiment:
         raise UserError(f"{where}: {at.rstrip('`')}: {what[0].lower()}{what[1:]}") from None
     for name in experiment.search.limits:
         _known(name, LIMITED, f"{where}: search.limits.{name}")
+    _check_devices(experiment.edge, where)
     if experiment.training.batch_size < 2 * experiment.training.group_size:
         raise UserError(
             f"{where}: training.batch_size = {experiment.training.batch_size} gives some rank of a group of "
             f"{experiment.training.group_size} under 2 samples; make it {2 * experiment.training.group_size} or more"
         )
     return experiment
+
+
+def _check_devices(edge: Edge, where: str) -> None:
+    """A device that nobody has heard of yet is no error: it may come later."""
+    devices = edge.devices
+    said = f"{where}: edge.devices = {list(devices)}"
+    if len(set(devices)) < len(devices):
+        raise UserError(f"{said}: a device is named twice; name each once")
+    if "any" in devices and len(devices) > 1:
+        raise UserError(f'{said}: "any" stands for whatever device is there; leave it out, or name nothing else')
+    if edge.bridge == "local" and not set(devices) <= {"any", "local"}:
+        raise UserError(
+            f'{said}: the local bridge has one device, "local"; name a relay\'s connection file as edge.bridge'
+        )
 
 
 def _known(name: str, known: Any, what: str) -> None:
@@ -252,8 +282,13 @@ batch_size = 32              # of the whole group
 [edge]
 # bridge = "local"           # or the connection file of a relay: "BRIDGE.json"
 # key = ""                   # this job's secret key file, for a relay that is not local
-# profile = "any"            # device profile to measure on
+# devices = ["any"]          # device profiles that every candidate is measured on: ["agx-orin", "cpu"]
+# combine = "each"           # several devices: one latency objective for "each", or the "worst" of them as one
+# normalise = false          # latencies as the device's reference model says they usually are
+# precision = "model"        # or "fp16", if the device can
 # samples = 64               # timed runs at least; 64 are enough for p90, 662 for p99
 # threads = 1                # CPU threads the model may use on the device
 # max_seconds = 30.0         # timed runs of one measurement stop after so long
+# quality_tolerance = 0.02   # share by which a trained model's error on the device may differ from the network's
+# answer_seconds = 600.0     # with nothing else left to do, wait so long for a device that is away
 """

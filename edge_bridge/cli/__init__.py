@@ -15,6 +15,7 @@ from edge_bridge.cli.keygen import keygen
 from edge_bridge.cli.measure import measure
 from edge_bridge.cli.relay import relay
 from edge_bridge.cli.status import status
+from edge_bridge.cli.stream import stream
 from edge_bridge.errors import BridgeError
 
 
@@ -39,5 +40,5 @@ def cli(log_level: str) -> None:
     )
 
 
-for each in (keygen, relay, device, measure, status):
+for each in (keygen, relay, device, measure, status, stream):
     cli.add_command(each)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import select
-import tempfile
 from pathlib import Path
 
 import click
 import msgspec
 
 from edge_bridge.cli.common import FILE, log, memory_limit_bytes
+from edge_bridge.cli.timing_table import timing_table
 from edge_bridge.device.agent import describe_device
 from edge_bridge.endings import Endings
 from edge_bridge.errors import BridgeError
@@ -24,12 +24,22 @@ from edge_bridge.wire.quantities import Measurement, Percentile, Profile, Settin
 @click.option("--samples", default=0, help="At least so many [default: what the percentile needs].")
 @click.option("--min-seconds", default=0.2, show_default=True)
 @click.option("--max-seconds", default=30.0, show_default=True)
+@click.option("--attempts", default=3, show_default=True, help="Measure an unsteady model so often at most.")
 @click.option("--threads", default=1, show_default=True)
 @click.option("--batch", "batches", multiple=True, default=(1,), show_default=True, help="Repeat for several.")
+@click.option("--precision", type=click.Choice(["model", "fp16"]), default="model", show_default=True)
 @click.option("--runtime", default="onnxruntime", show_default=True)
-@click.option("--provider", default="cpu", show_default=True)
+@click.option("--provider", default="cpu", show_default=True, help="For onnxruntime: cpu, cuda or tensorrt.")
+@click.option("--load-seconds", default=600.0, show_default=True, help="Longest time to load the model.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def measure(model: Path, runtime: str, provider: str, as_json: bool, **wanted: Percentile | int | float) -> None:
+def measure(
+    model: Path,
+    runtime: str,
+    provider: str,
+    load_seconds: float,
+    as_json: bool,
+    **wanted: Percentile | int | float,
+) -> None:
     """Measure a model on this machine alone."""
     try:
         settings = msgspec.convert(wanted, Settings)
@@ -39,23 +49,26 @@ def measure(model: Path, runtime: str, provider: str, as_json: bool, **wanted: P
         content = model.read_bytes()
     except OSError as error:
         raise BridgeError(f"model {model} cannot be read: {error.strerror}") from None
-    measurement = _measure_here(content, settings, describe_device("", runtime, provider), model)
+    limits = ChildLimits(memory_limit_bytes(0), load_seconds)
+    measurement = _measure_here(content, settings, describe_device("", runtime, provider), limits, model)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(measurement), indent=1).decode())
     else:
-        click.echo(_table(measurement))
+        click.echo(timing_table(measurement))
 
 
-def _measure_here(content: bytes, settings: Settings, profile: Profile, path: Path) -> Measurement:
-    with tempfile.TemporaryDirectory(prefix="edge-bridge-") as folder, Endings(with_stdin=False) as endings:
-        measurer = Measurer(profile, Path(folder) / "models", ChildLimits(memory_limit_bytes(0)))
-        try:
+def _measure_here(
+    content: bytes, settings: Settings, profile: Profile, limits: ChildLimits, path: Path
+) -> Measurement:
+    measurer = Measurer(profile, limits)
+    try:
+        with Endings(with_stdin=False) as endings:
             measurer.begin(content, settings)
             while True:
                 for line in measurer.advance():
                     match line:
-                        case PhaseLine(phase=phase):
-                            log.info("%s", phase)
+                        case PhaseLine():
+                            log.info("%s", _phase_text(line, len(settings.batches)))
                         case MeasuredLine(measurement=measurement):
                             return measurement
                         case FailureLine(reason=reason, detail=detail):
@@ -63,30 +76,16 @@ def _measure_here(content: bytes, settings: Settings, profile: Profile, path: Pa
                 for ready in select.select([*endings.descriptors(), *measurer.descriptors()], [], [], 1.0)[0]:
                     if asked := endings.asked_by(ready):
                         raise BridgeError(f"ended by {asked}")
-        finally:
-            measurer.close()
+    finally:
+        measurer.close()
 
 
-def _table(measurement: Measurement) -> str:
-    rows = [(f"{name[:-2]} ms", f"{value * 1e3:.4f}") for name, value in _times(measurement)]
-    rows += [
-        (
-            "samples",
-            f"{measurement.samples}{'' if measurement.complete else ' (fewer than asked: time was over)'}",
-        ),
-        (
-            "variation",
-            f"{measurement.coefficient_of_variation:.1%}{', UNSTEADY' if measurement.unsteady else ''}",
-        ),
-        ("warm-up runs", f"{measurement.warmup_runs}"),
-        ("load ms", f"{measurement.load_s * 1e3:.1f}"),
-        ("input", f"{measurement.input_type} {measurement.input_shape}"),
-        ("peak memory MB", f"{measurement.peak_memory_bytes / 1e6:.1f}"),
-        ("runtime", f"{measurement.runtime} {measurement.provider}, {measurement.threads} thread(s)"),
-        ("hardware", measurement.hardware),
-    ]
-    return "\n".join(f"{name:<15} {value}" for name, value in rows)
-
-
-def _times(measurement: Measurement) -> list[tuple[str, float]]:
-    return [(name, getattr(measurement, name)) for name in ("p50_s", "p90_s", "p95_s", "p99_s", "mean_s", "min_s")]
+def _phase_text(line: PhaseLine, batches: int) -> str:
+    words: list[str] = [line.phase]
+    if line.batch is not None and batches > 1:
+        words.append(f"batch {line.batch}")
+    if line.attempt > 1 or line.phase == "cooling":
+        words.append(f"attempt {line.attempt}")
+    if line.elapsed_s:
+        words.append(f"for {line.elapsed_s:.0f} s")
+    return ", ".join(words)

@@ -1,4 +1,5 @@
-"""The measurement protocol: warm up until steady, take enough samples, say how far to trust them.
+"""The measurement protocol: warm up until steady, take enough samples, say how far to trust them, and whether
+to take them again.
 
 Pure about time: the clock comes in, and what is timed is a callable. Must not know runtimes, files or
 sockets. Each run is timed alone, so that a model of a few microseconds is measured like one of seconds; the
@@ -12,7 +13,9 @@ import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from edge_bridge.wire.quantities import Settings
+import numpy as np
+
+from edge_bridge.wire.quantities import Percentile, Settings
 
 #: Most samples kept of one model (1 MB of memory at 8 bytes each, and a few seconds of a very fast model).
 MOST_SAMPLES = 100_000
@@ -24,6 +27,11 @@ STEADY_BLOCKS = 3
 STEADY_SPREAD = 0.03
 #: A measurement is unsteady when the medians of its halves differ by more than this share.
 UNSTEADY_SPREAD = 0.05
+#: Of the interval that is told with the percentile asked for.
+CONFIDENCE = 0.99
+#: No pause between two attempts is longer.
+MOST_PAUSE_S = 600.0
+_SHARES: dict[Percentile, float] = {"p90": 0.90, "p95": 0.95, "p99": 0.99}
 
 Clock = Callable[[], int]
 Run = Callable[[], object]
@@ -39,7 +47,7 @@ class WarmUp:
 
 @dataclass(frozen=True, slots=True)
 class Statistics:
-    """What the samples say; see `edge_bridge.wire.quantities.Measurement` for the definitions."""
+    """What the samples say; see `edge_bridge.wire.quantities.Timing` for the definitions."""
 
     p50_s: float
     p90_s: float
@@ -50,6 +58,7 @@ class Statistics:
     samples: int
     coefficient_of_variation: float
     unsteady: bool
+    interval_s: tuple[float, float] | None
 
 
 def warm_up(run: Run, settings: Settings, clock_ns: Clock) -> WarmUp:
@@ -102,31 +111,63 @@ def sample(run: Run, settings: Settings, clock_ns: Clock) -> list[int]:
             return samples_ns
 
 
-def summarise(samples_ns: Sequence[int]) -> Statistics:
-    """Statistics of samples in the order they were taken."""
+def summarise(samples_ns: Sequence[int], wanted: Percentile = "p90") -> Statistics:
+    """Statistics of samples in the order they were taken; `interval_s` is that of the percentile `wanted`."""
     ordered = sorted(samples_ns)
-    mean_ns = statistics.fmean(ordered)
+    values_s = np.asarray(ordered, dtype=np.float64) / 1e9
+    mean_s = float(values_s.mean())
     half = len(samples_ns) // 2
     unsteady = False
     if half:
         first, second = statistics.median(samples_ns[:half]), statistics.median(samples_ns[half:])
         unsteady = max(first, second) > min(first, second) * (1 + UNSTEADY_SPREAD)
+    ranks = interval_ranks(len(ordered), _SHARES[wanted])
     return Statistics(
         p50_s=percentile(ordered, 0.50) / 1e9,
         p90_s=percentile(ordered, 0.90) / 1e9,
         p95_s=percentile(ordered, 0.95) / 1e9,
         p99_s=percentile(ordered, 0.99) / 1e9,
-        mean_s=mean_ns / 1e9,
+        mean_s=mean_s,
         min_s=ordered[0] / 1e9,
         samples=len(ordered),
-        coefficient_of_variation=statistics.pstdev(ordered) / mean_ns if mean_ns else 0.0,
+        coefficient_of_variation=float(values_s.std()) / mean_s if mean_s else 0.0,
         unsteady=unsteady,
+        interval_s=None if ranks is None else (ordered[ranks[0] - 1] / 1e9, ordered[ranks[1] - 1] / 1e9),
     )
 
 
 def percentile(ordered: Sequence[int], share: float) -> int:
     """Nearest-rank percentile: smallest value that at least `share` of the values do not exceed."""
     return ordered[max(0, math.ceil(share * len(ordered) - 1e-9) - 1)]
+
+
+def interval_ranks(samples: int, share: float, confidence: float = CONFIDENCE) -> tuple[int, int] | None:
+    """Ranks (from 1) of the two ordered samples between which a quantile lies with this confidence.
+
+    Nothing is assumed of the distribution, only that the samples are independent: the number of samples below the
+    quantile is binomial with probability `share`. Each side is given half of the risk. None where the samples
+    are too few for one of the sides.
+
+    Source: H. A. David, H. N. Nagaraja, Order Statistics, 3rd edition, Wiley 2003, section 7.1.
+    """
+    risk = (1 - confidence) / 2
+    below = np.arange(samples)
+    # log P(B = k), from P(B = 0) on by the ratio of neighbours: no factorial overflows.
+    log_first = samples * math.log1p(-share)
+    log_ratios = np.log((samples - below) / (below + 1)) + math.log(share) - math.log1p(-share)
+    log_probabilities = log_first + np.concatenate(([0.0], np.cumsum(log_ratios)))
+    at_most = np.cumsum(np.exp(log_probabilities))  # P(B <= k), k = 0 ... samples
+    lower = int(np.searchsorted(at_most, risk, side="right"))
+    # Smallest rank u with P(B >= u) <= risk.
+    upper = int(np.searchsorted(at_most, 1 - risk, side="left")) + 1
+    return (lower, upper) if 1 <= lower and upper <= samples else None
+
+
+def pause_before_next_s(attempts: int, doubtful: bool, settings: Settings) -> float | None:
+    """Pause before a model is measured once more, after so many attempts; None when the last one is to stand."""
+    if not doubtful or attempts >= settings.attempts:
+        return None
+    return min(settings.pause_seconds * 2.0 ** (attempts - 1), MOST_PAUSE_S)
 
 
 def _time_once(run: Run, clock_ns: Clock) -> int:

@@ -1,148 +1,133 @@
-"""The measuring child: imports the runtime once, then forks a fresh process for each model.
+"""The measuring child: imports the runtime once, and keeps a fresh process forked ahead for the next model.
 
-Run by the agent as ``python -m edge_bridge.measuring.child RUNTIME PARENT_PID``; orders arrive on standard input,
-lines leave on standard output. A model that hangs, leaks or crashes the runtime ends its own process and
-nothing else. Must not know sockets or the protocol.
+Run by the measurer as ``python -m edge_bridge.measuring.child RUNTIME PARENT_PID ORDERS_FD``. Three kinds of
+processes share its pipes. The *server* imports the runtime, forks, and tells when a model's process has ended. The
+*spare* waits for an order at the socket ORDERS_FD; with it come the model and the shard as open files without a
+name. With an order the spare is the *model's process*: it does the work, says lines on standard output, and ends.
+The server forks the next spare then, so that no fork lies on an order's way, and none beside the timed runs.
+
+A byte on the server's standard input ends the model's process. A model that hangs, leaks or crashes the runtime
+ends its own process and nothing else. Must not know network sockets or the protocol.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
+import mmap
 import os
 import resource
+import select
 import signal
+import socket
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-
-import msgspec
-import numpy as np
+from typing import IO, NoReturn
 
 from edge_bridge.errors import RuntimeMissingError
-from edge_bridge.measuring.benchmark import sample, summarise, warm_up
-from edge_bridge.measuring.lines import FailureLine, Line, MeasuredLine, Order, PhaseLine, encode_line
-from edge_bridge.measuring.runtimes import Array, BadModelError, InputSpec, Runtime, get_runtime
-from edge_bridge.wire.protocol import Reason
-from edge_bridge.wire.quantities import Measurement
+from edge_bridge.measuring.lines import ChildLine, EndedLine, FailureLine, TakenLine, decode_order, encode_line
+from edge_bridge.measuring.rehearsal import rehearse
+from edge_bridge.measuring.runtimes import Runtime, get_runtime
+from edge_bridge.measuring.sensors import open_sensors
+from edge_bridge.measuring.work import Surroundings, outcome_of
+from edge_bridge.wire.quantities import Readings
 
-#: Most bytes of one model's inputs.
-INPUT_LIMIT_BYTES = 1 << 30
-INPUT_SEED = 0
-_PR_SET_PDEATHSIG = 1
+ORDER_LIMIT_BYTES = 1 << 20
+#: Names of the processes in the system's list.
+SERVER_NAME, SPARE_NAME, MODEL_NAME = "edge-measurer", "edge-spare", "edge-model"
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
 
-Say = Callable[[Line], None]
-
-
-class UnmeasurableError(Exception):
-    """A measurement that ends with this reason; outcome of the child, never an error of it."""
-
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(detail)
-        self.reason: Reason = reason
+Say = Callable[[ChildLine], None]
 
 
-def measure(order: Order, runtime: Runtime, say: Say) -> Measurement:
-    """Load, warm up and time one model, in this process."""
-    settings, profile = order.settings, order.profile
-    say(PhaseLine("loading"))
-    before_bytes = _status_bytes("VmRSS")
-    start_s = time.perf_counter()
-    path = Path(order.model_path)
-    try:
-        model = runtime.load(path, profile.provider, settings.threads)
-    finally:
-        path.unlink(missing_ok=True)
-    load_s = time.perf_counter() - start_s
-    inputs = make_inputs(list(model.inputs), settings.batches[0])
-    run = model.bind(inputs)
-    say(PhaseLine("warming"))
-    gc.collect()
-    gc.disable()
-    warm = warm_up(run, settings, time.perf_counter_ns)
-    say(PhaseLine("measuring"))
-    samples_ns = sample(run, settings, time.perf_counter_ns)
-    gc.enable()
-    found = summarise(samples_ns)
-    first = next(iter(inputs.values()), np.zeros(0))
-    return Measurement(
-        p50_s=found.p50_s,
-        p90_s=found.p90_s,
-        p95_s=found.p95_s,
-        p99_s=found.p99_s,
-        mean_s=found.mean_s,
-        min_s=found.min_s,
-        samples=found.samples,
-        coefficient_of_variation=found.coefficient_of_variation,
-        complete=found.samples >= settings.enough_samples(),
-        unsteady=found.unsteady,
-        warmup_runs=warm.runs,
-        warmup_settled=warm.settled,
-        load_s=load_s,
-        batch=settings.batches[0],
-        input_shape=list(first.shape),
-        input_type=str(first.dtype),
-        threads=settings.threads,
-        peak_memory_bytes=max(0, _status_bytes("VmHWM") - before_bytes),
-        device=profile.name,
-        hardware=profile.hardware,
-        runtime=profile.runtime,
-        provider=profile.provider,
-        versions=profile.versions,
-    )
+class Server:
+    """Forks, and tells who has ended. `serve` does not return before standard input ends."""
 
+    def __init__(self, runtime: Runtime, orders: socket.socket, lines: IO[bytes]) -> None:
+        self._runtime = runtime
+        self._orders = orders
+        self._lines = lines
+        self._pid = os.getpid()
+        #: A byte here: the spare has taken an order.
+        self._taken, self._taken_w = os.pipe()
+        #: A byte here: a child has ended.
+        self._wake, wake_w = os.pipe()
+        for each in (self._taken, self._wake, wake_w):
+            os.set_blocking(each, False)
+        signal.set_wakeup_fd(wake_w)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        #: One of the two at a time.
+        self._spare: int | None = None
+        self._model: int | None = None
+        self._spare = self._fork()
 
-def make_inputs(specs: list[InputSpec], batch: int) -> dict[str, Array]:
-    """Seeded inputs: floats uniform in [0, 1), uint8 over its range, other integers and booleans 0 or 1.
+    def serve(self) -> None:
+        """Serve until standard input ends."""
+        stdin = sys.stdin.fileno()
+        while True:
+            ready = select.select([stdin, self._taken, self._wake], [], [])[0]
+            # Before the dead are counted: a spare that took an order and died was a model's process.
+            self._model_begins()
+            if stdin in ready:
+                if not os.read(stdin, 64):
+                    return
+                if self._model is not None:
+                    os.kill(self._model, signal.SIGKILL)
+            _drain(self._wake)
+            self._count_the_dead()
 
-    A free first dimension becomes `batch`; a fixed one must equal it unless `batch` is 1; no other may be
-    free.
-    """
-    rng = np.random.default_rng(INPUT_SEED)
-    inputs: dict[str, Array] = {}
-    total_bytes = 0
-    for spec in specs:
-        shape = tuple(batch if size is None and axis == 0 else size for axis, size in enumerate(spec.shape))
-        if any(size is None for size in shape):
-            raise UnmeasurableError(
-                "unsupported", f"input {spec.name} {spec.shape}: only the first dimension may be free"
-            )
-        sizes = tuple(size for size in shape if size is not None)
-        if batch != 1 and sizes and sizes[0] != batch:
-            raise UnmeasurableError(
-                "unsupported", f"input {spec.name} has a fixed batch of {sizes[0]}, asked was {batch}"
-            )
-        count = int(np.prod(sizes, dtype=object)) if sizes else 1
-        total_bytes += count * spec.dtype.itemsize
-        if total_bytes > INPUT_LIMIT_BYTES:
-            raise UnmeasurableError("too-large", f"inputs of more than {INPUT_LIMIT_BYTES} bytes ({spec.name} {sizes})")
-        if spec.dtype.kind == "f":
-            values: Array = rng.random(sizes, dtype=np.float32)
-        else:
-            values = rng.integers(0, 256 if spec.dtype == np.uint8 else 2, sizes)
-        inputs[spec.name] = np.ascontiguousarray(np.asarray(values).astype(spec.dtype))
-    return inputs
+    def _model_begins(self) -> None:
+        if _drain(self._taken):
+            self._model, self._spare = self._spare, None
 
+    def _count_the_dead(self) -> None:
+        """Tell of a model's process that has ended, and only then fork the next spare: not beside timed runs."""
+        while self._spare is not None or self._model is not None:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            self._model_begins()
+            if pid == self._model:
+                self._model = None
+                # An end of line first: the dead may have been in the middle of one.
+                self._lines.write(b"\n" + encode_line(EndedLine(os.waitstatus_to_exitcode(status))))
+            self._spare = self._fork()
 
-def outcome_of(order: Order, runtime: Runtime, say: Say) -> Line:
-    """Measure, and turn whatever a model can raise into a line."""
-    try:
-        return MeasuredLine(measure(order, runtime, say))
-    except UnmeasurableError as error:
-        return FailureLine(error.reason, str(error))
-    except RuntimeMissingError as error:
-        return FailureLine("unsupported", str(error))
-    except MemoryError:
-        return FailureLine("out-of-memory", f"more than {order.memory_limit_bytes} bytes")
-    except Exception as error:
-        # A runtime raises what it likes for a model it does not like: an outcome of the model, not of the
-        # child.
-        text = " ".join(str(error).split())[:1000]
-        reason: Reason = "bad-model" if isinstance(error, BadModelError) else "run-failed"
-        if "bad_alloc" in text or "allocate memory" in text.lower():
-            reason = "out-of-memory"
-        return FailureLine(reason, text or type(error).__name__)
+    def _fork(self) -> int:
+        forked = os.fork()
+        if forked:
+            return forked
+        try:
+            self._be_spare()
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            os._exit(70)
+
+    def _be_spare(self) -> NoReturn:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        die_with(self._pid)
+        _name_process(SPARE_NAME)
+        sensors = open_sensors()
+        rehearse(sensors.read)
+        data, files, _, _ = socket.recv_fds(self._orders, ORDER_LIMIT_BYTES, 2)
+        if not data:
+            os._exit(0)
+        os.write(self._taken_w, b"t")
+        self._say(TakenLine(os.getpid()))
+        _name_process(MODEL_NAME)
+        order = decode_order(data)
+        _limit(order.memory_limit_bytes)
+        model, shard = files
+        around = Surroundings(say=self._say, read=sensors.read)
+        self._say(outcome_of(order, Path(f"/proc/self/fd/{model}"), _view(shard), self._runtime, around))
+        os._exit(0)
+
+    def _say(self, line: ChildLine) -> None:
+        self._lines.write(encode_line(line))
 
 
 def die_with(parent_pid: int) -> None:
@@ -154,57 +139,51 @@ def die_with(parent_pid: int) -> None:
 
 def main() -> None:
     """Serve orders until standard input ends."""
-    runtime_name, parent_pid = sys.argv[1], int(sys.argv[2])
+    runtime_name, parent_pid, orders_fd = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     die_with(parent_pid)
+    _name_process(SERVER_NAME)
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     # What a runtime prints must not mix with the lines.
     lines = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)
-
-    def say(line: Line) -> None:
-        lines.write(encode_line(line))
-
     try:
         runtime = get_runtime(runtime_name)
     except RuntimeMissingError as error:
-        say(FailureLine("unsupported", str(error)))
+        lines.write(encode_line(FailureLine("unsupported", str(error))))
         sys.exit(1)
-    decoder = msgspec.json.Decoder(Order)
-    while line := sys.stdin.buffer.readline():
-        order = decoder.decode(line)
-        own_pid = os.getpid()
-        forked = os.fork()
-        if forked == 0:
-            _measure_and_exit(order, runtime, say, own_pid)
-        _, status = os.waitpid(forked, 0)
-        Path(order.model_path).unlink(missing_ok=True)
-        code = os.waitstatus_to_exitcode(status)
-        if code < 0:
-            hint = " (memory of the machine exhausted?)" if code == -signal.SIGKILL else ""
-            say(FailureLine("crashed", f"the model's process was ended by {signal.Signals(-code).name}{hint}"))
-        elif code > 0:
-            say(FailureLine("crashed", f"the model's process ended with exit code {code}"))
+    rehearse(Readings)
+    # What is here now is never looked at by the collector again: its pages stay shared by all that are forked.
+    gc.collect()
+    gc.freeze()
+    Server(runtime, socket.socket(fileno=orders_fd), lines).serve()
 
 
-def _measure_and_exit(order: Order, runtime: Runtime, say: Say, parent_pid: int) -> None:
+def _limit(memory_bytes: int) -> None:
+    """Limits of a model's process; it is the first that the kernel takes when memory is short."""
+    if memory_bytes:
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+
+
+def _view(file: int) -> bytes | memoryview:
+    """Bytes of an open file, without a copy."""
+    if os.fstat(file).st_size == 0:
+        return b""
+    return memoryview(mmap.mmap(file, 0, access=mmap.ACCESS_READ))
+
+
+def _drain(pipe: int) -> bytes:
     try:
-        die_with(parent_pid)
-        if order.memory_limit_bytes:
-            resource.setrlimit(resource.RLIMIT_AS, (order.memory_limit_bytes, order.memory_limit_bytes))
-        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        say(outcome_of(order, runtime, say))
-        os._exit(0)
-    finally:
-        os._exit(70)
+        return os.read(pipe, 4096)
+    except BlockingIOError:
+        return b""
 
 
-def _status_bytes(field: str) -> int:
-    """VmRSS or VmHWM of this process."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    return 0
+def _name_process(name: str) -> None:
+    ctypes.CDLL(None).prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 if __name__ == "__main__":

@@ -19,13 +19,14 @@ import numpy as np
 import onnxruntime
 
 from edge_bridge.errors import RuntimeMissingError
+from edge_bridge.measuring.onnx_file import refuse_foreign_files
 from edge_bridge.measuring.runtimes import Array, BadModelError, InputSpec
 
-_PROVIDERS = {
-    "cpu": "CPUExecutionProvider",
-    "cuda": "CUDAExecutionProvider",
-    "tensorrt": "TensorrtExecutionProvider",
-}
+_CPU, _CUDA, _TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+_PROVIDERS = {"cpu": _CPU, "cuda": _CUDA, "tensorrt": _TENSORRT}
+#: Where a provider keeps its tensors, in ONNX Runtime's words; a provider that is not here takes the host's.
+_MEMORY = {"cuda": "cuda", "tensorrt": "cuda"}
+_PRECISIONS = {"tensorrt": ("model", "fp16")}
 _DTYPES: dict[str, type[np.generic]] = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -40,40 +41,85 @@ _DTYPES: dict[str, type[np.generic]] = {
 }
 
 
-class _Session:
-    def __init__(self, session: Any) -> None:
+class OnnxModel:
+    """A session of ONNX Runtime.
+
+    `memory` names the device that inputs are brought to before a run is timed; None leaves them with the host.
+    """
+
+    def __init__(self, session: Any, memory: str | None) -> None:
         self._session = session
+        self._memory = memory
         self._outputs = [each.name for each in session.get_outputs()]
         self.inputs: Sequence[InputSpec] = [_spec(each) for each in session.get_inputs()]
 
     def bind(self, inputs: Mapping[str, Array]) -> Callable[[], object]:
-        """Run with the outputs brought back to the host, which waits for the device."""
-        run, outputs, feeds = self._session.run, self._outputs, dict(inputs)
-        return lambda: run(outputs, feeds)
+        """See `edge_bridge.measuring.runtimes.LoadedModel.bind`."""
+        if self._memory is None:
+            run, outputs, feeds = self._session.run, self._outputs, dict(inputs)
+            return lambda: run(outputs, feeds)
+        return self._bound(inputs, self._memory)
+
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """See `edge_bridge.measuring.runtimes.LoadedModel.run`."""
+        found: list[Array] = self._session.run(self._outputs, dict(inputs))
+        return found
+
+    def _bound(self, inputs: Mapping[str, Array], memory: str) -> Callable[[], object]:
+        """Inputs lie on the device before, outputs stay there, and each run waits until it is done."""
+        session, binding = self._session, self._session.io_binding()
+        for name, values in inputs.items():
+            binding.bind_ortvalue_input(name, onnxruntime.OrtValue.ortvalue_from_numpy(values, memory, 0))
+        for name in self._outputs:
+            binding.bind_output(name, memory, 0)
+        binding.synchronize_inputs()
+
+        def run_and_wait() -> None:
+            session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        return run_and_wait
 
 
 class OnnxRuntime:
     """Loads ONNX files with one of ONNX Runtime's providers: cpu, cuda, tensorrt."""
 
-    def load(self, model: Path, provider: str, threads: int) -> _Session:
+    def precisions(self, provider: str) -> tuple[str, ...]:
+        """See `edge_bridge.measuring.runtimes.Runtime.precisions`."""
+        return _PRECISIONS.get(provider, ("model",))
+
+    def load(self, model: Path, provider: str, threads: int, precision: str) -> OnnxModel:
         """Build a session; see `edge_bridge.measuring.runtimes.Runtime.load`."""
         wanted = _PROVIDERS.get(provider)
         present = onnxruntime.get_available_providers()
         if wanted is None or wanted not in present:
             raise RuntimeMissingError(f"provider {provider} is not in this onnxruntime; it has: {', '.join(present)}")
+        refuse_foreign_files(model)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
+        # Whatever its first bytes or its name say, a file is read as ONNX.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         try:
-            session = onnxruntime.InferenceSession(os.fspath(model), options, providers=[wanted])
+            session = onnxruntime.InferenceSession(
+                os.fspath(model), options, providers=_chain(wanted, precision, present)
+            )
         except Exception as error:
             # The runtime raises a class of its own for each status; all mean that this file is not runnable
             # here.
             raise BadModelError(str(error)) from None
         if wanted not in session.get_providers():
             raise RuntimeMissingError(f"provider {provider} could not be started on this machine")
-        return _Session(session)
+        return OnnxModel(session, _MEMORY.get(provider))
+
+
+def _chain(wanted: str, precision: str, present: Sequence[str]) -> list[Any]:
+    """Provider asked for, and for what TensorRT leaves over CUDA before the CPU."""
+    if wanted != _TENSORRT:
+        return [wanted]
+    engine = (_TENSORRT, {"trt_fp16_enable": precision == "fp16"})
+    return [engine, _CUDA] if _CUDA in present else [engine]
 
 
 def _spec(argument: Any) -> InputSpec:

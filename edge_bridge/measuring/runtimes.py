@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from edge_bridge.errors import RuntimeMissingError
 
-ENTRY_POINTS = "edge_bridge.measuring.runtimes"
+ENTRY_POINTS = "edge_bridge.runtimes"
 _BUILT_IN = {"onnxruntime": "edge_bridge.measuring.onnx_runtime"}
 #: Distributions whose version is told with a built-in runtime, found without importing it.
 _DISTRIBUTIONS = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}
@@ -43,15 +43,32 @@ class LoadedModel(Protocol):
         """The inputs it wants."""
 
     def bind(self, inputs: Mapping[str, Array]) -> Callable[[], object]:
-        """Return a callable that runs the model once on these inputs and returns when the device has
-        finished."""
+        """Return a callable that runs the model once on these inputs, brought to the device now, and that returns
+        when the device has finished."""
+
+    def run(self, inputs: Mapping[str, Array]) -> list[Array]:
+        """Run the model on these inputs and return its outputs."""
 
 
 class Runtime(Protocol):
     """A way to run models; one module-level object of this kind is what an entry point names."""
 
-    def load(self, model: Path, provider: str, threads: int) -> LoadedModel:
+    def precisions(self, provider: str) -> tuple[str, ...]:
+        """Return the precisions that `load` takes with this provider; always with "model", as the file says."""
+
+    def load(self, model: Path, provider: str, threads: int, precision: str) -> LoadedModel:
         """Load a model file.
+
+        Parameters
+        ----------
+        model
+            The file; it may be one without a name, which `Path` reaches only in this process.
+        provider
+            Which part of the runtime is to run it, in words of the runtime's own.
+        threads
+            Threads inside one operator.
+        precision
+            One of `precisions(provider)`.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""Files that hold trust: CURVE key pairs, the allow-list of public keys, and the connection file BRIDGE.json.
+"""Files that hold trust: CURVE key pairs, and the connection file BRIDGE.json (the allow-list is beside).
 
 Only files and their checks. Must not know sockets (but for zmq's key generator) or the protocol's messages.
 """
@@ -14,11 +14,19 @@ import msgspec
 import zmq
 
 from edge_bridge.errors import KeyFileError
+from edge_bridge.wire.allow_list import AllowList as AllowList  # noqa: PLC0414 - the relay takes it from here
+from edge_bridge.wire.files import (
+    FILE_LIMIT_BYTES,
+    KEY_PATTERN,
+    NAME_RULE,
+    PublicKey,
+    Role,
+    is_name,
+    read_small,
+    write_new,
+)
 from edge_bridge.wire.protocol import VERSION
 
-#: 40 characters of ZeroMQ's base 85 alphabet.
-KEY_PATTERN = r"^[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}$"
-PublicKey = Annotated[str, msgspec.Meta(pattern=KEY_PATTERN)]
 Endpoint = Annotated[str, msgspec.Meta(pattern="^(tcp|ipc)://.{1,200}$")]
 
 
@@ -54,14 +62,16 @@ def new_key_pair() -> KeyPair:
     return KeyPair(public=public.decode(), secret=secret.decode())
 
 
-def write_key_pair(stem: Path, name: str) -> tuple[Path, Path]:
+def write_key_pair(stem: Path, name: str, role: Role) -> tuple[Path, Path]:
     """Write a new pair: STEM.key (secret, mode 0600) and STEM.pub (a line for an allow-list).
 
     Raises
     ------
     KeyFileError
-        When one of the files exists or cannot be written.
+        When the name will not do in an allow-list, or one of the files exists or cannot be written.
     """
+    if not is_name(name):
+        raise KeyFileError(f"key name {name!r} will not do: give --name, {NAME_RULE}")
     pair = new_key_pair()
     secret_path, public_path = _with_suffix(stem, ".key"), _with_suffix(stem, ".pub")
     for path in (secret_path, public_path):
@@ -69,8 +79,12 @@ def write_key_pair(stem: Path, name: str) -> tuple[Path, Path]:
             raise KeyFileError(f"key file {path} exists: choose another name, or move it away to replace the key")
     try:
         stem.parent.mkdir(parents=True, exist_ok=True)
-        _write_new(secret_path, msgspec.json.encode(pair) + b"\n", mode=0o600)
-        _write_new(public_path, f"{pair.public} {name}\n".encode(), mode=0o644)
+        write_new(secret_path, msgspec.json.encode(pair) + b"\n", mode=0o600)
+        try:
+            write_new(public_path, f"{pair.public} {name} {role}\n".encode(), mode=0o644)
+        except OSError:
+            secret_path.unlink()
+            raise
     except OSError as error:
         raise KeyFileError(f"key file {error.filename or stem} cannot be written: {error.strerror}") from None
     return secret_path, public_path
@@ -85,79 +99,19 @@ def read_key_pair(path: Path) -> KeyPair:
         When it is missing, malformed, or readable by group or others.
     """
     try:
-        mode = path.stat().st_mode
-        if stat.S_IMODE(mode) & 0o077:
+        content, mode = read_small(path)
+        if mode & 0o077:
             raise KeyFileError(
-                f"key file {path} has mode {stat.S_IMODE(mode):04o}, others may have read it: "
+                f"key file {path} has mode {mode:04o}, others may have read it: "
                 f"chmod 600 {path}, or make a new key with `edge-bridge keygen`"
             )
-        return msgspec.json.decode(path.read_bytes(), type=KeyPair)
+        return msgspec.json.decode(content, type=KeyPair)
     except OSError as error:
         raise KeyFileError(
             f"key file {path} cannot be read ({error.strerror}): make one with `edge-bridge keygen`"
         ) from None
     except (msgspec.MsgspecError, ValueError):
         raise KeyFileError(f"key file {path} is not a key made by `edge-bridge keygen`") from None
-
-
-class AllowList:
-    """Public keys that a relay lets in, from a file, or from the *.pub files of a folder.
-
-    A line is a public key, then a name; an empty line or one that begins with ``# `` is skipped. Changes on
-    disk count from the next question on, no restart needed: adding lets in, removing shuts out.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._stamp: tuple[tuple[str, int, int], ...] = ()
-        self._names: dict[str, str] = {}
-        self._names = self._read(self._files())
-
-    def name_of(self, public_key: str) -> str | None:
-        """Name beside this key, or None when the key is not allowed."""
-        try:
-            files = self._files()
-            stamp = tuple((str(file), (info := file.stat()).st_mtime_ns, info.st_size) for file in files)
-            if stamp != self._stamp:
-                self._names = self._read(files)
-                self._stamp = stamp
-        except (KeyFileError, OSError):
-            # An unreadable list allows nobody: it may have been taken away to shut everybody out.
-            self._names, self._stamp = {}, ()
-        return self._names.get(public_key)
-
-    def _files(self) -> list[Path]:
-        try:
-            files = sorted(self._path.glob("*.pub")) if self._path.is_dir() else [self._path]
-            for file in files:
-                file.stat()
-        except OSError as error:
-            raise KeyFileError(
-                f"allow-list {self._path} cannot be read ({error.strerror}): it is a file of public keys, "
-                "one a line, or a folder of .pub files"
-            ) from None
-        return files
-
-    @staticmethod
-    def _read(files: list[Path]) -> dict[str, str]:
-        names: dict[str, str] = {}
-        for file in files:
-            try:
-                lines = file.read_text(encoding="utf-8").splitlines()
-            except (OSError, UnicodeDecodeError) as error:
-                raise KeyFileError(f"allow-list {file} cannot be read: {error}") from None
-            for number, line in enumerate(lines, start=1):
-                key, _, name = line.strip().partition(" ")
-                if not key or key == "#":
-                    continue
-                try:
-                    msgspec.convert(key, PublicKey)
-                except msgspec.ValidationError:
-                    raise KeyFileError(
-                        f"allow-list {file} line {number}: not a public key (take it from a .pub file)"
-                    ) from None
-                names[key] = name.strip() or key[:8]
-        return names
 
 
 def read_connection(path: Path) -> Connection:
@@ -169,14 +123,29 @@ def read_connection(path: Path) -> Connection:
         When it is missing or not a connection file of this protocol.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Connection)
+        content, _ = read_small(path)
     except OSError as error:
         raise KeyFileError(
             f"connection file {path} cannot be read ({error.strerror}): "
             "copy the BRIDGE.json that `edge-bridge relay` wrote"
         ) from None
-    except (msgspec.MsgspecError, ValueError) as error:
-        raise KeyFileError(f"connection file {path} is not usable: {error}") from None
+    return decode_connection(content, str(path))
+
+
+def decode_connection(content: bytes, where: str) -> Connection:
+    """Check the content of a connection file that came from `where`.
+
+    Raises
+    ------
+    KeyFileError
+        When it is not a connection file of this protocol.
+    """
+    try:
+        if len(content) > FILE_LIMIT_BYTES:
+            raise ValueError(f"it is larger than {FILE_LIMIT_BYTES} bytes")
+        return msgspec.json.decode(content, type=Connection)
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+        raise KeyFileError(f"connection file {where} is not usable: {error}") from None
 
 
 def write_connection(path: Path, connection: Connection) -> None:
@@ -184,7 +153,7 @@ def write_connection(path: Path, connection: Connection) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         beside.unlink(missing_ok=True)
-        _write_new(beside, msgspec.json.format(msgspec.json.encode(connection), indent=1) + b"\n", mode=0o644)
+        write_new(beside, msgspec.json.format(msgspec.json.encode(connection), indent=1) + b"\n", mode=0o644)
         beside.rename(path)
     except OSError as error:
         raise KeyFileError(f"connection file {path} cannot be written: {error.strerror}") from None
@@ -208,9 +177,3 @@ def check_private_folder(folder: Path) -> None:
 
 def _with_suffix(stem: Path, suffix: str) -> Path:
     return stem.with_name(stem.name + suffix)
-
-
-def _write_new(path: Path, content: bytes, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)

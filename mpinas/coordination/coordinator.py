@@ -7,63 +7,20 @@ limit goes to a group. Enough candidates are kept measured ahead that a group th
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
-from mpinas.coordination.ledger import BASELINE, Ledger
+from mpinas.coordination.commands import Command, Discard, Export, Judge, Leave, Measure, Record, Release, Send
+from mpinas.coordination.ledger import BASELINE, NO_ANSWER, Ledger, following
 from mpinas.coordination.lifecycle import State
+from mpinas.coordination.terms import MEASUREMENTS_MAX
 from mpinas.search import GeneticSearch, Genome, SpaceExhaustedError
 
 #: A candidate in whose training so many jobs ended is not tried again.
 ATTEMPTS_MAX = 4
 
-# --- commands: what the shell has to do
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """Append this event to the journal, before anything that follows from it."""
-
-    event: ev.Event
-
-
-@dataclass(frozen=True, slots=True)
-class Export:
-    """Write this candidate, untrained, as an artifact; answer with Exported or ExportFailed."""
-
-    candidate: int
-    genome: Genome
-
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """Have the device measure the artifact; answer with Measured or MeasurementFailed."""
-
-    candidate: int
-
-
-@dataclass(frozen=True, slots=True)
-class Send:
-    """Give a group an order."""
-
-    group: int
-    order: msg.Order
-
-
-@dataclass(frozen=True, slots=True)
-class Discard:
-    """This candidate's files are of no more use."""
-
-    candidate: int
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """All groups have ended; the loop can, too."""
-
-
-Command = Record | Export | Measure | Send | Discard | Leave
+_ENDED = (State.REJECTED, State.FAILED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +37,8 @@ class Plan:
     proposals_max: int
     #: How many candidates to keep measured or on their way there, beyond what the groups train.
     ahead_min: int = 2
+    #: How long a job that has nothing else left to do waits for a device that is not there.
+    answer_s: float = 600.0
 
 
 class Coordinator:
@@ -91,58 +50,124 @@ class Coordinator:
         self.ledger = ledger
         self.baseline = baseline
         self._exhausted = False
+        #: What this job has asked of devices: (candidate, device, repetition), None for the trained model's error.
+        self._asked: set[tuple[int, str, int | None]] = set()
+        #: When each device that is not there was lost, and when nothing but answers was left to wait for.
+        self._lost_since: dict[str, float] = {}
+        self._waiting_since: float | None = None
 
     def replay(self, history: Iterable[tuple[float, ev.Event]]) -> None:
-        """Take in the journal of earlier jobs; afterwards the search asks what the unbroken run would have asked."""
-        for time, event in history:
-            self._apply(event, time, replayed=True)
+        """Take in the journal of earlier jobs; afterwards the search asks what the unbroken run would have asked.
+
+        Raises UserError where an event cannot follow those before it.
+        """
+        for number, (time, event) in enumerate(history):
+            with following(number, event):
+                self._apply(event, time, replayed=True)
 
     def handle(self, event: ev.Event, time: float) -> list[Command]:
         """What follows from `event`, in order. `time` in seconds, the journal's clock."""
         commands: list[Command] = []
+        known = self._vetted(event)
+        if known is None:
+            return commands
+        event = known
         self._take(event, time, commands)
         if self.ledger.stop_reason is not None or self.ledger.finished is not None:
             return commands + self._stop(event)
         if isinstance(event, ev.Begun):
             self._take_up(time, commands)
-        elif isinstance(event, (ev.Exported, ev.Measured)):
-            within = self._judge(event.candidate, time, commands)
-            if within and isinstance(event, ev.Exported):
-                commands.append(Measure(event.candidate))
+        elif isinstance(event, ev.Exported):
+            if self._judge(event.candidate, time, commands):
+                self._measure_everywhere(event.candidate, commands)
+        elif isinstance(event, (ev.Measured, ev.MeasurementFailed)):
+            self._judge(event.candidate, time, commands)
+            if self.ledger.candidates[event.candidate].state not in (State.MEASURING, *_ENDED):
+                commands.append(Release(event.candidate))
+        self._measure_again(commands)
         if not self.ledger.standing[State.FAILED].keys() & {BASELINE}:
             self._order(time, commands)
             self._propose(time, commands)
+            self._judge_on_devices(commands)
         self._conclude(time, commands)
         return commands
 
+    def overdue(self, time: float) -> list[ev.Event]:
+        """Answers that are not waited for any longer: all else is done, and their device has been away too long."""
+        if self._waiting_since is None or self.ledger.finished is not None or self.ledger.stop_reason is not None:
+            return []
+        given_up: list[ev.Event] = []
+        detail = f"no device for {self.plan.answer_s:g} s"
+        for candidate, device, repetition in self._awaited():
+            since = max(self._waiting_since, self._lost_since.get(device, time))
+            if time - since < self.plan.answer_s:
+                continue
+            if repetition is None:
+                given_up.append(ev.JudgingFailed(candidate, device, NO_ANSWER, detail))
+            else:
+                given_up.append(ev.MeasurementFailed(candidate, NO_ANSWER, detail, device, MEASUREMENTS_MAX - 1))
+        return given_up
+
     # --- one step each; every one appends to `commands`
+
+    def _vetted(self, event: ev.Event) -> ev.Event | None:
+        """The event as it concerns this run, or None if it does not."""
+        match event:
+            case ev.Doubted(request_ids, detail):
+                candidates = self.ledger.candidates
+                ours = [
+                    candidates[id_].readings[device].request_id for id_, device in self.ledger.measured_by(request_ids)
+                ]
+                return ev.Doubted(tuple(dict.fromkeys(ours)), detail) if ours else None
+            case ev.Measured(measurement=measurement, device=device):
+                here = (str(measurement.get("device", "")), str(measurement.get("hardware", "")))
+                first = self.ledger.first_answered.get(device, here)
+                if here != first:
+                    return replace(event, doubts=(*event.doubts, f"another device: not {first[0]} ({first[1]})"))
+        return event
 
     def _take(self, event: ev.Event, time: float, commands: list[Command]) -> None:
         front_before = self.ledger.front
+        before = self._state_of(event)
         self._apply(event, time)
         commands.append(Record(event))
-        if isinstance(event, (ev.Rejected, ev.ExportFailed)):
-            commands.append(Discard(event.candidate))
-        elif isinstance(event, msg.Evaluated):
-            dropped = {*front_before, event.candidate} - {*self.ledger.front, BASELINE}
-            commands += [Discard(candidate) for candidate in sorted(dropped)]
+        after = self._state_of(event)
+        dropped = {*front_before} - {*self.ledger.front, BASELINE}
+        about = _candidate_of(event)
+        if isinstance(event, msg.Evaluated) or (after in _ENDED and after is not before):
+            dropped |= {about} - {*self.ledger.front, BASELINE}
+        for candidate in sorted(dropped):
+            commands.append(Discard(candidate))
+            self._asked = {asked for asked in self._asked if asked[0] != candidate}
+        match event:
+            case ev.DeviceLost(device=device):
+                self._lost_since[device] = time
+            case ev.DeviceBack(device=device):
+                self._lost_since.pop(device, None)
 
     def _apply(self, event: ev.Event, time: float, replayed: bool = False) -> None:
         """Keep ledger and search in step."""
+        before = self._state_of(event)
         self.ledger.apply(event, time)
-        match event:
-            case ev.Proposed(candidate, genome) if replayed and candidate != BASELINE:
-                self.search.restore(genome)
-            case msg.Evaluated(candidate=candidate) if candidate != BASELINE:
-                it = self.ledger.candidates[candidate]
-                self.search.tell(it.genome, it.objectives())
-            case (
-                ev.Rejected(candidate=candidate)
-                | ev.ExportFailed(candidate=candidate)
-                | ev.MeasurementFailed(candidate=candidate)
-                | msg.EvaluationFailed(candidate=candidate)
-            ) if candidate != BASELINE:
-                self.search.tell_failed(self.ledger.candidates[candidate].genome)
+        after = self._state_of(event)
+        candidate = _candidate_of(event)
+        if after is None or candidate == BASELINE:
+            return
+        it = self.ledger.candidates[candidate]
+        if isinstance(event, ev.Proposed):
+            if replayed:
+                self.search.restore(it.genome)
+        elif after is State.EVALUATED and after is not before:
+            self.search.tell(it.genome, self.ledger.objectives(it))
+        elif after is State.EVALUATED and isinstance(event, ev.Measured):
+            self.search.revise(it.genome, self.ledger.objectives(it))
+        elif after in _ENDED and after is not before:
+            self.search.tell_failed(it.genome)
+
+    def _state_of(self, event: ev.Event) -> State | None:
+        """Where the candidate stands that an event is about; None if it is about none."""
+        it = self.ledger.candidates.get(_candidate_of(event))
+        return None if it is None else it.state
 
     def _take_up(self, time: float, commands: list[Command]) -> None:
         """What an earlier job left open: export again (its files may be gone), and judge by the limits of today."""
@@ -157,11 +182,34 @@ class Coordinator:
 
     def _judge(self, candidate: int, time: float, commands: list[Command]) -> bool:
         """Reject what breaks a limit as soon as that is known; True if it may go on. The baseline always may."""
-        broken = self.ledger.broken_limit(self.ledger.candidates[candidate])
+        it = self.ledger.candidates[candidate]
+        if it.state not in (State.MEASURING, State.READY):
+            return False
+        broken = self.ledger.broken_limit(it, settled_only=True)
         if broken is None or candidate == BASELINE:
             return True
         self._take(ev.Rejected(candidate, broken), time, commands)
         return False
+
+    def _measure_everywhere(self, candidate: int, commands: list[Command]) -> None:
+        genome = self.ledger.candidates[candidate].genome
+        for device in self.ledger.terms.devices:
+            commands.append(Measure(candidate, genome, device))
+
+    def _measure_again(self, commands: list[Command]) -> None:
+        """What is doubtful, where it still matters."""
+        for candidate, device, repetition in self._doubtful():
+            asked = (candidate, device, repetition)
+            if asked not in self._asked:
+                self._asked.add(asked)
+                commands.append(Measure(candidate, self.ledger.candidates[candidate].genome, device, repetition))
+
+    def _judge_on_devices(self, commands: list[Command]) -> None:
+        """Every trained finalist on every device, in the precision that it will run in."""
+        for candidate, device in self._unjudged():
+            if (candidate, device, None) not in self._asked:
+                self._asked.add((candidate, device, None))
+                commands.append(Judge(candidate, device))
 
     def _order(self, time: float, commands: list[Command]) -> None:
         """Give every idle group the oldest measured candidate, or once all are trained a finalist to assess."""
@@ -199,13 +247,18 @@ class Coordinator:
             commands.append(Export(next_, genome))
 
     def _conclude(self, time: float, commands: list[Command]) -> None:
-        """Finish when nothing is open, nothing more can be proposed and every finalist is assessed."""
+        """Finish when nothing is open, nothing more can be proposed and every finalist is assessed and judged."""
         idle = not any(group.order for group in self.ledger.groups.values())
         baseline = self.ledger.candidates[BASELINE]
-        if baseline.state is State.FAILED and self.ledger.groups and idle:
+        if not self.ledger.groups or not idle:
+            self._waiting_since = None
+        elif baseline.state is State.FAILED:
             self._take(ev.Finished(f"the baseline, to compare with, failed: {baseline.reason}"), time, commands)
             commands += self._stop(None)
-        elif self.ledger.groups and idle and self._searched() and not self._assessable():
+        elif self._searched() and not self._assessable():
+            if self._awaited():
+                self._waiting_since = time if self._waiting_since is None else self._waiting_since
+                return
             self._take(ev.Finished(self._reason()), time, commands)
             commands += self._stop(None)
 
@@ -251,9 +304,38 @@ class Coordinator:
         candidates = self.ledger.candidates
         return [id_ for id_ in self.ledger.finalists() if not candidates[id_].assessed and id_ not in under_way]
 
+    def _doubtful(self) -> list[tuple[int, str, int]]:
+        """(candidate, device, repetition) of the measurements to make again: of what may still be trained or used."""
+        found = []
+        for candidate, device in self.ledger.unsettled:
+            it = self.ledger.candidates[candidate]
+            if it.state not in (*_ENDED, State.EVALUATED) or candidate in self.ledger.finalists():
+                found.append((candidate, device, it.readings[device].repetition + 1))
+        return found
+
+    def _unjudged(self) -> list[tuple[int, str]]:
+        """(finalist, device) where the trained model waits to be judged by the device."""
+        candidates = self.ledger.candidates
+        return [
+            (id_, device)
+            for id_ in self.ledger.finalists()
+            if candidates[id_].assessed and candidates[id_].expected is not None
+            for device in self.ledger.terms.devices
+            if device not in candidates[id_].verdicts
+        ]
+
+    def _awaited(self) -> list[tuple[int, str, int | None]]:
+        """Answers of devices without which the results are not complete, as in `_asked`."""
+        finalists = self.ledger.finalists()
+        again = [asked for asked in self._doubtful() if asked[0] in finalists]
+        return [*again, *((candidate, device, None) for candidate, device in self._unjudged())]
+
     def _reason(self) -> str:
         evaluated = self.ledger.count(State.EVALUATED)
         done = f"{evaluated} of {self.plan.evaluations} candidates evaluated"
+        verdicts = [v for id_ in self.ledger.finalists() for v in self.ledger.candidates[id_].verdicts.values()]
+        if unasked := sum(verdict.reason == NO_ANSWER for verdict in verdicts):
+            done += f"; {unasked} models not checked on the device: none was there"
         if evaluated >= self.plan.evaluations:
             return done
         if self._exhausted:
@@ -262,3 +344,9 @@ class Coordinator:
             f"{done}; stopped after {len(self.ledger.candidates)} proposals ({self.ledger.count(State.REJECTED)} "
             f"rejected, {self.ledger.count(State.FAILED)} failed): the limits may be too tight"
         )
+
+
+def _candidate_of(event: ev.Event) -> int:
+    """Whom an event is about; -1 if it is about no candidate."""
+    found: int = getattr(event, "candidate", -1)
+    return found

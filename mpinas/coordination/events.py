@@ -61,17 +61,69 @@ class ExportFailed:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The device answered. `measurement` has at least "p50_s"; latencies in seconds."""
+    """A device answered.
+
+    Attributes
+    ----------
+    measurement
+        As the device sent it: at least "p50_s"; latencies in seconds, never normalised.
+    device
+        The profile asked for; "" in journals from before there could be several: the one device of the run.
+    repetition
+        How often the candidate had been measured on this device before, for reasons of doubt.
+    doubts
+        Why the measurement should not be relied on, in words.
+    factor
+        What latencies are to be multiplied by, where the search asks for normalised ones.
+    request_id
+        By which the device may later call it doubtful.
+    """
 
     candidate: int
     measurement: dict[str, Any]
+    device: str = ""
+    repetition: int = 0
+    doubts: tuple[str, ...] = ()
+    factor: float = 1.0
+    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class MeasurementFailed:
-    """The device refused the candidate or could not run it."""
+    """The device refused the candidate or could not run it; fields as in Measured."""
 
     candidate: int
+    reason: str
+    detail: str
+    device: str = ""
+    repetition: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Doubted:
+    """A device has found itself out of its usual band: these measurements of it are doubtful."""
+
+    request_ids: tuple[str, ...]
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A device ran the trained model on labelled samples; `expected` is the trained network's error on the same."""
+
+    candidate: int
+    device: str
+    error: float
+    expected: float
+    precision: str
+
+
+@dataclass(frozen=True, slots=True)
+class JudgingFailed:
+    """A device gave no error for the trained model. Reason "no-answer": there was no device; a later job may ask."""
+
+    candidate: int
+    device: str
     reason: str
     detail: str
 
@@ -96,9 +148,10 @@ class Ordered:
 
 @dataclass(frozen=True, slots=True)
 class DeviceLost:
-    """No device answers; measurements wait, trainers go on with what is measured."""
+    """No device of this profile answers; measurements wait, trainers go on with what is measured."""
 
     detail: str
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +159,7 @@ class DeviceBack:
     """Measurements go on."""
 
     detail: str
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +183,9 @@ Event = (
     | ExportFailed
     | Measured
     | MeasurementFailed
+    | Doubted
+    | Judged
+    | JudgingFailed
     | Rejected
     | Ordered
     | DeviceLost
@@ -148,6 +205,9 @@ EVENT_CLASSES: dict[str, type] = {
         ExportFailed,
         Measured,
         MeasurementFailed,
+        Doubted,
+        Judged,
+        JudgingFailed,
         Rejected,
         Ordered,
         DeviceLost,

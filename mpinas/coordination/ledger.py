@@ -5,111 +5,38 @@ It decides nothing; `coordinator` does. An event that cannot follow what came be
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
-from mpinas.coordination.lifecycle import State, step
-from mpinas.errors import ProtocolError
-from mpinas.search import Genome
+from mpinas.coordination.candidate import Candidate, Reading, Verdict
+from mpinas.coordination.groups import Group, Occupation
+from mpinas.coordination.lifecycle import IllegalTransitionError, State, step
+from mpinas.coordination.terms import Terms
+from mpinas.errors import ProtocolError, UserError
 
-#: Objectives of the search, all minimised, in the order the search is told them.
-OBJECTIVES = ("error", "latency_s")
 BASELINE = 0
-
-
-@dataclass(slots=True)
-class Candidate:
-    """One network and all that is known of it."""
-
-    id: int
-    genome: Genome
-    #: States so far, oldest first; never empty.
-    history: list[State] = field(default_factory=lambda: [State.PROPOSED])
-    #: How often a group was ordered to evaluate it.
-    attempts: int = 0
-    size_bytes: int | None = None
-    parameters: int | None = None
-    measurement: dict[str, Any] | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    train_seconds: float | None = None
-    group: int | None = None
-    #: Why it was rejected or failed.
-    reason: str | None = None
-    assessed: bool = False
-    #: Empty where the test file has no labels or the assessment failed (then `reason` says why).
-    test_metrics: dict[str, float] = field(default_factory=dict)
-    onnx_difference: float | None = None
-    epoch: int = 0
-
-    @property
-    def state(self) -> State:
-        """Where it stands now."""
-        return self.history[-1]
-
-    @property
-    def latency_s(self) -> float | None:
-        """Median latency on the device, in seconds."""
-        return None if self.measurement is None else float(self.measurement["p50_s"])
-
-    def objectives(self) -> tuple[float, ...]:
-        """(error, latency_s) of an evaluated candidate."""
-        assert self.state is State.EVALUATED
-        assert self.latency_s is not None
-        return (self.metrics["error"], self.latency_s)
-
-
-@dataclass(slots=True)
-class Group:
-    """One group of trainers of the job that runs now."""
-
-    id: int
-    members: tuple[int, ...]
-    host: str
-    device: str
-    #: The one order that is outstanding, if any, and since when (seconds).
-    order: ev.Ordered | None = None
-    since: float = 0.0
-    stopped: bool = False
-
-
-@dataclass(slots=True)
-class Occupation:
-    """Trainer seconds used and there, over all jobs of the run: the trainers' utilisation."""
-
-    busy_s: float = 0.0
-    past_s: float = 0.0
-    trainers: int = 0
-    first_ready: float | None = None
-    last_report: float = 0.0
-
-    @property
-    def utilisation(self) -> float | None:
-        """Share of the trainers' time, from the first ready group to the last report, that was spent on orders."""
-        available = self.past_s + self._span()
-        return self.busy_s / available if available > 0 else None
-
-    def _span(self) -> float:
-        return 0.0 if self.first_ready is None else self.trainers * (self.last_report - self.first_ready)
-
-    def new_job(self, trainers: int) -> None:
-        """Close the account of the job before."""
-        self.past_s += self._span()
-        self.trainers, self.first_ready, self.last_report = trainers, None, 0.0
+#: Reason of a failure: no device was there, which is nobody's fault and may be otherwise another time.
+NO_ANSWER = "no-answer"
 
 
 class Ledger:
     """The fold. `apply` every event once, in order."""
 
-    def __init__(self, limits: dict[str, float] | None = None) -> None:
-        self.limits = dict(limits or {})
+    def __init__(self, terms: Terms | None = None) -> None:
+        self.terms = terms or Terms()
         self.candidates: dict[int, Candidate] = {}
         self.groups: dict[int, Group] = {}
         #: Ids of the evaluated, within the limits, that no other dominates; in order of evaluation.
         self.front: list[int] = []
-        self.device_lost: str | None = None
+        #: (candidate, device) whose last measurement is doubtful and may be made again.
+        self.unsettled: dict[tuple[int, str], None] = {}
+        #: Name and hardware of the device that first answered for each profile.
+        self.first_answered: dict[str, tuple[str, str]] = {}
+        #: Profiles without a device, and what was said of it.
+        self.devices_lost: dict[str, str] = {}
         self.finished: str | None = None
         self.stop_reason: str | None = None
         #: Task of the run, and whether its data are simulated.
@@ -122,9 +49,16 @@ class Ledger:
         self.groups_expected = 0
 
     def apply_all(self, history: Iterable[tuple[float, ev.Event]]) -> Ledger:
-        """Apply (time, event) pairs in order."""
-        for time, event in history:
-            self.apply(event, time)
+        """Apply (time, event) pairs in order.
+
+        Raises
+        ------
+        UserError
+            One cannot follow what came before: the journal they are from was changed by somebody.
+        """
+        for number, (time, event) in enumerate(history):
+            with following(number, event):
+                self.apply(event, time)
         return self
 
     def apply(self, event: ev.Event, time: float) -> None:  # noqa: PLR0912 - one case an event
@@ -141,15 +75,10 @@ class Ledger:
                 self._step(candidate, State.MEASURING)
                 it = self.candidates[candidate]
                 it.size_bytes, it.parameters = size_bytes, parameters
-            case ev.Measured(candidate, measurement):
-                self._step(candidate, State.READY)
-                self.candidates[candidate].measurement = measurement
             case ev.Rejected(candidate, reason):
                 self._end(candidate, State.REJECTED, reason)
             case ev.ExportFailed(candidate, detail):
                 self._end(candidate, State.FAILED, f"export: {detail}")
-            case ev.MeasurementFailed(candidate, reason, detail):
-                self._end(candidate, State.FAILED, f"measurement: {reason}: {detail}")
             case msg.Ready():
                 self.groups[event.group] = Group(event.group, event.members, event.host, event.device)
                 if self.occupation.first_ready is None:
@@ -170,14 +99,36 @@ class Ledger:
             case msg.Stopped(group):
                 self.groups[group].stopped = True
                 self.groups[group].order = None
-            case ev.DeviceLost(detail):
-                self.device_lost = detail
-            case ev.DeviceBack():
-                self.device_lost = None
             case ev.StopRequested(reason):
                 self.stop_reason = reason
             case ev.Finished(reason):
                 self.finished = reason
+            case _:
+                self._from_device(event)
+
+    def _from_device(self, event: ev.Event) -> None:
+        """Take in what a device, or the bridge to it, has said."""
+        match event:
+            case ev.Measured():
+                self._measured(event)
+            case ev.MeasurementFailed():
+                self._not_measured(event)
+            case ev.Doubted(request_ids, detail):
+                for candidate, device in self.measured_by(request_ids):
+                    reading = self.candidates[candidate].readings[device]
+                    doubts = tuple(dict.fromkeys((*reading.doubts, detail)))
+                    self._read(candidate, device, replace(reading, doubts=doubts))
+            case ev.Judged(candidate, device, error, expected, precision):
+                verdict = Verdict(self.terms.accepts(error, expected), expected, error, precision)
+                self.candidates[candidate].verdicts[self._asked(device)] = verdict
+            case ev.JudgingFailed(candidate, device, reason, detail):
+                it = self.candidates[candidate]
+                accepted = None if reason == NO_ANSWER else False
+                it.verdicts[self._asked(device)] = Verdict(accepted, it.expected or 0.0, reason=reason, detail=detail)
+            case ev.DeviceLost(detail, device):
+                self.devices_lost[self._asked(device)] = detail
+            case ev.DeviceBack(_, device):
+                self.devices_lost.pop(self._asked(device), None)
 
     def _begin(self, event: ev.Begun) -> None:
         """A new job: its groups are not there yet, and nothing is under way any more."""
@@ -185,10 +136,15 @@ class Ledger:
             self._step(candidate, State.READY)
         for candidate in list(self.standing[State.MEASURING]):
             self._step(candidate, State.PROPOSED)
+            self.candidates[candidate].readings.clear()
+        self.unsettled = {key: None for key in self.unsettled if self.candidates[key[0]].readings}
+        for it in self.candidates.values():
+            it.verdicts = {device: each for device, each in it.verdicts.items() if each.reason != NO_ANSWER}
         self.task, self.simulated = event.task, event.simulated
         self.groups.clear()
         self.groups_expected = len(event.groups)
-        self.device_lost = self.stop_reason = self.finished = None
+        self.devices_lost.clear()
+        self.stop_reason = self.finished = None
         self.occupation.new_job(sum(len(members) for members in event.groups))
 
     def _step(self, candidate: int, to: State) -> None:
@@ -201,6 +157,49 @@ class Ledger:
     def _end(self, candidate: int, to: State, reason: str) -> None:
         self._step(candidate, to)
         self.candidates[candidate].reason = reason
+
+    def _asked(self, device: str) -> str:
+        """The profile that an event is about."""
+        device = device or self.terms.devices[0]
+        if device not in self.terms.devices:
+            raise ProtocolError(f"device {device}: the devices of this run are {', '.join(self.terms.devices)}")
+        return device
+
+    def _measured(self, event: ev.Measured) -> None:
+        device = self._asked(event.device)
+        it = self.candidates[event.candidate]
+        before = it.readings.get(device)
+        if it.state is State.PROPOSED or (before is not None and event.repetition <= before.repetition):
+            raise ProtocolError(f"candidate {it.id}, {it.state}, was not to be measured on {device}: {event}")
+        name, hardware = (str(event.measurement.get(key, "")) for key in ("device", "hardware"))
+        self.first_answered.setdefault(device, (name, hardware))
+        reading = Reading(event.measurement, event.doubts, event.repetition, event.request_id, event.factor)
+        self._read(event.candidate, device, reading)
+
+    def _not_measured(self, event: ev.MeasurementFailed) -> None:
+        """It fails for it, unless it had been measured before: then that stays, in doubt."""
+        device = self._asked(event.device)
+        it = self.candidates[event.candidate]
+        if device in it.readings:
+            reading = it.readings[device]
+            doubts = (*reading.doubts, f"not measured again ({event.reason})")
+            self._read(it.id, device, replace(reading, doubts=doubts, repetition=event.repetition))
+        elif it.state not in (State.REJECTED, State.FAILED):
+            self._end(it.id, State.FAILED, f"measurement: {event.reason}: {event.detail}")
+
+    def _read(self, candidate: int, device: str, reading: Reading) -> None:
+        """Keep a new or changed reading, and draw the conclusions."""
+        it = self.candidates[candidate]
+        it.readings[device] = reading
+        self.unsettled.pop((candidate, device), None)
+        if not reading.settled:
+            self.unsettled[candidate, device] = None
+        if it.state is State.EVALUATED:
+            self._draw_front()
+        elif it.state is State.MEASURING and all(
+            each in it.readings and it.readings[each].settled for each in self.terms.devices
+        ):
+            self._step(candidate, State.READY)
 
     def _ordered(self, event: ev.Ordered, time: float) -> None:
         group, it = self.groups[event.group], self.candidates[event.candidate]
@@ -236,8 +235,7 @@ class Ledger:
         it = self.candidates[report.candidate]
         it.metrics, it.train_seconds, it.group = report.metrics, report.train_seconds, report.group
         self._closed(report, time)
-        if self.broken_limit(it) is None:
-            self._join_front(it)
+        self._join_front(it)
 
     def _assessed(self, report: msg.Assessed | msg.AssessmentFailed, time: float) -> None:
         self._closed(report, time)
@@ -245,30 +243,68 @@ class Ledger:
         it.assessed = True
         if isinstance(report, msg.Assessed):
             it.test_metrics, it.onnx_difference = report.metrics, report.onnx_difference
+            it.expected = report.expected
         else:
             it.reason = f"assessment: {report.reason}: {report.detail}"
 
     def _join_front(self, new: Candidate) -> None:
-        mine = new.objectives()
-        points = {id_: self.candidates[id_].objectives() for id_ in self.front}
+        if self.broken_limit(new) is not None:
+            return
+        mine = self.objectives(new)
+        points = {id_: self.objectives(self.candidates[id_]) for id_ in self.front}
         if any(_dominates(point, mine) for point in points.values()):
             return
         self.front = [id_ for id_, point in points.items() if not _dominates(mine, point)] + [new.id]
+
+    def _draw_front(self) -> None:
+        """Draw it anew: a measurement has changed."""
+        self.front = []
+        for candidate in self.standing[State.EVALUATED]:
+            self._join_front(self.candidates[candidate])
 
     def count(self, *states: State) -> int:
         """How many candidates stand in one of `states`."""
         return sum(len(self.standing[state]) for state in states)
 
-    def broken_limit(self, candidate: Candidate) -> str | None:
-        """The first limit that what is known of `candidate` breaks, in words; None if it breaks none."""
-        known: dict[str, float] = {**(candidate.measurement or {}), **candidate.metrics}
-        known |= {"size_bytes": candidate.size_bytes, "parameters": candidate.parameters}  # type: ignore[dict-item]
-        known["latency_s"] = candidate.latency_s  # type: ignore[assignment]
-        for name, limit in self.limits.items():
-            value = known.get(name)
-            if value is not None and value > limit:
-                return f"{name} = {value:.4g} is above the limit {limit:.4g}"
+    @property
+    def device_lost(self) -> str | None:
+        """What is said of the devices that are not there, in one line; None if all are."""
+        if len(self.terms.devices) == 1:
+            return self.devices_lost.get(self.terms.devices[0])
+        return "; ".join(f"{device}: {detail}" for device, detail in self.devices_lost.items()) or None
+
+    def objectives(self, candidate: Candidate) -> tuple[float, ...]:
+        """Objectives of an evaluated candidate, in the order of `terms.objectives`."""
+        assert candidate.state is State.EVALUATED
+        return self.terms.values(candidate.metrics["error"], candidate.latencies_s)
+
+    def broken_limit(self, candidate: Candidate, *, settled_only: bool = False) -> str | None:
+        """The first limit that what is known of `candidate` breaks, in words; None if it breaks none.
+
+        With `settled_only`, measurements that are going to be made again do not count.
+        """
+        known: list[tuple[str, dict[str, float]]] = [("", dict(candidate.metrics))]
+        for name in ("size_bytes", "parameters"):
+            if (value := getattr(candidate, name)) is not None:
+                known[0][1][name] = value
+        for device, reading in candidate.readings.items():
+            if reading.settled or not settled_only:
+                known.append((f" on {device}" if len(self.terms.devices) > 1 else "", reading.quantities()))
+        for name, limit in self.terms.limits.items():
+            for where, values in known:
+                if (value := values.get(name)) is not None and value > limit:
+                    return f"{name}{where} = {value:.4g} is above the limit {limit:.4g}"
         return None
+
+    def measured_by(self, request_ids: Iterable[str]) -> list[tuple[int, str]]:
+        """(candidate, device) of the measurements in use that these requests brought."""
+        wanted = set(request_ids)
+        return [
+            (it.id, device)
+            for it in self.candidates.values()
+            for device, reading in it.readings.items()
+            if reading.request_id and reading.request_id in wanted
+        ]
 
     def finalists(self) -> list[int]:
         """Who is judged on the test file: the front and the baseline."""
@@ -280,3 +316,22 @@ class Ledger:
 def _dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
     """Is `a` nowhere worse than `b`, and somewhere better?"""
     return all(x <= y for x, y in zip(a, b, strict=True)) and a != b
+
+
+@contextmanager
+def following(number: int, event: ev.Event) -> Iterator[None]:
+    """What a journal's event does to the state before it; refused in words if it cannot follow.
+
+    Raises
+    ------
+    UserError
+        It cannot.
+    """
+    try:
+        yield
+    except (ProtocolError, IllegalTransitionError, LookupError, TypeError, ValueError, AssertionError) as error:
+        what = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise UserError(
+            f"the journal's event {number} ({type(event).__name__}) cannot follow those before it ({what}): "
+            "restore the journal and experiment.toml from a copy"
+        ) from None

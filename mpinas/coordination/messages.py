@@ -90,13 +90,18 @@ class EvaluationFailed:
 
 @dataclass(frozen=True, slots=True)
 class Assessed:
-    """`metrics` is empty where the test file has no labels. `onnx_difference`: largest |ONNX Runtime - torch|."""
+    """`metrics` is empty where the test file has no labels. `onnx_difference`: largest |ONNX Runtime - torch|.
+
+    `expected`: the trained network's error on the samples written beside its ONNX file, for devices to repeat; None
+    where an earlier version wrote none.
+    """
 
     group: int
     candidate: int
     attempt: int
     metrics: dict[str, float]
     onnx_difference: float
+    expected: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

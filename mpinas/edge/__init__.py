@@ -8,21 +8,25 @@ coordinator decides: it speaks in the events of `coordination`.
 from __future__ import annotations
 
 from edge_bridge.wire.quantities import Settings as MeasurementSettings
-from mpinas.edge.client import (
+from mpinas.coordination.events import (
     DeviceBack,
     DeviceLost,
-    EdgeClient,
-    EdgeEvent,
+    Doubted,
+    Judged,
+    JudgingFailed,
     Measured,
     MeasurementFailed,
-    open_edge,
 )
+from mpinas.edge.client import EdgeClient, EdgeEvent, open_edge
 
 __all__ = [
     "DeviceBack",
     "DeviceLost",
+    "Doubted",
     "EdgeClient",
     "EdgeEvent",
+    "Judged",
+    "JudgingFailed",
     "Measured",
     "MeasurementFailed",
     "MeasurementSettings",

@@ -6,7 +6,8 @@ Never blocks once it is open. Must not know how a measurement is decided on or w
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +16,73 @@ import zmq
 
 from edge_bridge import client as bridge
 from edge_bridge.errors import BridgeError
-from edge_bridge.wire.keys import read_connection, read_key_pair
-from edge_bridge.wire.quantities import ANY_PROFILE, Profile, Settings
-from mpinas.coordination.events import DeviceBack, DeviceLost, Measured, MeasurementFailed
+from edge_bridge.wire.keys import Connection, KeyPair, read_connection, read_key_pair
+from edge_bridge.wire.quantities import ANY_PROFILE, Measurement, Profile, Quality, QualitySettings, Settings, Shard
+from mpinas.coordination.events import (
+    DeviceBack,
+    DeviceLost,
+    Doubted,
+    Judged,
+    JudgingFailed,
+    Measured,
+    MeasurementFailed,
+)
 from mpinas.edge.local import LocalBridge
 from mpinas.errors import UserError
+from mpinas.history import shard as shards
 
 #: A device that has not come so long after the start is reported as lost.
 FIRST_DEVICE_S = 15.0
+#: Longest text of a doubt that is kept.
+DOUBT_CHARACTERS = 200
+
+EdgeEvent = Measured | MeasurementFailed | Doubted | Judged | JudgingFailed | DeviceLost | DeviceBack
 
 
-__all__ = ["DeviceBack", "DeviceLost", "EdgeClient", "EdgeEvent", "Measured", "MeasurementFailed", "open_edge"]
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What a request was sent for: a latency, or the error of a trained model if one is `expected`."""
 
-EdgeEvent = Measured | MeasurementFailed | DeviceLost | DeviceBack
+    candidate: int
+    device: str
+    repetition: int = 0
+    expected: float | None = None
 
 
 class EdgeClient:
-    """Measures candidates over a bridge. Made by `open_edge`.
+    """Measures and judges candidates over a bridge. Made by `open_edge`.
 
     Parameters
     ----------
     client
         An open client of the bridge.
-    settings, profile
-        How, and on which device, every candidate is measured.
+    settings
+        How every candidate is measured.
+    devices
+        The device profiles that may be asked for; their coming and going is reported.
+    normalise
+        Whether latencies are to be used as the device's reference model says they usually are.
     local
         The bridge that this job has started, if it has; closed with the client.
     """
 
     def __init__(
-        self, client: bridge.BridgeClient, settings: Settings, profile: str, local: LocalBridge | None = None
+        self,
+        client: bridge.BridgeClient,
+        settings: Settings,
+        devices: Sequence[str],
+        *,
+        normalise: bool = False,
+        local: LocalBridge | None = None,
     ) -> None:
         self._client = client
         self._settings = settings
-        self._profile = profile
+        self._normalise = normalise
         self._local = local
-        #: Candidates that wait for each request; two with the same model share one.
-        self._waiting: dict[str, list[int]] = {}
-        #: None until a device, or the lack of one, has been reported.
-        self._device_there: bool | None = None
+        #: What waits for each request; two candidates with the same model share one.
+        self._waiting: dict[str, list[_Asked]] = {}
+        #: By profile; None until a device, or the lack of one, has been reported.
+        self._there: dict[str, bool | None] = dict.fromkeys(devices)
         self._opened_s = time.monotonic()
 
     @property
@@ -63,7 +92,7 @@ class EdgeClient:
 
     @property
     def outstanding(self) -> int:
-        """Number of candidates without an answer."""
+        """Number of questions without an answer."""
         return sum(map(len, self._waiting.values()))
 
     @property
@@ -71,27 +100,49 @@ class EdgeClient:
         """The bridge that this job has started, if it has."""
         return self._local
 
-    def measure(self, candidate: int, model: bytes) -> None:
-        """Ask for a candidate's latency; `poll` brings the answer.
+    def measure(self, candidate: int, model: bytes, device: str = ANY_PROFILE, repetition: int = 0) -> None:
+        """Ask for a candidate's latency on a device; `poll` brings the answer.
 
         Parameters
         ----------
         model
             The ONNX file's bytes.
+        repetition
+            Another number asks for another measurement of the same model.
         """
-        request_id = self._client.submit(model, self._settings, self._profile)
-        waiting = self._waiting.setdefault(request_id, [])
-        if candidate not in waiting:
-            waiting.append(candidate)
+        settings = msgspec.structs.replace(self._settings, repetition=repetition)
+        self._wait_for(self._client.submit(model, settings, device), _Asked(candidate, device, repetition))
+
+    def judge(self, candidate: int, device: str, model: bytes, about: shards.Shard, data: bytes) -> None:
+        """Ask for a trained model's error on labelled samples, in the precision that latencies are measured in.
+
+        Parameters
+        ----------
+        about, data
+            The samples, as `history.shard` keeps them.
+        """
+        settings = QualitySettings(
+            shard=Shard(
+                sha256=about.sha256,
+                input_shape=about.input_shape,
+                input_type=about.input_type,
+                target_shape=about.target_shape,
+            ),
+            metric=about.metric,
+            threads=self._settings.threads,
+            precision=self._settings.precision,
+        )
+        self._wait_for(self._client.judge(model, data, settings, device), _Asked(candidate, device, 0, about.error))
 
     def cancel(self, candidate: int) -> None:
         """Forget a candidate; no answer for it follows."""
         for request_id, waiting in list(self._waiting.items()):
-            if candidate in waiting:
-                waiting.remove(candidate)
-                if not waiting:
-                    del self._waiting[request_id]
-                    self._client.cancel(request_id)
+            left = [asked for asked in waiting if asked.candidate != candidate]
+            if left:
+                self._waiting[request_id] = left
+            else:
+                del self._waiting[request_id]
+                self._client.cancel(request_id)
 
     def poll(self) -> list[EdgeEvent]:
         """Do what is due without blocking, and return what has happened.
@@ -102,14 +153,16 @@ class EdgeClient:
             When the local bridge cannot be kept alive.
         """
         events: list[EdgeEvent] = []
-        if self._device_there is None and (there := self._fitting(self._client.devices)):
-            events += self._device_is(True, _names(there))
+        if None in self._there.values():
+            events += self._compare(self._client.devices, "")
         for told in self._local.revive() if self._local is not None else []:
-            events += self._device_is(False, told)
+            events += self._all_lost(told)
         for event in self._client.poll():
             events += self._translate(event)
-        if self._device_there is None and time.monotonic() - self._opened_s > FIRST_DEVICE_S:
-            events += self._device_is(False, "no device has registered with the relay yet")
+        if None in self._there.values() and time.monotonic() - self._opened_s > FIRST_DEVICE_S:
+            for profile, there in self._there.items():
+                if there is None:
+                    events += self._device_is(profile, False, "no device has registered with the relay yet")
         return events
 
     def close(self) -> None:
@@ -118,34 +171,73 @@ class EdgeClient:
         if self._local is not None:
             self._local.close()
 
+    def _wait_for(self, request_id: str, asked: _Asked) -> None:
+        waiting = self._waiting.setdefault(request_id, [])
+        if asked not in waiting:
+            waiting.append(asked)
+
     def _translate(self, event: bridge.ClientEvent) -> list[EdgeEvent]:  # noqa: PLR0911 - one case an event
         match event:
             case bridge.Measured(request_id, measurement):
-                values: dict[str, Any] = msgspec.to_builtins(measurement)
-                return [Measured(each, dict(values)) for each in self._waiting.pop(request_id, [])]
+                return [self._measured(each, request_id, measurement) for each in self._waiting.pop(request_id, [])]
+            case bridge.Judged(request_id, quality):
+                return [_judged(each, quality) for each in self._waiting.pop(request_id, [])]
             case bridge.MeasurementFailed(request_id, reason, detail):
-                return [MeasurementFailed(each, reason, detail) for each in self._waiting.pop(request_id, [])]
+                return [_failed(each, reason, detail) for each in self._waiting.pop(request_id, [])]
+            case bridge.Doubted(request_ids, detail):
+                return [Doubted(tuple(request_ids), detail[:DOUBT_CHARACTERS])]
             case bridge.DevicesChanged(devices):
-                if fitting := self._fitting(devices):
-                    return self._device_is(True, _names(fitting))
-                return self._device_is(False, "the device has gone away") if self._device_there else []
+                return self._compare(devices, "the device has gone away")
             case bridge.RelayLost(detail):
-                return self._device_is(False, detail)
+                return self._all_lost(detail)
             case bridge.RelayBack():
-                there = self._fitting(self._client.devices)
-                return self._device_is(True, "the relay is back") if there else []
+                return self._compare(self._client.devices, "")
             case bridge.Progressed():
                 return []
 
-    def _fitting(self, devices: Iterable[Profile]) -> list[Profile]:
-        return [each for each in devices if self._profile in (ANY_PROFILE, each.name)]
+    def _measured(self, asked: _Asked, request_id: str, measurement: Measurement) -> Measured:
+        values: dict[str, Any] = msgspec.to_builtins(measurement)
+        return Measured(
+            asked.candidate,
+            values,
+            asked.device,
+            asked.repetition,
+            tuple(doubt[:DOUBT_CHARACTERS] for doubt in measurement.doubts()),
+            measurement.normalised(1.0) if self._normalise else 1.0,
+            request_id,
+        )
 
-    def _device_is(self, there: bool, detail: str) -> list[EdgeEvent]:
+    def _compare(self, devices: Iterable[Profile], gone: str) -> list[EdgeEvent]:
+        """Report whose device has come and, if `gone` says how to put it, whose has gone."""
+        devices = list(devices)
+        events: list[EdgeEvent] = []
+        for profile, there in self._there.items():
+            if fitting := [each for each in devices if profile in (ANY_PROFILE, each.name)]:
+                events += self._device_is(profile, True, _names(fitting))
+            elif gone and there:
+                events += self._device_is(profile, False, gone)
+        return events
+
+    def _all_lost(self, detail: str) -> list[EdgeEvent]:
+        return [event for profile in self._there for event in self._device_is(profile, False, detail)]
+
+    def _device_is(self, profile: str, there: bool, detail: str) -> list[EdgeEvent]:
         """Report a change, once."""
-        if self._device_there is there:
+        if self._there[profile] is there:
             return []
-        self._device_there = there
-        return [DeviceBack(detail) if there else DeviceLost(detail)]
+        self._there[profile] = there
+        return [DeviceBack(detail, profile) if there else DeviceLost(detail, profile)]
+
+
+def _judged(asked: _Asked, quality: Quality) -> Judged:
+    assert asked.expected is not None
+    return Judged(asked.candidate, asked.device, quality.error, asked.expected, quality.precision)
+
+
+def _failed(asked: _Asked, reason: str, detail: str) -> MeasurementFailed | JudgingFailed:
+    if asked.expected is not None:
+        return JudgingFailed(asked.candidate, asked.device, reason, detail)
+    return MeasurementFailed(asked.candidate, reason, detail, asked.device, asked.repetition)
 
 
 def _names(devices: Iterable[Profile]) -> str:
@@ -158,7 +250,8 @@ def open_edge(
     settings: Settings,
     log_folder: Path,
     key_file: str | None = None,
-    profile: str = ANY_PROFILE,
+    devices: Sequence[str] = (ANY_PROFILE,),
+    normalise: bool = False,
     timeout_s: float = 30.0,
 ) -> EdgeClient:
     """Open the bridge to the device.
@@ -173,8 +266,10 @@ def open_edge(
         For the logs of a local bridge.
     key_file
         This job's key, for a relay on a network.
-    profile
-        Name of the device to measure on, or "any".
+    devices
+        Names of the device profiles to measure on, or "any" alone.
+    normalise
+        As in `EdgeClient`.
     timeout_s
         How long the relay may take to answer.
 
@@ -185,18 +280,23 @@ def open_edge(
     """
     local = LocalBridge(log_folder) if where == "local" else None
     try:
-        connection = read_connection(local.connection_file if local else Path(where))
+        connection_file = local.connection_file if local else Path(where)
+        connection = read_connection(connection_file)
         if connection.relay_public_key is not None and key_file is None:
             raise UserError(
                 f"bridge {where} takes known keys only: name a key file made by `edge-bridge keygen`, "
                 "as in --set edge.key=job.key"
             )
-        key = read_key_pair(Path(key_file)) if key_file and connection.relay_public_key else None
-        client = bridge.BridgeClient.open(connection, key, timeout_s)
+
+        def access() -> tuple[Connection, KeyPair | None]:
+            now = read_connection(connection_file)
+            return now, read_key_pair(Path(key_file)) if key_file and now.relay_public_key else None
+
+        client = bridge.BridgeClient.open(*access(), timeout_s, access)
     except BaseException as error:
         if local is not None:
             local.close()
         if isinstance(error, BridgeError):
             raise UserError(str(error)) from None
         raise
-    return EdgeClient(client, settings, profile, local)
+    return EdgeClient(client, settings, devices, normalise=normalise, local=local)

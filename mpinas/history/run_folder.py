@@ -7,7 +7,14 @@ from collections.abc import Collection
 from pathlib import Path
 
 from mpinas.config import Experiment, read_experiment, write_experiment
+from mpinas.coordination.terms import Terms
 from mpinas.errors import UserError
+
+
+def terms_of(experiment: Experiment) -> Terms:
+    """What the candidates of this experiment are compared by."""
+    edge = experiment.edge
+    return Terms(dict(experiment.search.limits), edge.devices, edge.combine == "worst", edge.quality_tolerance)
 
 
 class RunFolder:
@@ -18,7 +25,7 @@ class RunFolder:
         self.experiment_file = path / "experiment.toml"
         self.journal_file = path / "journal.jsonl"
         self.models = path / "models"
-        #: Untrained artifacts on their way to the device; empty between jobs.
+        #: Untrained artifacts on their way to devices; empty between jobs.
         self.exports = path / "exports"
         self.logs = path / "logs"
 
@@ -66,9 +73,14 @@ class RunFolder:
 
     def prepare(self) -> None:
         """Make the folders that a job writes to; drop what an earlier job left half done."""
-        shutil.rmtree(self.exports, ignore_errors=True)
+        self.clear_exports()
         for folder in (self.models, self.exports, self.logs):
             folder.mkdir(exist_ok=True)
+
+    def clear_exports(self) -> None:
+        """Remove the untrained artifacts: no job is under way."""
+        for path in self.exports.glob("*"):
+            path.unlink(missing_ok=True)
 
     def experiment(self) -> Experiment:
         """The experiment of this run, complete."""
@@ -90,6 +102,10 @@ class RunFolder:
     def onnx_file(self, candidate: int) -> Path:
         """The trained candidate, deployable."""
         return self.models / f"{candidate:05d}" / "model.onnx"
+
+    def shard_file(self, candidate: int) -> Path:
+        """Labelled samples that go to devices with the trained candidate; what they are stands beside, as JSON."""
+        return self.models / f"{candidate:05d}" / "shard.bin"
 
     def keep_only(self, candidates: Collection[int]) -> None:
         """Remove the trained models of all others: a job that was killed may have left some."""

@@ -14,13 +14,14 @@ from typing import Protocol
 
 import zmq
 
-from mpinas.coordination import coordinator as co
+from mpinas.coordination import commands as co
 from mpinas.coordination import events as ev
 from mpinas.coordination.coordinator import Coordinator
 from mpinas.coordination.ledger import Ledger
 from mpinas.edge.client import EdgeClient
 from mpinas.history.journal import Journal
 from mpinas.history.run_folder import RunFolder
+from mpinas.history.shard import read_shard
 from mpinas.parallel.channel import Backoff, Channel
 from mpinas.search import Genome
 from mpinas.training.exporter import Exporter, Reply, Request
@@ -80,6 +81,10 @@ class Shell:
         self._journal = journal
         #: Input shape and number of outputs of every candidate.
         self._network = network
+        #: What waits for an artifact that is being written a second time.
+        self._again: dict[int, list[co.Measure]] = {}
+        #: What went wrong here and is to be told as an event.
+        self._failed: list[ev.Event] = []
 
     def execute(self, command: co.Command, now: float) -> None:
         """Carry out one command; waits for nothing but the disk."""
@@ -88,14 +93,40 @@ class Shell:
                 self._journal.append(now, event)
             case co.Export(candidate, genome):
                 self._exporter.submit(self._request(candidate, genome))
-            case co.Measure(candidate):
-                self._device.measure(candidate, self._folder.export_file(candidate).read_bytes())
-                self._folder.discard_export(candidate)
+            case co.Measure():
+                self._measure(command)
+            case co.Release(candidate):
+                if candidate not in self._again:
+                    self._folder.discard_export(candidate)
+            case co.Judge(candidate, device):
+                self._judge(candidate, device)
             case co.Send(group, order):
                 self._channel.send(group, order)
             case co.Discard(candidate):
+                if candidate in self._again:
+                    self._again[candidate].clear()
+                self._device.cancel(candidate)
                 self._folder.discard(candidate)
                 self._folder.discard_export(candidate)
+
+    def _measure(self, command: co.Measure) -> None:
+        """Hand the artifact to the device; one that has been released is written anew first."""
+        file = self._folder.export_file(command.candidate)
+        if file.is_file():
+            self._device.measure(command.candidate, file.read_bytes(), command.device, command.repetition)
+            return
+        if command.candidate not in self._again:
+            self._exporter.submit(self._request(command.candidate, command.genome))
+        self._again.setdefault(command.candidate, []).append(command)
+
+    def _judge(self, candidate: int, device: str) -> None:
+        try:
+            model = self._folder.onnx_file(candidate).read_bytes()
+            shard, data = read_shard(self._folder.shard_file(candidate))
+        except (OSError, ValueError) as error:
+            self._failed.append(ev.JudgingFailed(candidate, device, "files", f"{type(error).__name__}: {error}"[:300]))
+            return
+        self._device.judge(candidate, device, model, shard, data)
 
     def _request(self, candidate: int, genome: Genome) -> Request:
         shape, outputs = self._network
@@ -103,8 +134,22 @@ class Shell:
 
     def collect(self) -> list[ev.Event]:
         """What has happened since the last call; does not wait."""
-        exported = [_from_reply(reply) for reply in self._exporter.poll()]
-        return [*self._channel.receive(), *exported, *self._device.poll()]
+        exported = [event for reply in self._exporter.poll() for event in self._exported(reply)]
+        failed, self._failed = self._failed, []
+        return [*self._channel.receive(), *exported, *self._device.poll(), *failed]
+
+    def _exported(self, reply: Reply) -> list[ev.Event]:
+        if (waiting := self._again.pop(reply.candidate, None)) is None:
+            return [_from_reply(reply)]
+        if reply.error:
+            return [
+                ev.MeasurementFailed(it.candidate, "export", reply.error, it.device, it.repetition) for it in waiting
+            ]
+        for command in waiting:
+            self._measure(command)
+        if not waiting:  # nobody wants it any more
+            self._folder.discard_export(reply.candidate)
+        return []
 
     def wait(self, seconds: float) -> None:
         """Sleep until a socket or pipe has something, or so long."""
@@ -141,7 +186,7 @@ def coordinate(
             backoff.reset()
         display.tick(clock(), coordinator.ledger)
         shell.wait(backoff.next_s())
-        waiting = shell.collect()
+        waiting = shell.collect() or coordinator.overdue(max(latest, clock()))
         if stop.caught and not stop_seen:
             stop_seen = True
             waiting.append(ev.StopRequested(stop.caught))

@@ -17,11 +17,11 @@ import mpinas
 from mpinas.config import Experiment, check_resumable, read_experiment, write_experiment
 from mpinas.coordination import events as ev
 from mpinas.coordination.coordinator import Coordinator, Plan
-from mpinas.coordination.ledger import OBJECTIVES, Ledger
+from mpinas.coordination.ledger import Ledger
 from mpinas.coordination.messages import Order, Report
 from mpinas.errors import UserError
 from mpinas.history.journal import Journal
-from mpinas.history.run_folder import RunFolder
+from mpinas.history.run_folder import RunFolder, terms_of
 from mpinas.parallel import world as mpi
 from mpinas.parallel.layout import Groups, describe, make_groups
 from mpinas.search import GeneticSearch, SearchSpace
@@ -191,6 +191,7 @@ class Desk:
             self.journal = self._stack.enter_context(closing(Journal(self.folder.journal_file)))
             if self._resume:
                 self.folder.prepare()
+            self._stack.callback(self.folder.clear_exports)  # once the exporter is gone
             self.device = self._stack.enter_context(closing(self._open_edge()))
             self.exporter = self._stack.enter_context(
                 closing(Exporter(self.folder.logs / "exporter.log", child_environment(os.environ)))
@@ -209,12 +210,19 @@ class Desk:
         from mpinas.edge.client import open_edge
 
         edge = self.experiment.edge
+        settings = Settings(
+            samples=edge.samples,
+            threads=edge.threads,
+            max_seconds=edge.max_seconds,
+            precision="fp16" if edge.precision == "fp16" else "model",
+        )
         return open_edge(
             edge.bridge,
-            settings=Settings(samples=edge.samples, threads=edge.threads, max_seconds=edge.max_seconds),
+            settings=settings,
             log_folder=self.folder.logs,
             key_file=edge.key or None,
-            profile=edge.profile,
+            devices=edge.devices,
+            normalise=edge.normalise,
         )
 
     def __exit__(self, *exception: object) -> None:
@@ -232,9 +240,11 @@ class Desk:
             epochs=self.experiment.training.epochs,
             seed=search.seed,
             proposals_max=search.proposals_max or 10 * search.evaluations,
+            answer_s=self.experiment.edge.answer_seconds,
         )
-        genetic = GeneticSearch(space, len(OBJECTIVES), search.seed, search.population)
-        coordinator = Coordinator(plan, genetic, Ledger(dict(search.limits)), self._baseline())
+        terms = terms_of(self.experiment)
+        genetic = GeneticSearch(space, len(terms.objectives), search.seed, search.population)
+        coordinator = Coordinator(plan, genetic, Ledger(terms), self._baseline())
         coordinator.replay(self.journal.history)
         self.folder.keep_only(coordinator.ledger.finalists())
         stop = StopSignals()
@@ -246,7 +256,7 @@ class Desk:
                       (self.task.input_shape, self.task.outputs))  # fmt: skip
         ranks = sum(len(members) for members in groups) + (means is None)
         begun = ev.Begun(mpinas.__version__, ranks, groups, self.task.name, self.simulated)
-        with closing(open_display(sys.stdout, search.evaluations)) as display:
+        with closing(open_display(sys.stdout, search.evaluations, self.folder.logs / "search.log")) as display:
             coordinate(coordinator, shell, display, begun, stop)
 
     def _serial_channel(self, means: Means, should_stop: Callable[[], bool]) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -20,6 +20,7 @@ from mpinas.parallel.horovod import HorovodCollectives
 from mpinas.training.candidate import Failure, Trainer, explain
 
 Say = Callable[[msg.Report], None]
+T = TypeVar("T")
 
 
 class Crew:
@@ -66,13 +67,14 @@ class Crew:
         who = (self.group, order.candidate, order.attempt)
         weights, onnx = self.folder.weights_file(order.candidate), self.folder.onnx_file(order.candidate)
         metadata = {"candidate": str(order.candidate), "genome": msgspec.json.encode(order.genome).decode()}
-        outcome = self._attempt(lambda: self.trainer.assess(order.genome, weights, onnx, metadata))
+        shard = self.folder.shard_file(order.candidate)
+        outcome = self._attempt(lambda: self.trainer.assess(order.genome, weights, onnx, shard, metadata))
         if isinstance(outcome, Failure):
             say(msg.AssessmentFailed(*who, outcome.reason, outcome.detail, outcome.traceback))
         else:
             say(msg.Assessed(*who, *outcome))
 
-    def _attempt(self, act: Callable[[], tuple[dict[str, float], float]]) -> tuple[dict[str, float], float] | Failure:
+    def _attempt(self, act: Callable[[], T]) -> T | Failure:
         try:
             return act()
         except Exception as error:
@@ -91,7 +93,7 @@ class MpiCrew(Crew):
         self._comm = comm
         self._collectives = collectives
 
-    def _attempt(self, act: Callable[[], tuple[dict[str, float], float]]) -> tuple[dict[str, float], float] | Failure:
+    def _attempt(self, act: Callable[[], T]) -> T | Failure:
         self._collectives.open()
         outcome = super()._attempt(act)
         if isinstance(outcome, Failure):

@@ -81,14 +81,24 @@ class GeneticSearch:
     def tell(self, genome: Genome, objectives: Sequence[float]) -> None:
         """Give the objectives of a genome that was asked for, once; all finite, all to be minimised."""
         key = self._open_key(genome)
-        values = tuple(float(value) for value in objectives)
-        if len(values) != self.n_objectives or not np.isfinite(values).all():
-            raise ValueError(f"objectives {values}: {self.n_objectives} finite numbers are needed")
-        self._told[key] = values
+        self._told[key] = self._checked(objectives)
+
+    def revise(self, genome: Genome, objectives: Sequence[float]) -> None:
+        """Give better-known objectives of a genome that was told of already."""
+        key = genome_key(genome)
+        if key not in self._told:
+            raise ValueError(f"this genome was never told of: {genome}")
+        self._told[key] = self._checked(objectives)
 
     def tell_failed(self, genome: Genome) -> None:
         """Say that a genome that was asked for has no objectives and never will: it breeds nothing."""
         self._failed.add(self._open_key(genome))
+
+    def _checked(self, objectives: Sequence[float]) -> tuple[float, ...]:
+        values = tuple(float(value) for value in objectives)
+        if len(values) != self.n_objectives or not np.isfinite(values).all():
+            raise ValueError(f"objectives {values}: {self.n_objectives} finite numbers are needed")
+        return values
 
     def _open_key(self, genome: Genome) -> Key:
         key = genome_key(genome)

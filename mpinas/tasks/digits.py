@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -17,6 +19,7 @@ class DigitsTask:
     name = "digits"
     input_shape = (1, 8, 8)
     outputs = 10
+    device_metric: Literal["rmse", "misclassified"] = "misclassified"
     baseline = "digits-cnn"
     simulated = False
 

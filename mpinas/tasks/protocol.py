@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -34,6 +34,8 @@ class Task(Protocol):
     input_shape: tuple[int, int, int]
     #: How many numbers a network gives for one sample.
     outputs: int
+    #: Which error a device computes of a trained model: "rmse" over all targets, or "misclassified".
+    device_metric: Literal["rmse", "misclassified"]
     #: Name of the human-designed baseline among `models.baselines`.
     baseline: str
     #: What a user of the ONNX file has to know: key -> text, written into the file.

@@ -17,11 +17,16 @@ from mpinas.tasks import Samples, Task
 from mpinas.training.collectives import Collectives
 from mpinas.training.export import export_onnx, onnx_difference
 from mpinas.training.loop import Abandoned, Diverged, Recipe, judge, train
+from mpinas.training.shard import make_shard
+
+
+class Dropped(Exception):  # noqa: N818 - an outcome, not an error of the program
+    """The trained model is not there any more."""
 
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a candidate has no result. `reason`: diverged, memory, abandoned or error."""
+    """Why a candidate has no result. `reason`: diverged, memory, abandoned, dropped or error."""
 
     reason: str
     detail: str
@@ -70,28 +75,32 @@ class Trainer:
         return metrics, time.perf_counter() - began
 
     def assess(
-        self, genome: Genome, weights_file: Path, onnx_file: Path, metadata: dict[str, str]
-    ) -> tuple[dict[str, float], float]:
-        """Judge a trained candidate on the test samples and write its ONNX file; (test metrics, ONNX difference).
+        self, genome: Genome, weights_file: Path, onnx_file: Path, shard_file: Path, metadata: dict[str, str]
+    ) -> tuple[dict[str, float], float, float]:
+        """Judge a trained candidate on the test samples; write its ONNX file and a few labelled samples for devices.
 
-        Metrics are empty where there are no test labels. The difference between ONNX Runtime and torch is taken by
-        the leader, on up to 64 samples.
+        Returns
+        -------
+        (test metrics, ONNX difference, error on the samples written)
+            Metrics are empty where there are no test labels. The difference between ONNX Runtime and torch is taken by
+            the leader, on up to 64 samples; so is the error, on test samples, or validation samples where the test
+            samples have no labels. Other ranks give zeros.
         """
         model = load_weights(build(genome, self.task.input_shape, self.task.outputs), weights_file).to(self.device)
         frames = input_frames(genome, self.task.input_shape)
+        labelled = self.samples[1] if self.test is None or self.test.targets is None else self.test
         metrics = {}
-        if self.test is not None and self.test.targets is not None:
+        if labelled is self.test:
             recipe = self._recipe(genome, epochs=0, seed=0)
-            metrics = judge(model, self.task, self.test.middle(frames), self.group, recipe)
-        difference = 0.0
-        if self.group.rank == 0:
-            export_onnx(model, (frames, *self.task.input_shape[1:]), onnx_file, {**self.task.metadata, **metadata})
-            known = (self.test or self.samples[1]).middle(frames).inputs[:64]
-            difference = onnx_difference(model, onnx_file, known)
-            if not difference < ONNX_TOLERANCE:
-                onnx_file.unlink()
-                raise ValueError(f"the ONNX file's outputs differ from the model's by {difference:.2g}")
-        return metrics, difference
+            metrics = judge(model, self.task, labelled.middle(frames), self.group, recipe)
+        if self.group.rank != 0:
+            return metrics, 0.0, 0.0
+        export_onnx(model, (frames, *self.task.input_shape[1:]), onnx_file, {**self.task.metadata, **metadata})
+        difference = onnx_difference(model, onnx_file, (self.test or labelled).middle(frames).inputs[:64])
+        if not difference < ONNX_TOLERANCE:
+            onnx_file.unlink()
+            raise ValueError(f"the ONNX file's outputs differ from the model's by {difference:.2g}")
+        return metrics, difference, make_shard(model, labelled.middle(frames), self.task.device_metric, shard_file)
 
     def _recipe(self, genome: Genome, epochs: int, seed: int) -> Recipe:
         return Recipe(
@@ -114,8 +123,19 @@ def save_weights(model: nn.Module, path: Path) -> None:
 
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:
-    """Read what `save_weights` wrote; runs no code from the file."""
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    """Read what `save_weights` wrote; runs no code from the file.
+
+    Raises
+    ------
+    Dropped
+        It is not there any more.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        why = "its trained model was removed when it left the front; a later measurement brought it back"
+        raise Dropped(why) from None
+    model.load_state_dict(state)
     return model
 
 
@@ -126,6 +146,8 @@ def explain(error: Exception) -> Failure:
             return Failure("diverged", str(error))
         case Abandoned():
             return Failure("abandoned", str(error))
+        case Dropped():
+            return Failure("dropped", str(error))
         case _ if _is_out_of_memory(error):
             return Failure("memory", str(error).strip().splitlines()[0] if str(error) else "out of memory")
         case _:

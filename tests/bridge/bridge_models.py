@@ -79,3 +79,81 @@ def free_second_dimension() -> bytes:
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, "t"])],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, "t"])],
     )
+
+
+def affine(weight: np.ndarray, batch: int | str = "n", element: int = TensorProto.FLOAT) -> bytes:
+    """The matrix product with a weight (inputs, outputs) that is given; its batch may be fixed."""
+    inputs, outputs = weight.shape
+    return _model(
+        [
+            helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT),
+            helper.make_node("MatMul", ["f", "weight"], ["y"]),
+        ],
+        [helper.make_tensor_value_info("x", element, [batch, inputs])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, outputs])],
+        [numpy_helper.from_array(weight.astype(np.float32), "weight")],
+    )
+
+
+def cyclic() -> bytes:
+    """Two nodes that each want what the other makes."""
+    return _model(
+        [
+            helper.make_node("Add", ["x", "b"], ["a"]),
+            helper.make_node("Add", ["x", "a"], ["b"]),
+            helper.make_node("Identity", ["b"], ["y"]),
+        ],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+    )
+
+
+def boastful() -> bytes:
+    """A weight that says it has 2**40 elements, and has none."""
+    weight = TensorProto(name="weight", data_type=TensorProto.FLOAT, dims=[2**20, 2**20])
+    return _model(
+        [helper.make_node("Add", ["x", "weight"], ["y"])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2**20, 2**20])],
+        [weight],
+    )
+
+
+def wide() -> bytes:
+    """An input of 2**40 elements."""
+    return _model(
+        [helper.make_node("Identity", ["x"], ["y"])],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2**20, 2**20])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2**20, 2**20])],
+    )
+
+
+def external(location: str, size_bytes: int = 16) -> bytes:
+    """A model whose weight is in another file: its output would show that file's bytes."""
+    weight = TensorProto(name="weight", data_type=TensorProto.UINT8, dims=[size_bytes])
+    weight.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", "0"), ("length", str(size_bytes))):
+        entry = weight.external_data.add()
+        entry.key, entry.value = key, value
+    return _model(
+        [
+            helper.make_node("Cast", ["weight"], ["f"], to=TensorProto.FLOAT),
+            helper.make_node("Add", ["x", "f"], ["y"]),
+        ],
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [size_bytes])],
+        [weight],
+    )
+
+
+def wrapped_engine() -> bytes:
+    """A node that has a runtime load an engine from a file."""
+    node = helper.make_node("EPContext", ["x"], ["y"], domain="com.microsoft", ep_cache_context="/etc/passwd", embed_mode=0)
+    graph = helper.make_graph(
+        [node],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()

@@ -1,13 +1,23 @@
-"""The measurement protocol, by value: a clock that only the runs move."""
+"""The measurement protocol, by value: a clock that only the runs move, and simulated samples for the interval."""
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable
 
+import numpy as np
 import pytest
 
-from edge_bridge.measuring.benchmark import MOST_SAMPLES, percentile, sample, summarise, warm_up
+from edge_bridge.measuring.benchmark import (
+    MOST_PAUSE_S,
+    MOST_SAMPLES,
+    interval_ranks,
+    pause_before_next_s,
+    percentile,
+    sample,
+    summarise,
+    warm_up,
+)
 from edge_bridge.wire.quantities import Settings
 
 MS = 1_000_000
@@ -101,3 +111,57 @@ def test_sampling_ends_with_its_time():
 def test_samples_of_a_very_fast_model_are_bounded():
     clock = Clock(itertools.repeat(100))
     assert len(sample(clock.run, Settings(), clock)) == MOST_SAMPLES
+
+
+@pytest.mark.parametrize(
+    ("samples", "share", "ranks"),
+    [
+        # The fewest samples that a percentile needs (MLPerf's rule) are enough for both sides.
+        (64, 0.90, (50, 64)),
+        (130, 0.95, (116, 130)),
+        (662, 0.99, (648, 662)),
+        # Half of the risk on each side: 0.9 ** 51 is below 0.005, 0.9 ** 50 is above.
+        (51, 0.90, (39, 51)),
+        (50, 0.90, None),
+        (1, 0.90, None),
+        # Symmetric about the median; the table of the source's section 7.1 would say the same of P(B <= 3), n = 16.
+        (16, 0.50, (3, 14)),
+    ],
+)
+def test_ranks_of_the_interval(samples, share, ranks):
+    assert interval_ranks(samples, share) == ranks
+
+
+def test_ranks_of_very_many_samples_are_about_a_normal_width_apart():
+    lower, upper = interval_ranks(MOST_SAMPLES, 0.99)
+    # 2.576 standard deviations of a binomial with 100,000 trials and 0.99: 81.
+    assert (lower, upper) == (98_917, 99_081)
+
+
+@pytest.mark.parametrize(("samples", "share"), [(64, 0.90), (200, 0.90), (130, 0.95), (662, 0.99), (1000, 0.99)])
+def test_the_interval_covers_as_it_says(samples, share):
+    """Of 20,000 measurements of a skewed model, 99 % or a little more have the true percentile in the interval."""
+    rng = np.random.default_rng(7)
+    truth = -np.log(1 - share)
+    lower, upper = interval_ranks(samples, share)
+    covered = 0
+    for _ in range(10):
+        drawn = np.sort(rng.exponential(size=(2000, samples)), axis=1)  # (measurements, samples)
+        covered += np.count_nonzero((drawn[:, lower - 1] <= truth) & (truth <= drawn[:, upper - 1]))
+    # At least 0.99 but for chance (4 standard deviations); not above what whole ranks force.
+    assert 0.99 - 4 * (0.99 * 0.01 / 20_000) ** 0.5 <= covered / 20_000 <= 0.9985
+
+
+def test_the_interval_is_told_of_the_percentile_asked_for():
+    samples_ns = [each * MS for each in range(1, 201)]
+    assert summarise(samples_ns, "p90").interval_s == (0.169, 0.191)
+    assert summarise(samples_ns, "p95").interval_s == (0.182, 0.198)
+    assert summarise(samples_ns, "p99").interval_s is None
+
+
+def test_an_unsteady_model_is_measured_again_after_pauses_that_double():
+    settings = Settings(attempts=4, pause_seconds=1.5)
+    assert [pause_before_next_s(done, True, settings) for done in (1, 2, 3, 4)] == [1.5, 3.0, 6.0, None]
+    assert pause_before_next_s(1, False, settings) is None
+    assert pause_before_next_s(1, True, Settings(attempts=1)) is None
+    assert pause_before_next_s(9, True, Settings(attempts=10, pause_seconds=600)) == MOST_PAUSE_S

@@ -308,7 +308,7 @@ def test_what_the_user_can_mend_is_one_line(tmp_path, arguments, says):
 
 
 def test_keygen_writes_a_secret_that_nobody_else_reads(tmp_path):
-    command = [sys.executable, "-m", "edge_bridge", "keygen", "keys/mine"]
+    command = [sys.executable, "-m", "edge_bridge", "keygen", "keys/mine", "--role", "job"]
     subprocess.run(command, timeout=LIMIT_S, cwd=tmp_path, check=True, capture_output=True)
     assert stat.S_IMODE((tmp_path / "keys/mine.key").stat().st_mode) == 0o600
     again = subprocess.run(command, timeout=LIMIT_S, cwd=tmp_path, check=False, capture_output=True)

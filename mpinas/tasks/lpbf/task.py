@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ class LpbfTask:
 
     name = "lpbf"
     outputs = 2
+    device_metric: Literal["rmse", "misclassified"] = "rmse"
     baseline = "lpbf-cnn"
 
     def __init__(self, settings: config.Task, seed: int) -> None:

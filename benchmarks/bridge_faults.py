@@ -1,0 +1,123 @@
+"""Try each fault many times on real processes, and keep the table of docs/reliability.md.
+
+    python benchmarks/bridge_faults.py [--trials 20] [--only NAME]… [--json] [--write docs/reliability.md]
+
+The trials themselves are in `tests/bridge/faults.py`. Wants root for the cut link and the full disk, and libfaketime
+for the clock; a fault that cannot be tried here is left out, with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import math
+import os
+import shlex
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import date
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "bridge")]
+
+from faults import FAULTS, Fault, Outcome, try_fault  # noqa: E402 - from the tests' folder
+
+BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
+#: A long fault is waited for by so many trials at once, begun one after the other.
+AT_ONCE, APART_S = 10, 5.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--trials", type=int, default=20)
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--only", action="append", choices=sorted(FAULTS), default=[])
+    parser.add_argument("--json", action="store_true", help="print every outcome as JSON instead of the table")
+    parser.add_argument("--write", type=Path, help="page whose table is to be replaced")
+    arguments = parser.parse_args()
+    outcomes: dict[str, list[Outcome]] = {}
+    left_out: dict[str, str] = {}
+    for name in arguments.only or FAULTS:
+        obstacle = FAULTS[name].obstacle()
+        if obstacle is not None:
+            left_out[FAULTS[name].name] = obstacle
+            print(f"{FAULTS[name].name}: left out, {obstacle}", file=sys.stderr)
+            continue
+        seeds = range(arguments.first_seed, arguments.first_seed + arguments.trials)
+        outcomes[FAULTS[name].name] = _try_all(FAULTS[name], list(seeds))
+    if arguments.json:
+        every = [dataclasses.asdict(each) for tried in outcomes.values() for each in tried]
+        print(json.dumps({"cores": os.cpu_count(), "outcomes": every, "left_out": left_out}, indent=1))
+    else:
+        print(table(outcomes, left_out))
+    if arguments.write:
+        _replace(arguments.write, table(outcomes, left_out))
+    if any(_bad(each) for tried in outcomes.values() for each in tried):
+        sys.exit(1)
+
+
+def table(outcomes: dict[str, list[Outcome]], left_out: dict[str, str]) -> str:
+    """One row for each fault, and how it was filled."""
+    rows = [
+        "| fault | trials | requests | lost | error answers | measured twice | hangs | back in service, p50 / max |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for name, tried in outcomes.items():
+        back_s = [each.back_s for each in tried]
+        counts = [
+            len(tried),
+            *(sum(getattr(each, what) for each in tried) for what in ("requests", "lost", "errors", "twice", "hung")),
+        ]
+        times = f"{statistics.median(back_s):.2f} s / {max(back_s):.2f} s"
+        rows.append(f"| {name} | {' | '.join(map(str, counts))} | {times} |")
+    rows += [f"| {name} | 0 | left out: {why} | | | | | |" for name, why in left_out.items()]
+    command = shlex.join(["python", "benchmarks/bridge_faults.py", *sys.argv[1:]])
+    return "\n".join([*rows, "", f"Filled by `{command}` on {date.today()}, {os.cpu_count()} cores."])
+
+
+def _try_all(fault: Fault, seeds: list[int]) -> list[Outcome]:
+    if fault.lasts_s[0] < 5:
+        return [_try(fault, seed, 0.0) for seed in seeds]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        waits = [APART_S * min(index, AT_ONCE) if index < AT_ONCE else 0.0 for index in range(len(seeds))]
+        return list(pool.map(_try, [fault] * len(seeds), seeds, waits))
+
+
+def _try(fault: Fault, seed: int, wait_s: float) -> Outcome:
+    time.sleep(wait_s)
+    folder = Path(tempfile.mkdtemp(prefix="mpinas-fault-"))
+    try:
+        outcome = try_fault(fault, folder, seed)
+    except Exception as error:
+        print(f"{fault.name}, seed {seed}: the trial itself failed, see {folder}: {error}", file=sys.stderr)
+        return Outcome(fault.name, seed, 0, 0, 0, 0, 1, math.inf, f"trial failed: {error}"[:500])
+    kept = ""
+    if _bad(outcome) or outcome.remark:
+        kept = f", logs in {folder}"
+    else:
+        shutil.rmtree(folder)
+    print(f"{outcome}{kept}", file=sys.stderr, flush=True)
+    return outcome
+
+
+def _bad(outcome: Outcome) -> bool:
+    allowed = next(fault.errors for fault in FAULTS.values() if fault.name == outcome.fault)
+    return bool(outcome.lost or outcome.twice or outcome.hung or outcome.errors > allowed or outcome.back_s > 5.0)
+
+
+def _replace(page: Path, text: str) -> None:
+    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        sys.exit(f"{page} lacks the lines {BEGIN} and {END}: the table goes between them")
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

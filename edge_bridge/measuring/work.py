@@ -1,0 +1,220 @@
+"""What a model's process does with it: time it at each batch size, or judge it on a shard.
+
+Runs in a process of its own, which `edge_bridge.measuring.child` makes. Must not know processes, sockets or
+the protocol.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edge_bridge.errors import RuntimeMissingError
+from edge_bridge.measuring.benchmark import Clock, Run, Statistics, WarmUp, pause_before_next_s, sample, summarise, warm_up
+from edge_bridge.measuring.effort import Effort, effort_of
+from edge_bridge.measuring.inputs import UnmeasurableError, make_inputs
+from edge_bridge.measuring.lines import FailureLine, JudgedLine, JudgeOrder, Line, MeasuredLine, MeasureOrder, PhaseLine
+from edge_bridge.measuring.quality import batch_for, error_of, outputs_over, read_shard
+from edge_bridge.measuring.runtimes import Array, BadModelError, LoadedModel, Runtime
+from edge_bridge.wire.protocol import Reason
+from edge_bridge.wire.quantities import Measurement, Precision, Profile, Quality, Readings, Settings, Timing
+
+Say = Callable[[Line], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a measurement takes from outside: whom it tells, the machine's sensors, and time."""
+
+    say: Say
+    read: Callable[[], Readings]
+    clock_ns: Clock = time.perf_counter_ns
+    sleep: Callable[[float], None] = time.sleep
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """One batch size, measured: what the last attempt gave."""
+
+    found: Statistics
+    warm: WarmUp
+    attempts: int
+    before: Readings
+    after: Readings
+    effort: Effort
+
+
+def take(run: Run, batch: int, settings: Settings, around: Surroundings) -> Taken:
+    """Time a model that is ready to run, again after a pause while it is unsteady or the machine slows itself down."""
+    attempts = 0
+    while True:
+        attempts += 1
+        around.say(PhaseLine("warming", batch=batch, attempt=attempts))
+        warm = warm_up(run, settings, around.clock_ns)
+        around.say(PhaseLine("measuring", batch=batch, attempt=attempts))
+        before, start_ns = around.read(), around.clock_ns()
+        samples_ns = sample(run, settings, around.clock_ns)
+        elapsed_s, after = (around.clock_ns() - start_ns) / 1e9, around.read()
+        found = summarise(samples_ns, settings.percentile)
+        effort = effort_of(before, after, elapsed_s, found.mean_s)
+        pause_s = pause_before_next_s(attempts, found.unsteady or effort.throttled is True, settings)
+        if pause_s is None:
+            return Taken(found, warm, attempts, before, after, effort)
+        around.say(PhaseLine("cooling", batch=batch, attempt=attempts))
+        around.sleep(pause_s)
+
+
+def measure(order: MeasureOrder, file: Path, runtime: Runtime, around: Surroundings) -> Measurement:
+    """Load, warm up and time one model, in this process."""
+    settings = order.settings
+    memory_before_bytes = _status_bytes("VmRSS")
+    model, load_s = _load(file, order.profile, settings.threads, settings.precision, runtime, around.say)
+    takens, shapes = [], []
+    kind = "none"
+    for batch in settings.batches:
+        inputs = make_inputs(model.inputs, batch)
+        first = next(iter(inputs.values()), np.zeros(0))
+        shapes.append(list(first.shape))
+        kind = str(first.dtype) if inputs else kind
+        run = model.bind(inputs)
+        gc.collect()
+        gc.disable()
+        takens.append(take(run, batch, settings, around))
+        gc.enable()
+    timings = [
+        Timing(**_timing(taken, batch, shape, settings))
+        for taken, batch, shape in zip(takens, settings.batches, shapes, strict=True)
+    ]
+    first_taken, profile = takens[0], order.profile
+    throttled = [each.effort.throttled for each in takens]
+    return Measurement(
+        **_timing(first_taken, settings.batches[0], shapes[0], settings),
+        other_batches=timings[1:],
+        load_s=load_s,
+        input_type=kind,
+        threads=settings.threads,
+        precision=settings.precision,
+        peak_memory_bytes=max(0, _status_bytes("VmHWM") - memory_before_bytes),
+        before=first_taken.before,
+        after=first_taken.after,
+        power_w=first_taken.effort.power_w,
+        joules_per_inference=first_taken.effort.joules_per_inference,
+        throttled=None if None in throttled else any(throttled),
+        device=profile.name,
+        hardware=profile.hardware,
+        runtime=profile.runtime,
+        provider=profile.provider,
+        versions=profile.versions,
+    )
+
+
+def judge(order: JudgeOrder, file: Path, shard: bytes | memoryview, runtime: Runtime, around: Surroundings) -> Quality:
+    """Load one model and find its error on a shard, in this process."""
+    settings, profile = order.settings, order.profile
+    samples = read_shard(shard, settings.shard)
+    model, load_s = _load(file, profile, settings.threads, settings.precision, runtime, around.say)
+    batch = batch_for(model.inputs, samples.inputs, settings.batch)
+    name = model.inputs[0].name
+    around.say(PhaseLine("judging", batch=batch))
+    end_ns = around.clock_ns() + round(settings.max_seconds * 1e9)
+
+    def first_output(inputs: Array) -> Array:
+        outputs = model.run({name: inputs})
+        return np.asarray(outputs[0]) if outputs else np.zeros(())
+
+    outputs = outputs_over(first_output, samples.inputs, batch, lambda: around.clock_ns() < end_ns)
+    found = error_of(outputs, samples.targets, settings.metric)
+    return Quality(
+        error=found.error,
+        metric=settings.metric,
+        per_output=found.per_output,
+        samples=len(samples.inputs),
+        precision=settings.precision,
+        load_s=load_s,
+        device=profile.name,
+        runtime=profile.runtime,
+        provider=profile.provider,
+        versions=profile.versions,
+    )
+
+
+def outcome_of(
+    order: MeasureOrder | JudgeOrder,
+    file: Path,
+    shard: bytes | memoryview,
+    runtime: Runtime,
+    around: Surroundings,
+) -> Line:
+    """Do the work, and turn whatever a model can raise into a line."""
+    try:
+        if isinstance(order, JudgeOrder):
+            return JudgedLine(judge(order, file, shard, runtime, around))
+        return MeasuredLine(measure(order, file, runtime, around))
+    except UnmeasurableError as error:
+        return FailureLine(error.reason, str(error))
+    except RuntimeMissingError as error:
+        return FailureLine("unsupported", str(error))
+    except MemoryError:
+        return FailureLine("out-of-memory", f"more than {order.memory_limit_bytes} bytes")
+    except Exception as error:
+        # A runtime raises what it likes for a model it does not like: an outcome of the model, not of the
+        # child.
+        text = " ".join(str(error).split())[:1000]
+        reason: Reason = "bad-model" if isinstance(error, BadModelError) else "run-failed"
+        if "bad_alloc" in text or "allocate memory" in text.lower():
+            reason = "out-of-memory"
+        return FailureLine(reason, text or type(error).__name__)
+
+
+def _load(
+    file: Path, profile: Profile, threads: int, precision: Precision, runtime: Runtime, say: Say
+) -> tuple[LoadedModel, float]:
+    """Return the model and the seconds that loading took."""
+    say(PhaseLine("loading"))
+    known = runtime.precisions(profile.provider)
+    if precision not in known:
+        raise UnmeasurableError(
+            "unsupported",
+            f"precision {precision}: {profile.runtime} with {profile.provider} runs a model as {' or '.join(known)}",
+        )
+    start_s = time.perf_counter()
+    model = runtime.load(file, profile.provider, threads, precision)
+    return model, time.perf_counter() - start_s
+
+
+def _timing(taken: Taken, batch: int, shape: list[int], settings: Settings) -> dict[str, Any]:
+    """Fields of a Timing."""
+    found = taken.found
+    return {
+        "p50_s": found.p50_s,
+        "p90_s": found.p90_s,
+        "p95_s": found.p95_s,
+        "p99_s": found.p99_s,
+        "mean_s": found.mean_s,
+        "min_s": found.min_s,
+        "samples": found.samples,
+        "coefficient_of_variation": found.coefficient_of_variation,
+        "complete": found.samples >= settings.enough_samples(),
+        "unsteady": found.unsteady,
+        "warmup_runs": taken.warm.runs,
+        "warmup_settled": taken.warm.settled,
+        "batch": batch,
+        "input_shape": shape,
+        "percentile": settings.percentile,
+        "interval_s": found.interval_s,
+        "attempts": taken.attempts,
+    }
+
+
+def _status_bytes(field: str) -> int:
+    """VmRSS or VmHWM of this process."""
+    for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith(field + ":"):
+            return int(line.split()[1]) * 1024
+    return 0

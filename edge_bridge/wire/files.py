@@ -1,0 +1,50 @@
+"""Small files that hold trust, and what may stand in them: read without a wait, written whole, kept.
+
+Must not know what the files are for.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+
+#: 40 characters of ZeroMQ's base 85 alphabet.
+KEY_PATTERN = r"^[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}$"
+PublicKey = Annotated[str, msgspec.Meta(pattern=KEY_PATTERN)]
+#: What a key opens: the relay's job side, its device side, or nothing (the relay's own).
+Role = Literal["job", "device", "relay"]
+NAME_RULE = "at most 64 printable characters without blanks"
+#: No file here is larger.
+FILE_LIMIT_BYTES = 1 << 20
+
+
+def is_name(text: str) -> bool:
+    """Say whether this may stand as a name in an allow-list (`NAME_RULE`)."""
+    return 0 < len(text) <= 64 and text.isprintable() and " " not in text
+
+
+def read_small(path: Path) -> tuple[bytes, int]:
+    """Content and permissions of a plain file; a pipe, a device or a huge file is an OSError and no wait."""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
+        info = os.fstat(stream.fileno())
+        if not stat.S_ISREG(info.st_mode):
+            raise OSError(errno.EINVAL, "not a plain file")
+        content = stream.read(FILE_LIMIT_BYTES + 1)
+    if len(content) > FILE_LIMIT_BYTES:
+        raise OSError(errno.EFBIG, f"larger than {FILE_LIMIT_BYTES} bytes")
+    return content, stat.S_IMODE(info.st_mode)
+
+
+def write_new(path: Path, content: bytes, mode: int) -> None:
+    """Write a file that does not exist yet, down to the disk."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as stream:
+        stream.write(content)
+        stream.flush()
+        # A device loses its power at any moment; an empty key file would stay.
+        os.fsync(stream.fileno())

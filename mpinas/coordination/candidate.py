@@ -1,0 +1,135 @@
+"""One candidate as the ledger knows it: plain records, changed by the ledger only.
+
+Must not know events or what follows from anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from mpinas.coordination.lifecycle import State
+from mpinas.coordination.terms import LATENCIES, MEASUREMENTS_MAX
+from mpinas.search import Genome
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The last measurement of a candidate on one device.
+
+    Attributes
+    ----------
+    measurement
+        As the device sent it.
+    doubts
+        Why it should not be relied on, in words; empty where it may be.
+    repetition
+        0 for the first measurement, 1 for the first that was made again because of doubts …
+    request_id
+        By which the bridge knows it.
+    factor
+        What its latencies are multiplied by: 1, unless the search asks for normalised ones.
+    """
+
+    measurement: Mapping[str, Any]
+    doubts: tuple[str, ...] = ()
+    repetition: int = 0
+    request_id: str = ""
+    factor: float = 1.0
+
+    @property
+    def latency_s(self) -> float:
+        """Median latency, in seconds."""
+        return float(self.measurement["p50_s"]) * self.factor
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is not going to be made again: it is good, or has been made often enough."""
+        return not self.doubts or self.repetition + 1 >= MEASUREMENTS_MAX
+
+    def quantities(self) -> dict[str, float]:
+        """What limits may be set on, by name."""
+        known = {name: value for name, value in self.measurement.items() if isinstance(value, (int, float))}
+        known |= {name: known[name] * self.factor for name in LATENCIES if name in known}
+        return known | {"latency_s": self.latency_s}
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a device found of a trained model on the labelled samples sent with it.
+
+    Attributes
+    ----------
+    accepted
+        The device's error is what was expected; None where the device was never there to say.
+    expected
+        The trained network's own error on the same samples.
+    error
+        The device's; None where it gave none, and then `reason` and `detail` say why.
+    """
+
+    accepted: bool | None
+    expected: float
+    error: float | None = None
+    precision: str = ""
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(slots=True)
+class Candidate:
+    """One network and all that is known of it."""
+
+    id: int
+    genome: Genome
+    #: States so far, oldest first; never empty.
+    history: list[State] = field(default_factory=lambda: [State.PROPOSED])
+    #: How often a group was ordered to evaluate it.
+    attempts: int = 0
+    size_bytes: int | None = None
+    parameters: int | None = None
+    #: By device.
+    readings: dict[str, Reading] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    train_seconds: float | None = None
+    group: int | None = None
+    #: Why it was rejected or failed.
+    reason: str | None = None
+    assessed: bool = False
+    #: Empty where the test file has no labels or the assessment failed (then `reason` says why).
+    test_metrics: dict[str, float] = field(default_factory=dict)
+    onnx_difference: float | None = None
+    #: The trained network's error on the samples that go to the devices with it; None where there are none.
+    expected: float | None = None
+    #: By device.
+    verdicts: dict[str, Verdict] = field(default_factory=dict)
+    epoch: int = 0
+
+    @property
+    def state(self) -> State:
+        """Where it stands now."""
+        return self.history[-1]
+
+    @property
+    def latencies_s(self) -> dict[str, float]:
+        """Median latency by device, in seconds."""
+        return {device: reading.latency_s for device, reading in self.readings.items()}
+
+    @property
+    def latency_s(self) -> float | None:
+        """Median latency on the slowest of its devices, in seconds; None before it was measured."""
+        return max(self.latencies_s.values(), default=None)
+
+    @property
+    def doubts(self) -> dict[str, tuple[str, ...]]:
+        """Why its measurements should not be relied on, by device; empty where all may be."""
+        return {device: reading.doubts for device, reading in self.readings.items() if reading.doubts}
+
+    @property
+    def accepted(self) -> bool | None:
+        """Whether every device accepts the trained model; None where one has not said, and none refuses."""
+        said = [verdict.accepted for verdict in self.verdicts.values()]
+        if False in said:
+            return False
+        return None if not said or None in said else True

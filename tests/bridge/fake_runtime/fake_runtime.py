@@ -1,0 +1,93 @@
+"""A runtime for tests only: takes anything for a model, at once, and runs nothing.
+
+Found by its entry point where this folder is on PYTHONPATH, as a runtime of somebody else would be. A model whose
+bytes begin with a word does what the word says:
+
+- `abort`: its process ends by SIGABRT when it is run; `exit`: with code 3.
+- `hang`: a run does not return. `sleep SECONDS`: each run takes so long.
+- `slow-load SECONDS`: loading takes so long.
+- `nan`: outputs that are not finite. `hungry`: its resident memory grows by 64 MB with each run.
+- `drift`: each run takes longer than the one before. `shy`: drifts in the first attempt, then no longer.
+- `parrot`: says nonsense on whatever open file is a pipe.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from edge_bridge.measuring.runtimes import InputSpec
+
+HOARD: list[bytearray] = []
+
+
+class FakeModel:
+    def __init__(self, words: list[str], precision: str) -> None:
+        self._word = words[0] if words else ""
+        self._seconds = float(words[1]) if len(words) > 1 else 0.0
+        self._runs = 0
+        self._bound = 0
+        self._precision = precision
+        self.inputs = (InputSpec("x", (None, 4), np.dtype(np.float32)),)
+
+    def bind(self, inputs: Mapping[str, np.ndarray]) -> Callable[[], object]:
+        self._bound += 1
+        return int if not self._word else self._once
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Twice the input; rounded to half precision when asked so."""
+        found = inputs["x"] * 2
+        if self._word == "nan":
+            found = found * np.nan
+        return [found.astype(np.float16) if self._precision == "fp16" else found]
+
+    def _once(self) -> None:
+        self._runs += 1
+        match self._word:
+            case "abort":
+                os.abort()
+            case "exit":
+                os._exit(3)
+            case "hang":
+                while True:
+                    time.sleep(60)
+            case "sleep":
+                time.sleep(self._seconds)
+            case "hungry":
+                HOARD.append(bytearray(b"x" * (64 << 20)))
+                time.sleep(0.05)
+            case "drift":
+                _spin(20e-6 * self._runs)
+            case "parrot":
+                for each in range(3, 32):
+                    try:
+                        os.write(each, b"{nonsense}\n")
+                    except OSError:
+                        continue
+
+
+class FakeRuntime:
+    def precisions(self, provider: str) -> tuple[str, ...]:
+        return ("model", "fp16")
+
+    def load(self, model: Path, provider: str, threads: int, precision: str) -> FakeModel:
+        with open(model, "rb") as stream:
+            start = stream.read(64)
+        words = start.decode().split() if start[:1].isalpha() and start.isascii() else []
+        if words[:1] == ["slow-load"]:
+            time.sleep(float(words[1]))
+            words = []
+        return FakeModel(words, precision)
+
+
+def _spin(seconds: float) -> None:
+    end_s = time.perf_counter() + seconds
+    while time.perf_counter() < end_s:
+        pass
+
+
+RUNTIME = FakeRuntime()
