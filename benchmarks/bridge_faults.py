@@ -95,8 +95,9 @@ def _try(fault: Fault, seed: int, wait_s: float) -> Outcome:
     try:
         outcome = try_fault(fault, folder, seed)
     except Exception as error:
-        print(f"{fault.name}, seed {seed}: the trial itself failed, see {folder}: {error}", file=sys.stderr)
-        return Outcome(fault.name, seed, 0, 0, 0, 0, 1, math.inf, f"trial failed: {error}"[:500])
+        last = (str(error).strip().splitlines() or [repr(error)])[-1]
+        print(f"{fault.name}, seed {seed}: the trial itself failed, see {folder}: {last}", file=sys.stderr)
+        return Outcome(fault.name, seed, 0, 0, 0, 0, 1, math.inf, f"trial failed: {last}"[:500])
     kept = ""
     if _bad(outcome) or outcome.remark:
         kept = f", logs in {folder}"

@@ -78,6 +78,8 @@ def results(run: Path, as_json: bool) -> None:
         return
     console = Console(width=None if sys.stdout.isatty() else 120)
     console.print(report.table(ledger))
+    for note in report.notes(ledger):
+        console.print(note, markup=False, highlight=False)
 
 
 @cli.command()

@@ -11,11 +11,15 @@ from typing import IO
 import click
 
 from edge_bridge.cli.common import FILE, FOLDER, announce, key_for, log, memory_limit_bytes
-from edge_bridge.device.agent import Agent, DevicePlan, describe_device
-from edge_bridge.device.tunnel import Tunnel, obtain_connection
+from edge_bridge.device.agent import Agent, DevicePlan
+from edge_bridge.device.connection_file import ConnectionFile
+from edge_bridge.device.drift import DriftPlan
+from edge_bridge.device.profile import describe_device
+from edge_bridge.device.tunnel import Tunnel
 from edge_bridge.endings import Endings
 from edge_bridge.errors import BridgeError
 from edge_bridge.measuring.measurer import ChildLimits
+from edge_bridge.wire.keys import Connection, KeyPair
 
 
 @click.command()
@@ -30,6 +34,12 @@ from edge_bridge.measuring.measurer import ChildLimits
 @click.option("--stall-seconds", default=30.0, show_default=True, help="Longest time of one run of a model.")
 @click.option("--ssh", "login", default="", help="LOGIN: reach the relay, and a file that is not here, through ssh.")
 @click.option("--ssh-option", "ssh_given", multiple=True, help="For ssh: NAME=VALUE, or '-p 2222'. Repeat for several.")
+@click.option("--no-reference", is_flag=True, help="Do not watch the device's drift by the reference model.")
+@click.option("--new-reference", is_flag=True, help="Learn anew what the reference model takes on this device.")
+@click.option("--reference-every", default=20, show_default=True, help="Requests between two readings of it.")
+@click.option("--reference-minutes", default=10.0, show_default=True, help="Longest time between two readings.")
+@click.option("--reference-band", default=0.10, show_default=True, help="Share by which a reading may be off.")
+@click.option("--cooling-seconds", default=120.0, show_default=True, help="Longest wait for the device to cool down.")
 @click.option("--any-core", is_flag=True, help="Leave the cores that whoever started this is bound to.")
 @click.option("--exit-with-stdin", is_flag=True, help="End when standard input ends.")
 def device(  # noqa: PLR0913, PLR0917 - one parameter for each option, as click wants it
@@ -46,29 +56,52 @@ def device(  # noqa: PLR0913, PLR0917 - one parameter for each option, as click 
     ssh_given: tuple[str, ...],
     any_core: bool,
     exit_with_stdin: bool,
+    no_reference: bool,
+    new_reference: bool,
+    **drift: float,
 ) -> None:
     """Measure for the relay of BRIDGE.json until SIGTERM. Prints a line each time the relay has taken it."""
-    profile = describe_device(name, runtime, provider)
-    found = obtain_connection(connection, login, ssh_given)
-    pair = key_for(found, key)
     if any_core:
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    profile = describe_device(name, runtime, provider)
+    source = ConnectionFile(connection, login, ssh_given)
+    found = source.read()
+    key_for(found, key)
     with contextlib.ExitStack() as stack:
-        if login:
-            # Where the connection file is read anew, `Tunnel.through` leads there.
-            found = stack.enter_context(Tunnel(login, found, ssh_given)).connection
+        tunnel = stack.enter_context(Tunnel(login, found, ssh_given)) if login else None
+
+        def access() -> tuple[Connection, KeyPair | None]:
+            fresh = source.read()
+            return tunnel.through(fresh) if tunnel is not None else fresh, key_for(fresh, key)
+
         plan = DevicePlan(
-            connection=found,
-            key=pair,
+            access=access,
+            watched=source.watched if key is None else (*source.watched, key),
             profile=profile,
             state=state or Path.home() / ".local/state/edge-bridge" / profile.name,
             limits=ChildLimits(memory_limit_bytes(memory_limit_mb), load_seconds, stall_seconds),
+            drift=None if no_reference else _drift_plan(**drift),
+            forget_reference=new_reference,
         )
         endings = stack.enter_context(Endings(exit_with_stdin))
         stack.enter_context(_only_one(plan.state))
         agent = Agent(plan, on_registered=lambda: announce(f"registered {profile.name}"))
         log.info("device %s (%s), relay %s", profile.name, profile.hardware, found.device_endpoint)
         log.info("device ends: %s", agent.serve(endings))
+
+
+def _drift_plan(
+    reference_every: float, reference_minutes: float, reference_band: float, cooling_seconds: float
+) -> DriftPlan:
+    if reference_every < 1 or reference_minutes <= 0 or not 0 < reference_band < 1 or cooling_seconds < 0:
+        raise BridgeError("--reference-every, -minutes and -band must be above 0, the band below 1")
+    return DriftPlan(
+        every_requests=int(reference_every),
+        every_s=reference_minutes * 60,
+        band=reference_band,
+        first_wait_s=min(5.0, cooling_seconds),
+        most_wait_s=cooling_seconds,
+    )
 
 
 def _only_one(state: Path) -> IO[bytes]:

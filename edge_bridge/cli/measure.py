@@ -10,7 +10,7 @@ import msgspec
 
 from edge_bridge.cli.common import FILE, log, memory_limit_bytes
 from edge_bridge.cli.timing_table import timing_table
-from edge_bridge.device.agent import describe_device
+from edge_bridge.device.profile import describe_device
 from edge_bridge.endings import Endings
 from edge_bridge.errors import BridgeError
 from edge_bridge.measuring.lines import FailureLine, MeasuredLine, PhaseLine

@@ -9,6 +9,7 @@ import click
 import msgspec
 
 from edge_bridge.cli.common import FILE, log, memory_limit_bytes
+from edge_bridge.device.profile import describe_device
 from edge_bridge.endings import Endings
 from edge_bridge.errors import BridgeError
 from edge_bridge.measuring.stream_lines import StreamOrder, StreamReport
@@ -64,6 +65,7 @@ def stream(  # noqa: PLR0913, PLR0917 - one parameter for each option that is no
                 "recording_path": str(recording),
                 "deadline_s": None if deadline_ms is None else deadline_ms / 1e3,
                 "preload_bytes": preload_mb << 20,
+                "hardware": describe_device("", str(wanted["runtime"]), str(wanted["provider"])).hardware,
                 "memory_limit_bytes": memory_limit_bytes(memory_limit_mb) if wanted["provider"] == "cpu" else 0,
             },
             StreamOrder,
@@ -159,6 +161,7 @@ def _rows(report: StreamReport) -> list[tuple[str, str]]:
         ("highest rate", f"about {report.highest_rate_hz:.3g} frames/s (estimate, from service p99)"),
         ("load ms", f"{report.load_s * 1e3:.1f}, then {report.warmup_runs} warm-up runs"),
         ("runtime", f"{report.runtime} {report.provider}, {report.threads} thread(s), precision {report.precision}"),
+        ("hardware", report.hardware),
     ]
 
 

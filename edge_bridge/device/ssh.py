@@ -176,7 +176,7 @@ def end_ssh(process: subprocess.Popen[bytes]) -> None:
         stream.close()
 
 
-def fetch(login: str, path: str, given: Sequence[str], parent: int) -> bytes:
+def fetch(login: str, path: str, given: Sequence[str], parent: int, limit_s: float = FETCH_LIMIT_S) -> bytes:
     """Content of a small file of the login's.
 
     Raises
@@ -188,7 +188,7 @@ def fetch(login: str, path: str, given: Sequence[str], parent: int) -> bytes:
     assert process.stdout is not None
     assert process.stderr is not None
     got: dict[IO[bytes], bytes] = {process.stdout: b"", process.stderr: b""}
-    end_s = time.monotonic() + FETCH_LIMIT_S
+    end_s = time.monotonic() + limit_s
     try:
         with selectors.DefaultSelector() as selector:
             for stream in got:
@@ -196,7 +196,7 @@ def fetch(login: str, path: str, given: Sequence[str], parent: int) -> bytes:
             while selector.get_map():
                 ready = selector.select(max(0.0, end_s - time.monotonic()))
                 if not ready:
-                    raise TunnelError(f"ssh {login} has not sent {path} within {FETCH_LIMIT_S:.0f} s: try it by hand")
+                    raise TunnelError(f"ssh {login} has not sent {path} within {limit_s:.0f} s: try it by hand")
                 for key, _ in ready:
                     stream = next(each for each in got if each is key.fileobj)
                     chunk = stream.read(65536)

@@ -14,7 +14,6 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
-from pathlib import Path
 from types import TracebackType
 
 import msgspec
@@ -24,15 +23,13 @@ from edge_bridge.device.ssh import (
     Trouble,
     Verdict,
     end_ssh,
-    fetch,
     judge,
     split_endpoint,
-    split_remote,
     start_ssh,
     tunnel_command,
 )
 from edge_bridge.errors import TunnelError
-from edge_bridge.wire.keys import Connection, decode_connection, read_connection
+from edge_bridge.wire.keys import Connection
 
 log = logging.getLogger("tunnel")
 
@@ -53,24 +50,6 @@ def pause_s(failures: int, trouble: Trouble, rng: random.Random) -> float:
     if trouble is Trouble.REFUSED:
         return PAUSE_REFUSED_S * rng.uniform(0.75, 1.25)
     return min(PAUSE_MOST_S, PAUSE_S * 2.0 ** min(failures, 10)) * rng.uniform(0.5, 1.0)
-
-
-def obtain_connection(path: Path, login: str, given: Sequence[str]) -> Connection:
-    """Read a connection file of this machine, or fetch one: ``LOGIN:PATH``, or a path that only the login has.
-
-    Raises
-    ------
-    BridgeError
-        When it cannot be had or is none.
-    """
-    remote = split_remote(path)
-    if remote is None and login and not path.exists():
-        remote = login, str(path)
-    if path.exists() or remote is None:
-        return read_connection(path)
-    where = f"{remote[0]}:{remote[1]}"
-    log.info("fetching the connection file %s", where)
-    return decode_connection(fetch(*remote, given, os.getpid()), where)
 
 
 class Tunnel:

@@ -14,7 +14,7 @@ import numpy as np
 
 from edge_bridge.measuring.inputs import UnmeasurableError
 from edge_bridge.measuring.runtimes import Array, InputSpec
-from edge_bridge.wire.quantities import QualitySettings, Shard
+from edge_bridge.wire.quantities import Shard
 
 #: Most outputs that are told one by one.
 MOST_OUTPUTS = 4096
@@ -146,11 +146,6 @@ def _misclassified(outputs: Array, targets: Array) -> ErrorFound:
         raise UnmeasurableError("unsupported", f"the shard has classes that are not 0 to {outputs.shape[1] - 1}")
     share = float((outputs.argmax(axis=1) != classes).mean())
     return ErrorFound(share, [share])
-
-
-def expected_error(outputs: Array, targets: Array, settings: QualitySettings) -> ErrorFound:
-    """Error of outputs computed elsewhere, by the same rule: what a device's answer is compared with."""
-    return error_of(outputs.reshape(len(outputs), -1), targets, settings.metric)
 
 
 def _shown(shape: Sequence[int | None]) -> str:

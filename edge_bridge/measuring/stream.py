@@ -115,6 +115,7 @@ def stream(order: StreamOrder, say: Say) -> StreamReport:
         precision=order.precision,
         runtime=order.runtime,
         provider=order.provider,
+        hardware=order.hardware,
         versions=runtime_versions(order.runtime),
     )
 
@@ -162,10 +163,11 @@ def _read_ahead(order: StreamOrder, most_frames: int) -> Footage:
 
 
 def _windows(order: StreamOrder, footage: Footage, spec: WindowSpec, stride: int, sent: int) -> Windows:
-    if sent // stride > MOST_WINDOWS:
+    a_round = sum((count - spec.frames) // stride + 1 for count in footage.layer_frames if count >= spec.frames)
+    at_most = a_round * -(-sent // len(footage.frames))
+    if at_most > MOST_WINDOWS:
         raise BridgeError(
-            f"about {sent // stride} windows, at most {MOST_WINDOWS} are replayed:"
-            " give fewer --seconds or a larger --stride"
+            f"{at_most} windows, at most {MOST_WINDOWS} are replayed: give fewer --seconds or a larger --stride"
         )
     windows = cut_windows(footage.layer_frames, spec.frames, stride, sent)
     if not len(windows.starts):

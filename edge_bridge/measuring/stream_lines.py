@@ -46,6 +46,8 @@ class StreamOrder(msgspec.Struct, frozen=True, kw_only=True):
         Share of windows that may be late or dropped in a test that is passed.
     preload_bytes, memory_limit_bytes
         Most bytes of frames in memory; address space of the process, 0 for no limit.
+    hardware
+        This machine, in words; goes into the report as it is.
     """
 
     model_path: str
@@ -66,6 +68,7 @@ class StreamOrder(msgspec.Struct, frozen=True, kw_only=True):
     precision: Precision = "model"
     preload_bytes: Annotated[int, msgspec.Meta(ge=1, le=2**44)] = 1 << 30
     memory_limit_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**60)] = 0
+    hardware: str = ""
 
 
 class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -128,6 +131,7 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     precision: str
     runtime: str
     provider: str
+    hardware: str
     versions: Words
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import deque
+from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console, Group, RenderableType
@@ -14,9 +15,13 @@ from rich.text import Text
 
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
-from mpinas.coordination.ledger import BASELINE, Ledger
+from mpinas.coordination.candidate import Candidate
+from mpinas.coordination.ledger import BASELINE, NO_ANSWER, Ledger
 from mpinas.coordination.lifecycle import State
 from mpinas.report.terminal import terminal_size
+
+#: Stands behind a latency that should not be relied on.
+DOUBTFUL = "~"
 
 
 def line_of(event: ev.Event, ledger: Ledger) -> str | None:  # noqa: PLR0911, PLR0912 - one case a kind of event
@@ -28,39 +33,85 @@ def line_of(event: ev.Event, ledger: Ledger) -> str | None:  # noqa: PLR0911, PL
             return f"{begins} (task {ledger.task}, SIMULATED data)" if ledger.simulated else begins
         case msg.Ready(group, members, host, device):
             return f"group {group} ready: ranks {', '.join(map(str, members))} on {host}, {device}"
-        case ev.Measured(candidate, measurement):
-            name = "baseline" if candidate == BASELINE else f"candidate {candidate}"
-            unsteady = ", unsteady" if measurement.get("unsteady") else ""
-            return f"{name} measured: p50 {milliseconds(measurement['p50_s'])}{unsteady}"
+        case ev.Measured() | ev.MeasurementFailed() | ev.Doubted() | ev.Judged() | ev.JudgingFailed():
+            return _line_of_device(event, ledger)
         case ev.Rejected(candidate, reason):
             return f"candidate {candidate} rejected: {reason}"
         case ev.ExportFailed(candidate, detail):
             return f"candidate {candidate} failed: export: {detail}"
-        case ev.MeasurementFailed(candidate, reason, detail):
-            return f"candidate {candidate} failed: measurement: {reason}: {detail}"
         case msg.EvaluationFailed(group, candidate, _, reason, detail):
             return f"candidate {candidate} failed on group {group}: {reason}: {detail}"
         case msg.Evaluated(group, candidate, _, metrics, seconds):
             it = ledger.candidates[candidate]
             place = " *front*" if candidate in ledger.front else ""
-            latency = f", {milliseconds(it.latency_s)}" if it.latency_s is not None else ""
-            name = "baseline" if candidate == BASELINE else f"candidate {candidate}"
-            return f"{name} evaluated by group {group} in {seconds:.1f} s: error {metrics['error']:.4f}{latency}{place}"
+            latencies = "".join(f", {latency_of(it, device)}" for device in it.readings)
+            who = f"{name_of(candidate)} evaluated by group {group} in {seconds:.1f} s"
+            return f"{who}: error {metrics['error']:.4f}{latencies}{place}"
         case msg.Assessed(_, candidate, _, metrics):
             error = f"test error {metrics['error']:.4f}, " if metrics else ""
             return f"candidate {candidate} assessed: {error}ONNX file written"
         case msg.AssessmentFailed(_, candidate, _, reason, detail):
             return f"candidate {candidate} could not be assessed: {reason}: {detail}"
-        case ev.DeviceLost(detail):
-            return f"device lost: {detail}; measurements wait, training goes on with what is measured"
-        case ev.DeviceBack(detail):
-            return f"device there: {detail}"
+        case ev.DeviceLost(detail, device):
+            which = f"device{_on(device, ledger).removeprefix(' on')}"
+            return f"{which} lost: {detail}; measurements wait, training goes on with what is measured"
+        case ev.DeviceBack(detail, device):
+            return f"device{_on(device, ledger).removeprefix(' on')} there: {detail}"
         case ev.StopRequested(reason):
             return f"{reason}: stopping; `--resume` goes on from here"
         case ev.Finished(reason):
             return f"finished: {reason}"
         case _:
             return None
+
+
+def _line_of_device(
+    event: ev.Measured | ev.MeasurementFailed | ev.Doubted | ev.Judged | ev.JudgingFailed, ledger: Ledger
+) -> str:
+    """What a device has said of a candidate."""
+    match event:
+        case ev.Measured(candidate, device=device, doubts=doubts):
+            device = device or ledger.terms.devices[0]
+            line = f"{name_of(candidate)} measured{_on(device, ledger)}: p50 {milliseconds(event.measurement['p50_s'])}"
+            if not doubts:
+                return line
+            again = "measured again" if (candidate, device) in ledger.unsettled else f"{DOUBTFUL} used, in doubt"
+            return f"{line}; {', '.join(doubts)}: {again}"
+        case ev.MeasurementFailed(candidate, reason, detail, device, repetition):
+            ends = f"stays in doubt{_on(device, ledger)}" if repetition else "failed"
+            return f"{name_of(candidate)} {ends}: measurement: {reason}: {detail}"
+        case ev.Doubted(request_ids, detail):
+            return f"{len(request_ids)} measurement(s) in doubt: {detail}"
+        case ev.Judged(candidate, device, error, expected):
+            accepted = "accepted" if ledger.terms.accepts(error, expected) else "NOT ACCEPTED"
+            there = f"error {error:.4f} on its samples, {expected:.4f} expected"
+            return f"{name_of(candidate)} {accepted} on {device}: {there}"
+        case ev.JudgingFailed(candidate, device, reason, detail):
+            outcome = "not checked" if reason == NO_ANSWER else "NOT ACCEPTED"
+            return f"{name_of(candidate)} {outcome} on {device}: {reason}: {detail}"
+
+
+def name_of(candidate: int) -> str:
+    """A candidate for people."""
+    return "baseline" if candidate == BASELINE else f"candidate {candidate}"
+
+
+def latency_of(candidate: Candidate, device: str) -> str:
+    """Its latency on a device for people, marked where it is in doubt."""
+    reading = candidate.readings.get(device)
+    if reading is None:
+        return "-"
+    return milliseconds(reading.latency_s) + (f" {DOUBTFUL}" if reading.doubts else "")
+
+
+def latency_columns(ledger: Ledger) -> list[str]:
+    """Heads of the columns of latencies, one for each device."""
+    devices = ledger.terms.devices
+    return ["latency p50"] if len(devices) == 1 else [f"p50 {device}" for device in devices]
+
+
+def _on(device: str, ledger: Ledger) -> str:
+    return f" on {device}" if len(ledger.terms.devices) > 1 else ""
 
 
 def milliseconds(seconds: float | None) -> str:
@@ -161,14 +212,18 @@ class LiveDisplay:
         return table
 
     def _front(self, ledger: Ledger) -> Table:
-        table = Table("front", "error", "latency p50", box=None, padding=(0, 2, 0, 0))
+        table = Table("front", "error", *latency_columns(ledger), "", box=None, padding=(0, 2, 0, 0))
         members = sorted(ledger.front, key=lambda id_: ledger.candidates[id_].latency_s or 0.0)
         for id_ in members[:10]:
             it = ledger.candidates[id_]
             name = "baseline" if id_ == BASELINE else str(id_)
-            table.add_row(name, f"{it.metrics['error']:.4f}", milliseconds(it.latency_s))
+            verdict = "NOT ACCEPTED" if it.accepted is False else ""
+            latencies = (latency_of(it, device) for device in ledger.terms.devices)
+            table.add_row(name, f"{it.metrics['error']:.4f}", *latencies, verdict)
         if len(members) > 10:
-            table.add_row("…", f"and {len(members) - 10} more", "")
+            table.add_row("…", f"and {len(members) - 10} more")
+        if any(ledger.candidates[id_].doubts for id_ in members):
+            table.caption, table.caption_justify = f"{DOUBTFUL} = measurement in doubt", "left"
         return table
 
 
@@ -180,9 +235,33 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min" if minutes >= 60 else f"{minutes} min {rest:02d} s"
 
 
-def open_display(out: TextIO, evaluations: int) -> LineDisplay | LiveDisplay:
-    """A live display where a terminal shows `out`, else lines."""
+class LoggedDisplay:
+    """A live display whose lines are kept in a file, too."""
+
+    def __init__(self, live: LiveDisplay, log: Path, evaluations: int) -> None:
+        self._live = live
+        self._file = open(log, "a", encoding="utf-8")  # noqa: SIM115 - open as long as the job runs
+        self._lines = LineDisplay(self._file, evaluations)
+
+    def show(self, event: ev.Event, time: float, ledger: Ledger) -> None:
+        """Show and write the event's line."""
+        self._lines.show(event, time, ledger)
+        self._live.show(event, time, ledger)
+
+    def tick(self, time: float, ledger: Ledger) -> None:
+        """Draw, at most four times a second."""
+        self._live.tick(time, ledger)
+
+    def close(self) -> None:
+        """Leave the last picture on the terminal."""
+        self._file.close()
+        self._live.close()
+
+
+def open_display(out: TextIO, evaluations: int, log: Path) -> LineDisplay | LoggedDisplay:
+    """A live display where a terminal shows `out`, and its lines in the file `log`; else lines on `out`."""
     size = terminal_size(out, os.environ)
     if size is None:
         return LineDisplay(out, evaluations)
-    return LiveDisplay(Console(file=out, force_terminal=True, width=size[0], height=size[1]), evaluations)
+    console = Console(file=out, force_terminal=True, width=size[0], height=size[1])
+    return LoggedDisplay(LiveDisplay(console, evaluations), log, evaluations)

@@ -26,7 +26,7 @@ def error_of(outputs: NDArray[np.float32], targets: NDArray[np.generic], metric:
     """
     if metric == "misclassified":
         return float((outputs.argmax(1) != targets).mean())
-    return float(np.sqrt(np.square(outputs.astype(np.float64) - targets).mean()))
+    return float(np.sqrt(np.square(outputs.astype(np.float64) - np.asarray(targets, np.float64)).mean()))
 
 
 def make_shard(model: nn.Module, samples: Samples, metric: Metric, path: Path) -> float:

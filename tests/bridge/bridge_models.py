@@ -157,3 +157,12 @@ def wrapped_engine() -> bytes:
     )
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
     return helper.make_model(graph, opset_imports=opsets, ir_version=10).SerializeToString()
+
+
+def renamed(name: str) -> bytes:
+    """The identity of an input of this name."""
+    return _model(
+        [helper.make_node("Identity", [name], ["y"])],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3])],
+    )

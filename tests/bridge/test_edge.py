@@ -89,7 +89,7 @@ def test_the_whole_local_bridge_may_be_killed(tmp_path):
     until(client, lambda event: isinstance(event, DeviceBack))
     kill(client.local.process_ids()["device"])
     events = until(client, lambda event: isinstance(event, DeviceBack))
-    assert events[0] == DeviceLost("the local device ended with code -9 and was started again")
+    assert events[0] == DeviceLost("the local device ended with code -9 and was started again", "any")
     kill(client.local.process_ids()["relay"])
     events = until(client, _answered(1))
     assert any(isinstance(event, DeviceLost) for event in events)
@@ -159,7 +159,7 @@ def test_a_device_that_goes_away_and_comes_back_is_reported(bridge: Bridge, tmp_
     until(client, lambda event: isinstance(event, DeviceBack))
     client.measure(7, models.linear(512))
     device.popen.send_signal(signal.SIGSTOP)
-    assert until(client, lambda event: isinstance(event, DeviceLost)) == [DeviceLost("the device has gone away")]
+    assert until(client, lambda event: isinstance(event, DeviceLost)) == [DeviceLost("the device has gone away", "any")]
     device.popen.send_signal(signal.SIGCONT)
     events = until(client, _answered(7))
     assert [type(event) for event in events] == [DeviceBack, Measured]

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import socket
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import bridge_models as models
+import msgspec
 import pytest
 import sshd
 from bridge_processes import LIMIT_S, Bridge, Process, children_of, is_alive, kill, until, until_true
 from sshd import Sshd
 
 from edge_bridge.client import Measured, Progressed
+from edge_bridge.device import connection_file
+from edge_bridge.device.connection_file import ConnectionFile
 from edge_bridge.device.ssh import (
     Trouble,
     fetch_command,
@@ -26,8 +28,9 @@ from edge_bridge.device.ssh import (
     ssh_options,
     tunnel_command,
 )
-from edge_bridge.device.tunnel import PAUSE_MOST_S, PAUSE_REFUSED_S, pause_s
+from edge_bridge.device.tunnel import PAUSE_MOST_S, PAUSE_REFUSED_S, Tunnel, pause_s
 from edge_bridge.errors import TunnelError
+from edge_bridge.wire.keys import Connection, write_connection
 from edge_bridge.wire.quantities import Settings
 
 pytestmark = pytest.mark.timeout(120)
@@ -169,8 +172,8 @@ def test_a_model_is_measured_through_ssh(bridge: Bridge, server: Sshd):
     (ssh,) = ssh_of(device)
     log = device.log.read_text()
     assert f"leads to {bridge.connection.device_endpoint.removeprefix('tcp://')} as {server.login} sees it" in log
-    # The agent itself knows the near end of the tunnel only.
-    assert f"relay {bridge.connection.device_endpoint}" not in log
+    # What it speaks to is the near end of the tunnel.
+    assert f"registered with relay {bridge.connection.device_endpoint}" not in log
     assert device.terminate() == 0
     assert not is_alive(ssh)
 
@@ -304,6 +307,24 @@ def test_the_connection_file_is_fetched(bridge: Bridge, server: Sshd, form):
 
 
 @sshd.wanted
+def test_a_fetched_file_is_fetched_again_after_a_while_and_stays_if_it_cannot_be(
+    bridge: Bridge, server: Sshd, monkeypatch
+):
+    bridge.relay()
+    old = bridge.connection
+    source = ConnectionFile(Path(f"{server.login}:{bridge.file}"), "", server.options())
+    assert source.read() == old
+    assert source.watched == ()
+    new = msgspec.structs.replace(old, relay_public_key=bridge.key("stranger").public)
+    write_connection(bridge.file, new)
+    assert source.read() == old
+    monkeypatch.setattr(connection_file, "REFETCH_S", 0.0)
+    assert source.read() == new
+    server.stop()
+    assert source.read() == new
+
+
+@sshd.wanted
 @pytest.mark.parametrize(
     ("content", "says"),
     [
@@ -329,16 +350,60 @@ def test_a_local_port_that_somebody_took_meanwhile_is_waited_for(bridge: Bridge,
     device.line()
     (line,) = [each for each in device.log.read_text().splitlines() if "tunnel is up" in each]
     port = int(line.partition("127.0.0.1:")[2].split()[0])
-    (ssh,) = ssh_of(device)
-    os.kill(ssh, signal.SIGSTOP)
-    with socket.socket() as thief:
-        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        kill(ssh)
-        until_true(lambda: not is_alive(ssh))
-        try:
-            thief.bind(("127.0.0.1", port))
-            thief.listen()
-        except OSError:
-            pytest.skip("the tunnel was quicker than the thief")
+    server.stop()
+    kill(*ssh_of(device))
+    until_true(lambda: "Connection refused" in device.log.read_text())
+    with _listener(port):
+        server.start()
         until_true(lambda: "another program has the local port" in device.log.read_text())
     assert device.line() == "registered dut"
+
+
+@sshd.wanted
+def test_a_local_port_that_is_taken_at_the_start_is_given_up_for_another(bridge: Bridge, server: Sshd):
+    bridge.relay()
+    tunnel = Tunnel(server.login, bridge.connection, server.options())
+    first = tunnel.connection.device_endpoint
+    with _listener(int(first.rpartition(":")[2])), tunnel:
+        assert tunnel.connection.device_endpoint != first
+        assert _greeting(tunnel.connection) == b"\xff"
+
+
+@sshd.wanted
+def test_a_tunnel_follows_a_relay_that_moves(bridge: Bridge, server: Sshd):
+    bridge.relay()
+    with _listener(0) as other, Tunnel(server.login, bridge.connection, server.options()) as tunnel:
+        assert _greeting(tunnel.connection) == b"\xff"
+        moved = f"tcp://127.0.0.1:{other.getsockname()[1]}"
+        found = tunnel.through(msgspec.structs.replace(bridge.connection, device_endpoint=moved))
+        assert found == tunnel.connection
+        # The old way ends and the new one opens, on the same local port.
+        other.settimeout(0.2)
+        until_true(lambda: _reaches(tunnel.connection, other))
+
+
+def _listener(port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    listener.listen()
+    return listener
+
+
+def _near_end(connection: Connection) -> tuple[str, int]:
+    return "127.0.0.1", int(connection.device_endpoint.rpartition(":")[2])
+
+
+def _greeting(connection: Connection) -> bytes:
+    """First byte of what answers at the near end: ZeroMQ's is FF."""
+    with socket.create_connection(_near_end(connection), LIMIT_S) as stream:
+        return stream.recv(1)
+
+
+def _reaches(connection: Connection, listener: socket.socket) -> bool:
+    try:
+        with socket.create_connection(_near_end(connection), LIMIT_S):
+            listener.accept()[0].close()
+    except OSError:
+        return False
+    return True

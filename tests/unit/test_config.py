@@ -71,7 +71,14 @@ TASK = '[task]\nname = "digits"\n'
         (TASK + "[training]\ngroup_size = 20\n", [], "make it 40 or more"),
         (TASK + "[search.limits]\nlatency_s = -1.0\n", [], "search.limits"),
         (TASK + "[search.limits]\nlatency = 1.0\n", [], r"limits.latency is unknown; did you mean latency_s\?"),
-        (TASK + '[edge]\nprofile = ""\n', [], "edge.profile"),
+        (TASK + '[edge]\nprofile = "agx"\n', [], r"edge.profile is now a list: write devices = \['agx'\]"),
+        (TASK + "[edge]\ndevices = []\n", [], "edge.devices"),
+        (TASK + '[edge]\ndevices = [""]\n', [], "edge.devices"),
+        (TASK + '[edge]\nbridge = "B.json"\ndevices = ["a", "b", "a"]\n', [], "named twice"),
+        (TASK + '[edge]\nbridge = "B.json"\ndevices = ["any", "b"]\n', [], '"any" stands for whatever'),
+        (TASK + '[edge]\ndevices = ["agx"]\n', [], 'the local bridge has one device, "local"'),
+        (TASK + '[edge]\ncombine = "mean"\n', [], "edge.combine"),
+        (TASK + '[edge]\nprecision = "int4"\n', [], "edge.precision"),
         (TASK, ["search"], "write section.key=value"),
         (TASK, ["search.evaluations=soon"], "search.evaluations: expected `int`"),
         (TASK, ["search.nope=1"], "search.nope is unknown"),
@@ -83,6 +90,11 @@ def test_bad_files_get_one_line(tmp_path, text, overrides, message):
     with pytest.raises(UserError, match=message) as caught:
         read(tmp_path, text, overrides)
     assert "\n" not in str(caught.value)
+
+
+def test_a_device_that_nobody_has_heard_of_yet_is_no_error(tmp_path):
+    edge = read(tmp_path, TASK, ["edge.bridge=B.json", 'edge.devices=["agx-orin", "cpu"]', "edge.combine=worst"]).edge
+    assert (edge.devices, edge.combine) == (("agx-orin", "cpu"), "worst")
 
 
 def test_a_missing_file_says_how_to_get_one(tmp_path):
@@ -97,3 +109,7 @@ def test_resuming_refuses_what_would_not_compare():
     other = msgspec.convert({"task": {"name": "digits"}, "search": {"seed": 1}}, Experiment)
     with pytest.raises(UserError, match=r"search\.seed was 0 and is now 1"):
         check_resumable(before, other)
+    for edge in ({"devices": ["a", "b"]}, {"combine": "worst"}, {"normalise": True}, {"precision": "fp16"}):
+        other = msgspec.convert({"task": {"name": "digits"}, "edge": edge}, Experiment)
+        with pytest.raises(UserError, match=rf"edge\.{next(iter(edge))} was"):
+            check_resumable(before, other)

@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
-from mpinas.coordination.coordinator import Coordinator, Discard, Export, Leave, Measure, Plan, Record, Send
+from mpinas.coordination.commands import Discard, Export, Judge, Leave, Measure, Record, Release, Send
+from mpinas.coordination.coordinator import Coordinator, Plan
 from mpinas.coordination.ledger import Ledger
 from mpinas.coordination.lifecycle import TRANSITIONS, IllegalTransitionError, State, step
-from mpinas.errors import ProtocolError
+from mpinas.coordination.terms import Terms
+from mpinas.errors import ProtocolError, UserError
 from mpinas.search import GeneticSearch, SearchSpace
 
 SPACE = SearchSpace({"width": list(range(1, 31)), "depth": list(range(1, 11))})
@@ -28,16 +30,18 @@ def latency_of(genome):
 class World:
     """What the coordinator talks to, in virtual time: groups, an exporter and a device with fixed durations."""
 
-    def __init__(self, *, groups=3, evaluations=20, limits=None, seed=0, journal=(), space=SPACE, proposals_max=500):
-        self.ledger = Ledger(limits)
+    def __init__(
+        self, *, groups=3, evaluations=20, limits=None, seed=0, journal=(), space=SPACE, proposals_max=500, **terms
+    ):
+        self.ledger = Ledger(Terms(limits or {}, **terms))
         plan = Plan(evaluations=evaluations, epochs=2, seed=seed, proposals_max=proposals_max)
-        search = GeneticSearch(space, n_objectives=2, seed=seed, population_size=6)
+        search = GeneticSearch(space, n_objectives=len(self.ledger.terms.objectives), seed=seed, population_size=6)
         self.coordinator = Coordinator(plan, search, self.ledger, {"width": 20, "depth": 5})
         self.journal = list(journal)
         self.coordinator.replay(journal)
         self.time = self.journal[-1][0] if self.journal else 0.0
         self.queue, self.sequence = [], 0
-        self.sent, self.discarded = [], []
+        self.sent, self.discarded, self.measured, self.judged = [], [], [], []
         self.left = False
         self.device_up = True
         self.waiting_for_device = []
@@ -50,7 +54,7 @@ class World:
         self.sequence += 1
         heapq.heappush(self.queue, (self.time + delay, self.sequence, event))
 
-    def execute(self, command):
+    def execute(self, command):  # noqa: PLR0912 - one case a command
         match command:
             case Record(event):
                 self.journal.append((self.time, event))
@@ -58,8 +62,10 @@ class World:
                     self.genomes[event.candidate] = event.genome
             case Export(candidate, genome):
                 self.later(0.1, ev.Exported(candidate, 1000 * genome["width"], genome["width"]))
-            case Measure(candidate):
-                answer = ev.Measured(candidate, {"p50_s": latency_of(self.genomes[candidate]), "samples": 64})
+            case Measure(candidate, genome, device, repetition):
+                assert genome == self.genomes[candidate]
+                self.measured.append((candidate, device, repetition))
+                answer = self.measure(candidate, device, repetition)
                 if self.device_up:
                     self.later(0.5, answer)
                 else:
@@ -69,14 +75,29 @@ class World:
                 self.later(*self.train(group, order))
             case Send(group, msg.Assess() as order):
                 self.sent.append((group, order))
-                answer = msg.Assessed(group, order.candidate, order.attempt, {"error": 0.5}, 1e-6)
-                self.later(1.0, answer)
+                self.later(1.0, msg.Assessed(group, order.candidate, order.attempt, {"error": 0.5}, 1e-6, 0.4))
             case Send(group, msg.Stop()):
                 self.later(0.1, msg.Stopped(group))
+            case Judge(candidate, device):
+                self.judged.append((candidate, device))
+                if self.device_up:
+                    self.later(0.7, self.judge(candidate, device))
+            case Release(candidate):
+                assert self.ledger.candidates[candidate].state is not State.MEASURING
             case Discard(candidate):
                 self.discarded.append(candidate)
             case Leave():
                 self.left = True
+
+    def measure(self, candidate, device, repetition, doubts=(), name="agx", factor=1.0):
+        """Device "slow" takes thrice the time; every request has an id of its own."""
+        seconds = latency_of(self.genomes[candidate]) * (3 if device == "slow" else 1)
+        measurement = {"p50_s": seconds, "samples": 64, "device": name, "hardware": "orin"}
+        request_id = f"{candidate}-{device}-{repetition}"
+        return ev.Measured(candidate, measurement, device, repetition, doubts, factor, request_id)
+
+    def judge(self, candidate, device):
+        return ev.Judged(candidate, device, 0.4, 0.4, "model")
 
     def train(self, group, order):
         seconds = 5.0 + order.genome["width"] / 10
@@ -92,6 +113,13 @@ class World:
             for command in self.coordinator.handle(event, self.time):
                 self.execute(command)
         raise AssertionError("the job does not end")
+
+
+def ordered_at(world, candidate):
+    """When its training began."""
+    orders = [(t, e) for t, e in world.journal if isinstance(e, ev.Ordered) and e.candidate == candidate]
+    (time,) = [time for time, order in orders if order.work == "evaluate"]
+    return time
 
 
 def evaluated(world):
@@ -110,7 +138,7 @@ def test_a_whole_search(groups):
     assert set(world.discarded) & set(evaluated(world)) == set(evaluated(world)) - {*ledger.front, 0}
     for a in ledger.front:
         for b in evaluated(world):
-            mine, other = ledger.candidates[a].objectives(), ledger.candidates[b].objectives()
+            mine, other = (ledger.objectives(ledger.candidates[id_]) for id_ in (a, b))
             assert not (other[0] <= mine[0] and other[1] <= mine[1] and other != mine)
     assert ledger.finished == "20 of 20 candidates evaluated"
 
@@ -282,6 +310,291 @@ def test_folding_the_journal_gives_the_ledger():
     assert folded.candidates == world.ledger.candidates
     assert folded.front == world.ledger.front
     assert folded.occupation == world.ledger.occupation
+
+
+@pytest.mark.parametrize(
+    ("worst", "objectives"),
+    [(False, ("error", "latency_s@any-fast", "latency_s@slow")), (True, ("error", "latency_s"))],
+)
+def test_several_devices_each_candidate_is_measured_on_all_before_it_is_ready(worst, objectives):
+    world = World(devices=("any-fast", "slow"), worst=worst).run()
+    ledger = world.ledger
+    assert ledger.terms.objectives == objectives
+    for id_ in evaluated(world):
+        it = ledger.candidates[id_]
+        fast = latency_of(it.genome)
+        assert it.latencies_s == pytest.approx({"any-fast": fast, "slow": 3 * fast})
+        assert ledger.objectives(it)[1:] == pytest.approx((3 * fast,) if worst else (fast, 3 * fast))
+        measured = [time for time, e in world.journal if isinstance(e, ev.Measured) and e.candidate == id_]
+        assert max(measured) <= ordered_at(world, id_)
+    assert sorted(world.judged) == sorted((id_, d) for id_ in ledger.finalists() for d in ("any-fast", "slow"))
+    assert ledger.finished == "20 of 20 candidates evaluated"
+
+
+def test_the_front_of_three_objectives_keeps_what_is_best_on_one_device_only():
+    world = World(groups=1, evaluations=2, devices=("a", "slow"))
+    a, b = {"a": 1.0, "slow": 3.0}, {"a": 2.0, "slow": 2.0}
+    values = world.ledger.terms.values
+    assert values(0.5, a) == (0.5, 1.0, 3.0)
+    assert values(0.5, b) == (0.5, 2.0, 2.0)
+
+    class Opposite(World):
+        def measure(self, candidate, device, repetition):
+            answer = super().measure(candidate, device, repetition)
+            seconds = latency_of(self.genomes[candidate])
+            answer.measurement["p50_s"] = seconds if device == "a" else 1 / seconds
+            return answer
+
+        def train(self, group, order):
+            return 1.0, msg.Evaluated(group, order.candidate, order.attempt, {"error": 0.5}, 1.0)
+
+    world = Opposite(devices=("a", "b")).run()
+    assert sorted(world.ledger.front) == evaluated(world), "each is faster than any other on one of the two"
+    worst = Opposite(devices=("a", "b"), worst=True).run()
+    assert len(worst.ledger.front) < len(evaluated(worst))
+
+
+def test_limits_hold_on_every_device():
+    world = World(devices=("a", "slow"), limits={"latency_s": 0.015}).run()
+    for id_ in evaluated(world):
+        assert id_ == 0 or 3 * latency_of(world.genomes[id_]) <= 0.015
+    reasons = {world.ledger.candidates[id_].reason.split(" = ")[0] for id_ in world.ledger.standing[State.REJECTED]}
+    assert "latency_s on slow" in reasons
+    answers = [e for _, e in world.journal if isinstance(e, ev.Measured)]
+    assert any(world.ledger.candidates[e.candidate].state is State.REJECTED for e in answers)
+
+
+class Doubtful(World):
+    """Candidate 2 is unsteady `bad` times, candidate 3 for ever."""
+
+    bad = 1
+
+    def measure(self, candidate, device, repetition, **more):
+        unsteady = (candidate == 2 and repetition < self.bad) or candidate == 3
+        return super().measure(candidate, device, repetition, doubts=("unsteady",) if unsteady else (), **more)
+
+
+def test_doubtful_measurements_are_made_again_before_training_and_then_marked():
+    world = Doubtful().run()
+    assert [asked for asked in world.measured if asked[0] == 2] == [(2, "any", 0), (2, "any", 1)]
+    assert [asked for asked in world.measured if asked[0] == 3] == [(3, "any", 0), (3, "any", 1), (3, "any", 2)]
+    candidates = world.ledger.candidates
+    assert candidates[2].doubts == {}
+    assert candidates[3].doubts == {"any": ("unsteady",)}
+    assert candidates[3].history[:3] == [State.PROPOSED, State.MEASURING, State.READY]
+    for id_ in (2, 3):
+        last = max(time for time, e in world.journal if isinstance(e, ev.Measured) and e.candidate == id_)
+        (ordered,) = [
+            t for t, e in world.journal if isinstance(e, ev.Ordered) and e.candidate == id_ and e.work == "evaluate"
+        ]
+        assert last <= ordered
+    assert all(asked[2] == 0 for asked in world.measured if asked[0] not in (2, 3))
+
+
+def test_a_doubtful_measurement_rejects_nobody():
+    class Slow(World):
+        def measure(self, candidate, device, repetition):
+            answer = super().measure(candidate, device, repetition, doubts=() if repetition else ("throttled",))
+            if not repetition:
+                answer.measurement["p50_s"] = 1.0
+            return answer
+
+    world = Slow(limits={"latency_s": 0.9}).run()
+    assert not world.ledger.standing[State.REJECTED]
+    assert len(evaluated(world)) == 20
+
+
+def test_a_measurement_that_cannot_be_made_again_stays_and_stays_in_doubt():
+    class Crashing(Doubtful):
+        def measure(self, candidate, device, repetition):
+            if candidate == 3 and repetition:
+                return ev.MeasurementFailed(3, "crashed", "signal 11", device, repetition)
+            return super().measure(candidate, device, repetition)
+
+    world = Crashing().run()
+    it = world.ledger.candidates[3]
+    assert it.state is State.EVALUATED
+    assert it.doubts["any"] == ("unsteady", "not measured again (crashed)", "not measured again (crashed)")
+
+
+def test_drift_found_later_measures_again_what_is_wanted_and_the_front_follows():
+    class Drifting(World):
+        def measure(self, candidate, device, repetition):
+            answer = super().measure(candidate, device, repetition)
+            if repetition:
+                answer.measurement["p50_s"] *= 100  # it was only so fast by mistake
+            return answer
+
+        def train(self, group, order):
+            seconds, report = super().train(group, order)
+            report.metrics["error"] += order.candidate % 3 == 1  # so that some leave the front at once
+            return seconds, report
+
+    world = Drifting(groups=1).run(until=lambda w: len(evaluated(w)) == 10)
+    front = sorted((id_ for id_ in world.ledger.front if id_ != 0), key=lambda id_: -error_of(world.genomes[id_]))
+    dropped = [id_ for id_ in evaluated(world) if id_ not in (*front, 0)]
+    assert front
+    assert dropped
+    before = len(world.measured)
+    victim = front[0]
+    ids = (f"{victim}-any-0", f"{dropped[0]}-any-0", "somebody else's")
+    commands = world.coordinator.handle(ev.Doubted(ids, "the reference model is 12% slow"), world.time)
+    recorded = [command.event for command in commands if isinstance(command, Record)]
+    assert recorded == [ev.Doubted(tuple(sorted(ids[:2])), "the reference model is 12% slow")]
+    for command in commands:
+        world.execute(command)
+    assert world.measured[before:] == [(victim, "any", 1)], "not what left the front long ago"
+    assert world.ledger.candidates[victim].doubts == {"any": ("the reference model is 12% slow",)}
+    world.run(until=lambda w: w.ledger.candidates[victim].readings["any"].repetition == 1)
+    assert world.ledger.candidates[victim].doubts == {}
+    assert world.ledger.candidates[victim].latency_s == pytest.approx(100 * latency_of(world.genomes[victim]))
+    assert victim not in world.ledger.front
+    assert victim in world.discarded
+    world.run()
+    folded = Ledger().apply_all(world.journal)
+    assert folded.candidates == world.ledger.candidates
+    assert folded.front == world.ledger.front
+    assert world.coordinator.handle(ev.Doubted(("unknown",), "x"), world.time) == []
+
+
+def test_any_device_means_the_same_device_throughout():
+    class Mixed(World):
+        def measure(self, candidate, device, repetition):
+            name = "nano" if candidate == 3 and repetition == 0 else "agx"
+            return super().measure(candidate, device, repetition, name=name)
+
+    world = Mixed().run()
+    answers = [e for _, e in world.journal if isinstance(e, ev.Measured) and e.candidate == 3]
+    assert [e.doubts for e in answers] == [("another device: not agx (orin)",), ()]
+
+
+def test_normalised_latencies_are_the_objectives_and_the_raw_ones_are_in_the_journal():
+    class Warm(World):
+        def measure(self, candidate, device, repetition):
+            return super().measure(candidate, device, repetition, factor=0.5)
+
+    world = Warm(limits={"p50_s": 0.006}).run()
+    for id_ in evaluated(world):
+        it = world.ledger.candidates[id_]
+        raw = latency_of(it.genome)
+        assert it.readings["any"].measurement["p50_s"] == raw
+        assert world.ledger.objectives(it)[1] == it.latency_s == pytest.approx(raw / 2)
+        assert id_ == 0 or raw / 2 <= 0.006
+
+
+@pytest.mark.parametrize(
+    ("error", "accepted"), [(0.4, True), (0.408, True), (0.392, True), (0.409, False), (0.39, False), (0.0, False)]
+)
+def test_a_trained_model_is_accepted_where_its_error_on_the_device_is_the_network_s(error, accepted):
+    class Judging(World):
+        def judge(self, candidate, device):
+            return ev.Judged(candidate, device, error, 0.4, "fp16")
+
+    world = Judging(groups=2, evaluations=6).run()
+    finalists = world.ledger.finalists()
+    assert sorted(world.judged) == [(id_, "any") for id_ in finalists]
+    assert {world.ledger.candidates[id_].accepted for id_ in finalists} == {accepted}
+    assert world.ledger.finished == "6 of 6 candidates evaluated"
+
+
+def test_a_device_that_cannot_run_the_trained_model_is_an_outcome():
+    class Failing(World):
+        def judge(self, candidate, device):
+            return ev.JudgingFailed(candidate, device, "crashed", "signal 11")
+
+    world = Failing(evaluations=4).run()
+    assert {world.ledger.candidates[id_].accepted for id_ in world.ledger.finalists()} == {False}
+
+
+def test_without_a_device_at_the_end_the_job_waits_its_time_and_says_so_and_a_later_job_asks_again():
+    world = World(groups=1, evaluations=5).run(
+        until=lambda w: len(evaluated(w)) == 4 and not w.ledger.count(State.READY)
+    )
+    world.run(until=lambda w: len(evaluated(w)) == 5)
+    world.device_up = False
+    lost = world.time
+    world.later(0.0, ev.DeviceLost("gone", "any"))
+    world.run(until=lambda w: not w.queue)
+    assert world.judged
+    assert world.ledger.finished is None
+    assert world.coordinator.overdue(lost + 599) == []
+    waited = world.coordinator.overdue(world.time + 600)
+    assert {type(event) for event in waited} == {ev.JudgingFailed}
+    for event in waited:
+        world.later(600.0, event)
+    world.run()
+    finalists = world.ledger.finalists()
+    assert world.ledger.finished == (
+        f"5 of 5 candidates evaluated; {len(finalists)} models not checked on the device: none was there"
+    )
+    assert {world.ledger.candidates[id_].accepted for id_ in finalists} == {None}
+    again = World(groups=1, evaluations=5, journal=world.journal).run()
+    assert {again.ledger.candidates[id_].accepted for id_ in finalists} == {True}
+    assert again.ledger.finished == "5 of 5 candidates evaluated"
+
+
+def test_what_was_doubted_in_an_earlier_job_is_measured_again_in_the_next():
+    world = World(groups=1).run(until=lambda w: len(evaluated(w)) == 10)
+    victim = next(id_ for id_ in world.ledger.front if id_ != 0)
+    for command in world.coordinator.handle(ev.Doubted((f"{victim}-any-0",), "drift"), world.time):
+        world.execute(command)
+    resumed = World(groups=1, journal=world.journal).run()
+    assert (victim, "any", 1) in resumed.measured
+    assert resumed.ledger.candidates[victim].doubts == {}
+
+
+def test_journals_from_before_there_were_several_devices_are_read():
+    world = World(groups=1, evaluations=5, devices=("agx",)).run()
+
+    def old(event):
+        if isinstance(event, ev.Measured):
+            return ev.Measured(event.candidate, event.measurement)
+        if isinstance(event, msg.Assessed):
+            return msg.Assessed(event.group, event.candidate, event.attempt, event.metrics, event.onnx_difference)
+        return event
+
+    journal = [(time, old(event)) for time, event in world.journal if not isinstance(event, ev.Judged)]
+    folded = Ledger(Terms(devices=("agx",))).apply_all(journal)
+    assert folded.front == world.ledger.front
+    assert folded.candidates[0].latencies_s == world.ledger.candidates[0].latencies_s
+    assert folded.finished
+
+
+@pytest.mark.parametrize(
+    ("event", "says"),
+    [
+        (ev.Proposed(7, {"width": 1, "depth": 1}), r"event 1 \(Proposed\) cannot follow .*7 proposed, but 0"),
+        (ev.Measured(0, {"p50_s": 1.0}), r"event 1 \(Measured\) cannot follow"),
+        (msg.Evaluated(0, 0, 1, {"error": 1.0}, 1.0), r"event 1 \(Evaluated\) .*stale report"),
+    ],
+)
+def test_a_journal_that_contradicts_itself_is_refused_in_one_line(event, says):
+    begun = ev.Begun("0", 1, ((0,),), "toy", False)
+    for take in (Ledger().apply_all, World().coordinator.replay):
+        with pytest.raises(UserError, match=says) as caught:
+            take([(0.0, begun), (1.0, event)])
+        assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=30, deadline=None)
+@given(cut=st.integers(1, 500), seed=st.integers(0, 3), bad=st.integers(0, 4))
+def test_with_doubts_and_devices_a_job_killed_anywhere_resumes_and_folds_the_same(cut, seed, bad):
+    class Bad(Doubtful):
+        pass
+
+    Bad.bad = bad
+    terms = {"groups": 2, "evaluations": 8, "seed": seed, "devices": ("a", "slow")}
+    unbroken = Bad(**terms).run()
+    journal = unbroken.journal[: min(cut, len(unbroken.journal) - 1)]
+    if any(isinstance(e, ev.Finished) for _, e in journal):
+        return
+    resumed = Bad(**terms, journal=journal).run()
+    assert len(evaluated(resumed)) == 8
+    folded = Ledger(resumed.ledger.terms).apply_all(resumed.journal)
+    assert folded.candidates == resumed.ledger.candidates
+    assert folded.front == resumed.ledger.front
+    replayed = World(**terms, journal=resumed.journal)
+    assert replayed.coordinator.search.ask() == resumed.coordinator.search.ask()
 
 
 @pytest.mark.parametrize("state", list(State))

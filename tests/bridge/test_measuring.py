@@ -1,0 +1,296 @@
+"""Measuring by value: inputs, effort, quality, repeated attempts, limits; no processes and no clock but ours."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+
+import numpy as np
+import pytest
+from test_benchmark import MS, Clock
+
+from edge_bridge.measuring.effort import Effort, effort_of
+from edge_bridge.measuring.inputs import UnmeasurableError, make_inputs
+from edge_bridge.measuring.lines import FailureLine, PhaseLine
+from edge_bridge.measuring.quality import batch_for, error_of, outputs_over, read_shard
+from edge_bridge.measuring.rehearsal import rehearse
+from edge_bridge.measuring.runtimes import InputSpec
+from edge_bridge.measuring.watch import ChildLimits, Watch, phase_limit_s, work_limit_s
+from edge_bridge.measuring.work import Surroundings, take
+from edge_bridge.wire.quantities import QualitySettings, Readings, Settings, Shard
+
+FLOAT = np.dtype(np.float32)
+
+
+def test_inputs_are_made_by_type():
+    specs = [
+        InputSpec("f", (None, 3), np.dtype(np.float16)),
+        InputSpec("u", (2, 1000), np.dtype(np.uint8)),
+        InputSpec("i", (2,), np.dtype(np.int64)),
+    ]
+    inputs = make_inputs(specs, batch=2)
+    assert [(name, each.shape, str(each.dtype)) for name, each in inputs.items()] == [
+        ("f", (2, 3), "float16"),
+        ("u", (2, 1000), "uint8"),
+        ("i", (2,), "int64"),
+    ]
+    assert inputs["u"].max() > 200
+    assert set(inputs["i"]) <= {0, 1}
+    np.testing.assert_array_equal(inputs["f"], make_inputs(specs, batch=2)["f"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "reason"), [((1, None), "unsupported"), ((4, 3), "unsupported"), ((None, 2**40), "too-large")]
+)
+def test_inputs_that_cannot_be_made_have_a_reason(shape, reason):
+    with pytest.raises(UnmeasurableError) as caught:
+        make_inputs([InputSpec("x", shape, FLOAT)], batch=2)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "effort"),
+    [
+        # 3 J in 0.5 s are 6 W; a run of 2 ms takes 12 mJ. The counter is believed before the power.
+        (Readings(energy_j=10.0, power_w=1.0), Readings(energy_j=13.0, power_w=1.0), Effort(6.0, 0.012, None)),
+        # A counter that stands still, or goes back, tells nothing.
+        (Readings(energy_j=10.0, power_w=4.0), Readings(energy_j=10.0, power_w=6.0), Effort(5.0, 0.010, None)),
+        (Readings(energy_j=10.0), Readings(energy_j=9.0), Effort(None, None, None)),
+        (Readings(power_w=4.0), Readings(), Effort(4.0, 0.008, None)),
+        (Readings(throttle_events=3), Readings(throttle_events=3), Effort(None, None, False)),
+        (Readings(throttle_events=3), Readings(throttle_events=4), Effort(None, None, True)),
+        (Readings(throttle_events=3), Readings(), Effort(None, None, None)),
+    ],
+)
+def test_effort(before, after, effort):
+    assert effort_of(before, after, elapsed_s=0.5, mean_s=0.002) == effort
+
+
+class Bench:
+    """A model with given durations, sensors that say what is given, and a note of all that happened."""
+
+    def __init__(self, durations_ns, readings=()) -> None:
+        self.clock = Clock(durations_ns)
+        self.told: list[object] = []
+        self._readings = iter(readings)
+        self.around = Surroundings(self.told.append, self._read, self.clock, self._sleep)
+
+    def _read(self) -> Readings:
+        self.told.append("read")
+        return next(self._readings, Readings())
+
+    def _sleep(self, seconds: float) -> None:
+        self.told.append(seconds)
+        self.clock.now_ns += round(seconds * 1e9)
+
+
+#: Warm after one run, and 64 samples of it.
+BRIEF = Settings(min_seconds=0.0, warmup_max_seconds=0.0, warmup_min_runs=1, pause_seconds=2.0)
+
+
+def test_a_steady_model_is_measured_once_between_two_readings():
+    bench = Bench(itertools.repeat(MS), [Readings(energy_j=1.0), Readings(energy_j=1.64)])
+    taken = take(bench.clock.run, 8, BRIEF, bench.around)
+    assert bench.told == [PhaseLine("warming", batch=8), PhaseLine("measuring", batch=8), "read", "read"]
+    assert (taken.attempts, taken.found.samples, taken.found.unsteady) == (1, 64, False)
+    # 0.64 J in 64 ms, and each run 1 ms.
+    assert (taken.effort.power_w, taken.effort.joules_per_inference) == pytest.approx((10.0, 0.010))
+
+
+def test_a_model_that_becomes_steady_is_told_by_its_last_attempt():
+    unsteady = [MS] * 33 + [2 * MS] * 32
+    bench = Bench(itertools.chain(unsteady, unsteady, itertools.repeat(3 * MS)))
+    taken = take(bench.clock.run, 1, BRIEF, bench.around)
+    assert (taken.attempts, taken.found.p50_s, taken.found.unsteady) == (3, 0.003, False)
+    assert [each for each in bench.told if isinstance(each, float)] == [2.0, 4.0]
+    phases = [(each.phase, each.attempt) for each in bench.told if isinstance(each, PhaseLine)]
+    assert phases == [
+        ("warming", 1), ("measuring", 1), ("cooling", 1), ("warming", 2), ("measuring", 2), ("cooling", 2),
+        ("warming", 3), ("measuring", 3),
+    ]  # fmt: skip
+
+
+def test_a_model_that_stays_unsteady_says_so():
+    bench = Bench(itertools.count(MS, MS // 10))
+    taken = take(bench.clock.run, 1, BRIEF, bench.around)
+    assert (taken.attempts, taken.found.unsteady) == (3, True)
+
+
+def test_a_throttled_model_is_measured_again():
+    events = [Readings(throttle_events=each) for each in (0, 1, 1, 1)]
+    bench = Bench(itertools.repeat(MS), events)
+    taken = take(bench.clock.run, 1, BRIEF, bench.around)
+    assert (taken.attempts, taken.effort.throttled) == (2, False)
+
+
+def test_a_rehearsal_is_a_whole_measurement():
+    measurement = rehearse(lambda: Readings(sensor="test")).measurement
+    assert (measurement.samples, measurement.before) == (64, Readings(sensor="test"))
+
+
+LIMITS = ChildLimits(load_s=100.0, stall_s=10.0)
+
+
+def test_each_phase_has_its_limit():
+    settings = Settings(max_seconds=30, warmup_max_seconds=3, attempts=3, pause_seconds=5, batches=(1, 2))
+    limits = {
+        each: phase_limit_s(each, settings, LIMITS) for each in ("queued", "loading", "warming", "measuring", "cooling")
+    }
+    assert limits == {"queued": 100, "loading": 100, "warming": 13, "measuring": 40, "cooling": 30}
+    assert work_limit_s(settings, LIMITS) == 200 + 2 * 3 * (13 + 40 + 30)
+
+
+def test_a_phase_that_goes_on_is_told_every_two_seconds_and_given_up_at_its_limit():
+    watch = Watch(Settings(), LIMITS, 0.0)
+    watch.enter(PhaseLine("loading"), 10.0)
+    assert watch.due(11.9) is None
+    assert watch.due(12.0) == PhaseLine("loading", 2.0)
+    assert watch.due(13.9) is None
+    assert watch.due(14.5) == PhaseLine("loading", 4.5)
+    watch.enter(PhaseLine("warming", batch=4, attempt=2), 20.0)
+    assert watch.due(23.0) == PhaseLine("warming", 3.0, 4, 2)
+    assert watch.due(33.1) == FailureLine("time-out", "warming took more than 13 s")
+
+
+def test_timed_runs_are_left_in_peace():
+    watch = Watch(Settings(), LIMITS, 0.0)
+    watch.enter(PhaseLine("measuring"), 0.0)
+    assert watch.due(39.9) is None
+    assert watch.due(40.1) == FailureLine("time-out", "measuring took more than 40 s")
+
+
+def test_a_process_that_goes_from_phase_to_phase_for_ever_is_given_up():
+    settings = Settings(attempts=1)
+    watch = Watch(settings, LIMITS, 0.0)
+    whole_s = work_limit_s(settings, LIMITS)
+    for now_s in np.arange(1.0, whole_s, 1.0):
+        watch.enter(PhaseLine("warming"), now_s)
+        assert watch.due(now_s) is None
+    watch.enter(PhaseLine("warming"), whole_s + 1)
+    assert watch.due(whole_s + 1) == FailureLine("time-out", f"the work took more than {whole_s:g} s in all")
+
+
+def shard_of(inputs: np.ndarray, targets: np.ndarray, **other: object) -> tuple[bytes, Shard]:
+    data = inputs.tobytes() + targets.astype("<f4").tobytes()
+    said = {
+        "sha256": hashlib.sha256(data).hexdigest(),
+        "input_shape": inputs.shape,
+        "input_type": str(inputs.dtype),
+        "target_shape": targets.shape,
+    }
+    return data, Shard(**(said | other))
+
+
+def test_a_shard_is_read_as_written():
+    inputs = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    targets = np.array([[1.5], [2.5], [3.5]])
+    samples = read_shard(*shard_of(inputs, targets))
+    np.testing.assert_array_equal(samples.inputs, inputs)
+    np.testing.assert_array_equal(samples.targets, targets)
+
+
+@pytest.mark.parametrize(
+    ("other", "reason", "says"),
+    [
+        ({"sha256": "0" * 64}, "bad-digest", "do not match their SHA-256"),
+        ({"input_shape": (3, 5)}, "bad-digest", "shard of 24 bytes, its shapes say 27"),
+        ({"input_shape": (1 << 24,) * 8}, "bad-digest", "shard of 24 bytes, its shapes say"),
+        ({"input_shape": (6, 2)}, "unsupported", "shard of 6 inputs and 3 targets"),
+    ],
+)
+def test_a_shard_that_is_not_what_was_said_is_refused(other, reason, says):
+    data, shard = shard_of(np.zeros((3, 4), np.uint8), np.zeros((3, 1)), **other)
+    with pytest.raises(UnmeasurableError, match=says) as caught:
+        read_shard(data, shard)
+    assert caught.value.reason == reason
+
+
+def test_the_batch_is_the_one_wanted_or_the_models_own():
+    samples = np.zeros((5, 3), np.float32)
+    assert batch_for([InputSpec("x", (None, 3), FLOAT)], samples, 4) == 4
+    assert batch_for([InputSpec("x", (1, 3), FLOAT)], samples, 4) == 1
+
+
+@pytest.mark.parametrize(
+    ("specs", "says"),
+    [
+        ([], "the model has 0 inputs"),
+        ([InputSpec("x", (None, 3), np.dtype(np.uint8))], r"input x takes uint8 \?x3, the shard is float32"),
+        ([InputSpec("x", (None, 4), FLOAT)], r"input x takes float32 \?x4, one sample of the shard is 3"),
+        ([InputSpec("x", (None, 3, 1), FLOAT)], "one sample of the shard is 3"),
+        ([InputSpec("x", (0, 3), FLOAT)], "one sample of the shard is 3"),
+    ],
+)
+def test_samples_that_a_model_does_not_take_are_refused(specs, says):
+    with pytest.raises(UnmeasurableError, match=says):
+        batch_for(specs, np.zeros((5, 3), np.float32), 1)
+
+
+def test_the_last_batch_is_filled_up_and_what_fills_it_is_dropped():
+    seen = []
+
+    def run(inputs):
+        seen.append(inputs[:, 0].tolist())
+        return inputs * 10
+
+    inputs = np.arange(5, dtype=np.float32)[:, None]
+    assert outputs_over(run, inputs, 2, lambda: True).tolist() == [[0], [10], [20], [30], [40]]
+    assert seen == [[0, 1], [2, 3], [4, 4]]
+
+
+def test_judging_ends_with_its_time():
+    turns = iter([True, True, False])
+    with pytest.raises(UnmeasurableError, match="2 of 5 samples were judged in time") as caught:
+        outputs_over(lambda inputs: inputs, np.zeros((5, 1)), 1, lambda: next(turns))
+    assert caught.value.reason == "time-out"
+
+
+def test_outputs_that_are_not_one_for_each_sample_are_refused():
+    with pytest.raises(UnmeasurableError, match="output 3 for a batch of 2 samples"):
+        outputs_over(lambda inputs: np.zeros(3), np.zeros((4, 1)), 2, lambda: True)
+
+
+@pytest.mark.parametrize(
+    ("metric", "error", "per_output"),
+    [
+        # Distances 3, 4 and 0, 0: root of 25 / 4, and root of 9 / 2 and 16 / 2 for each output.
+        ("rmse", 2.5, [4.5**0.5, 8**0.5]),
+        ("mae", 1.75, [1.5, 2.0]),
+    ],
+)
+def test_errors_by_value(metric, error, per_output):
+    found = error_of(np.array([[3.0, -4.0], [1.0, 1.0]]), np.array([[0.0, 0.0], [1.0, 1.0]]), metric)
+    assert found.error == pytest.approx(error)
+    assert found.per_output == pytest.approx(per_output)
+
+
+def test_misclassified_by_value():
+    outputs = np.array([[0.1, 0.9], [0.9, 0.1], [0.4, 0.6], [0.5, 0.5]])
+    found = error_of(outputs, np.array([1, 1, 1, 0], np.float32), "misclassified")
+    assert (found.error, found.per_output) == (0.25, [0.25])
+
+
+@pytest.mark.parametrize(
+    ("outputs", "targets", "metric", "reason", "says"),
+    [
+        ([[np.nan], [1]], [[1], [1]], "rmse", "run-failed", "not finite for 1 of 2 samples"),
+        ([[np.inf], [1]], [1, 1], "misclassified", "run-failed", "not finite"),
+        ([[1, 2], [1, 2]], [[1], [1]], "mae", "unsupported", "2 outputs for each sample, the shard has 1 targets"),
+        ([[1], [1]], [[np.inf], [1]], "mae", "unsupported", "targets that are not finite"),
+        ([[1, 2], [1, 2]], [0, 2], "misclassified", "unsupported", "classes that are not 0 to 1"),
+        ([[1, 2], [1, 2]], [0, 0.5], "misclassified", "unsupported", "classes that are not 0 to 1"),
+        ([[1, 2], [1, 2]], [0, np.nan], "misclassified", "unsupported", "classes that are not 0 to 1"),
+        ([[1, 2], [1, 2]], [[0, 1], [0, 1]], "misclassified", "unsupported", "4 classes for 2 samples"),
+    ],
+)
+def test_what_cannot_be_judged_has_a_reason(outputs, targets, metric, reason, says):
+    with pytest.raises(UnmeasurableError, match=says) as caught:
+        error_of(np.array(outputs, np.float32), np.array(targets, np.float32), metric)
+    assert caught.value.reason == reason
+
+
+def test_quality_has_limits_of_its_own():
+    _, shard = shard_of(np.zeros((3, 4), np.uint8), np.zeros((3, 1)))
+    settings = QualitySettings(shard=shard, max_seconds=60)
+    assert phase_limit_s("judging", settings, LIMITS) == 70
+    assert work_limit_s(settings, LIMITS) == 270
