@@ -10,6 +10,7 @@ import sys
 
 import click
 
+from edge_bridge.cli.check import check
 from edge_bridge.cli.device import device
 from edge_bridge.cli.keygen import keygen
 from edge_bridge.cli.measure import measure
@@ -32,13 +33,19 @@ def main() -> None:
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
 def cli(log_level: str) -> None:
     """Latencies from a real edge device, over ZeroMQ."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=log_level.upper(),
-        format="%(asctime)s %(name)s %(levelname)s %(message)s",
-        datefmt="%H:%M:%S",
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(OneLine("%(asctime)s %(name)s %(levelname)s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(handlers=[handler], level=log_level.upper())
 
 
-for each in (keygen, relay, device, measure, status, stream):
+class OneLine(logging.Formatter):
+    """Writes a record's text as one line of printable characters: names and details come over the network."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Text of the record, what does not print written as an escape."""
+        text = super().formatMessage(record)
+        return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+for each in (keygen, relay, device, measure, status, check, stream):
     cli.add_command(each)

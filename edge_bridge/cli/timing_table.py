@@ -78,7 +78,7 @@ def _state(
         for each in highest[:_MOST_SHOWN]
     ]
     more = f" and {len(old) - _MOST_SHOWN} more" if len(old) > _MOST_SHOWN else ""
-    return [(f"{name}, before > after", ", ".join(shown) + more)] if shown else []
+    return [(name, ", ".join(shown) + more)] if shown else []
 
 
 def _interval(timing: Timing) -> str:

@@ -6,6 +6,7 @@ Pure text in, text out, but for `fetch`, which runs one ssh with limits. Must no
 from __future__ import annotations
 
 import enum
+import os
 import re
 import selectors
 import shlex
@@ -158,6 +159,8 @@ def start_ssh(login: str, arguments: Sequence[str], parent: int) -> subprocess.P
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         bufsize=0,
+        # ssh runs its local command by this shell; a service's user often has none that runs anything.
+        env={**os.environ, "SHELL": "/bin/sh"},
         # Ctrl-C is for the agent, which ends its ssh itself.
         start_new_session=True,
     )

@@ -105,9 +105,13 @@ def get_runtime(name: str) -> Runtime:
 def runtime_versions(name: str) -> dict[str, str]:
     """Versions to be told with a runtime's measurements, without importing it."""
     versions = {}
-    for distribution in _DISTRIBUTIONS.get(name, (name,)):
+    for distribution in _DISTRIBUTIONS.get(name, ()):
         try:
             versions[distribution] = version(distribution)
         except PackageNotFoundError:
             continue
+    if name not in _BUILT_IN:
+        for entry in entry_points(group=ENTRY_POINTS, name=name):
+            if entry.dist is not None:
+                versions[entry.dist.name] = entry.dist.version
     return versions

@@ -159,6 +159,9 @@ class EdgeClient:
             events += self._all_lost(told)
         for event in self._client.poll():
             events += self._translate(event)
+        if self._local is not None and self._local.device_registered():
+            # started again fast enough, it is to the relay the device that it knows
+            events += self._compare(self._client.devices, "")
         if None in self._there.values() and time.monotonic() - self._opened_s > FIRST_DEVICE_S:
             for profile, there in self._there.items():
                 if there is None:

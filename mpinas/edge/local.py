@@ -113,8 +113,18 @@ class LocalBridge:
                 )
             _close_pipes(child.process)
             child.process = _launch(child.arguments, child.log)
+            self._hear(child)
             told.append(f"the local {child.name} ended with code {code} and was started again")
         return told
+
+    def device_registered(self) -> bool:
+        """Whether the device has registered with the relay since the last call."""
+        output = self._children[1].process.stdout
+        assert output is not None
+        try:
+            return bool(os.read(output.fileno(), 1 << 12))
+        except BlockingIOError:
+            return False
 
     def process_ids(self) -> dict[str, int]:
         """Process id of each child by name."""
@@ -136,6 +146,13 @@ class LocalBridge:
 
     def _start(self, name: str, arguments: tuple[str, ...], log: Path) -> None:
         self._children.append(_Child(name, arguments, log, _launch(arguments, log)))
+        self._hear(self._children[-1])
+
+    @staticmethod
+    def _hear(child: _Child) -> None:
+        """The device says on standard output when the relay has taken it; nobody waits for that."""
+        if child.name == "device" and child.process.stdout is not None:
+            os.set_blocking(child.process.stdout.fileno(), False)
 
     def _wait_until_it_listens(self, relay: _Child) -> None:
         """Wait for the relay's line on standard output, which follows its connection file."""

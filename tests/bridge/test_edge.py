@@ -10,9 +10,11 @@ import time
 from collections.abc import Callable
 
 import bridge_models as models
+import numpy as np
 import pytest
 import zmq
 from bridge_processes import LIMIT_S, ROOT, Bridge, children_of, is_alive, kill, until_true
+from onnx import TensorProto, load_from_string, numpy_helper
 
 from edge_bridge.errors import BridgeError
 from mpinas.edge import (
@@ -20,6 +22,8 @@ from mpinas.edge import (
     DeviceLost,
     EdgeClient,
     EdgeEvent,
+    Judged,
+    JudgingFailed,
     Measured,
     MeasurementFailed,
     MeasurementSettings,
@@ -27,6 +31,7 @@ from mpinas.edge import (
 )
 from mpinas.edge.local import RESTARTS, LocalBridge, child_environment
 from mpinas.errors import UserError
+from mpinas.history.shard import read_shard, write_shard
 
 pytestmark = pytest.mark.timeout(120)
 QUICK = MeasurementSettings(min_seconds=0.01, max_seconds=5.0, warmup_max_seconds=0.2)
@@ -52,7 +57,7 @@ def _answered(*candidates: int) -> Callable[[EdgeEvent], bool]:
     left = set(candidates)
 
     def done(event: EdgeEvent) -> bool:
-        if isinstance(event, Measured | MeasurementFailed):
+        if isinstance(event, Measured | MeasurementFailed | Judged | JudgingFailed):
             left.discard(event.candidate)
         return not left
 
@@ -199,3 +204,67 @@ def test_a_device_that_was_there_before_the_job_is_reported_at_once(bridge: Brid
     second = open_edge(str(bridge.file), settings=LONG, log_folder=tmp_path, key_file=key)
     assert [type(event) for event in second.poll()] == [DeviceBack]
     second.close()
+
+
+def test_several_devices_of_one_job_each_answers_for_itself_and_one_may_come_later(bridge: Bridge, tmp_path):
+    bridge.relay()
+    bridge.device()
+    key = str(bridge.folder / "job.key")
+    client = open_edge(str(bridge.file), settings=QUICK, log_folder=tmp_path, key_file=key, devices=("dut", "late"))
+    client.measure(1, models.linear(), "dut")
+    client.measure(1, models.linear(), "dut", repetition=1)
+    client.measure(2, models.linear(), "late")
+    events = until(client, _answered(1))
+    until_second = events if len(_measured(events)) == 2 else events + until(client, _answered(1))
+    assert [type(event) for event in until_second] == [DeviceBack, Measured, Measured]
+    assert until_second[0].device == "dut"
+    first, again = _measured(until_second)
+    assert (first.device, first.measurement["device"], first.repetition) == ("dut", "dut", 0)
+    assert (again.device, again.measurement["device"], again.repetition) == ("dut", "dut", 1)
+    assert first.request_id != again.request_id, "another measurement, not the answer to the first"
+    assert client.outstanding == 1
+    bridge.device("--name", "late", state="late-state")
+    back, answer = until(client, _answered(2))
+    assert isinstance(back, DeviceBack)
+    assert back.device == "late"
+    assert (answer.candidate, answer.device, answer.measurement["device"]) == (2, "late", "late")
+    client.close()
+
+
+def _measured(events: list[EdgeEvent]) -> list[Measured]:
+    return [event for event in events if isinstance(event, Measured)]
+
+
+def test_a_trained_model_is_judged_on_its_samples_by_the_device(tmp_path):
+    model = models.linear(16, element=TensorProto.UINT8)
+    (initializer,) = load_from_string(model).graph.initializer
+    inputs = np.random.default_rng(1).integers(0, 256, (10, 16), dtype=np.uint8)
+    outputs = inputs.astype(np.float32) @ numpy_helper.to_array(initializer)
+    write_shard(tmp_path / "good.bin", inputs, outputs + 3.0, "rmse", 2.9)
+    write_shard(tmp_path / "classes.bin", inputs, outputs.argmax(1), "misclassified", 0.0)
+    about, data = read_shard(tmp_path / "good.bin")
+    client = open_edge("local", settings=QUICK, log_folder=tmp_path)
+    client.judge(1, "any", model, about, data)
+    client.judge(2, "any", model, *read_shard(tmp_path / "classes.bin"))
+    client.judge(3, "any", model, about, bytes(len(data)))
+    answers = {
+        event.candidate: event
+        for event in until(client, _answered(1, 2, 3))
+        if isinstance(event, Judged | JudgingFailed)
+    }
+    client.close()
+    assert answers[1].error == pytest.approx(3.0, rel=1e-4)
+    assert (answers[1].device, answers[1].expected) == ("any", 2.9)
+    assert (answers[2].error, answers[2].expected) == (0.0, 0.0)
+    assert isinstance(answers[3], JudgingFailed)
+    assert answers[3].reason == "bad-digest"
+
+
+def test_a_shard_that_was_changed_on_disk_is_refused(tmp_path):
+    file = tmp_path / "shard.bin"
+    write_shard(file, np.zeros((2, 1, 3, 3), np.uint8), np.ones((2, 2), np.float32), "rmse", 1.0)
+    about, data = read_shard(file)
+    assert (about.input_shape, about.target_shape, len(data)) == ((2, 1, 3, 3), (2, 2), 18 + 16)
+    file.write_bytes(data[:-1] + b"x")
+    with pytest.raises(ValueError, match=r"not the bytes that shard\.json describes"):
+        read_shard(file)

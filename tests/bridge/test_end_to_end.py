@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
+import os
 import sqlite3
 import stat
 import subprocess
@@ -13,6 +16,7 @@ import pytest
 import zmq
 from bridge_processes import LIMIT_S, Bridge, children_of, is_alive, kill, until, until_true
 
+from edge_bridge.cli import OneLine
 from edge_bridge.client import (
     BridgeClient,
     DevicesChanged,
@@ -313,3 +317,27 @@ def test_keygen_writes_a_secret_that_nobody_else_reads(tmp_path):
     assert stat.S_IMODE((tmp_path / "keys/mine.key").stat().st_mode) == 0o600
     again = subprocess.run(command, timeout=LIMIT_S, cwd=tmp_path, check=False, capture_output=True)
     assert again.returncode == 2
+
+
+def test_a_log_line_is_one_line_whatever_a_peer_calls_itself():
+    record = logging.LogRecord("relay", logging.INFO, "", 0, "device %s", ("a\nb\x1b[2J",), None)
+    assert OneLine("%(message)s").format(record) == r"device a\nb\x1b[2J"
+
+
+def test_status_shows_devices_jobs_and_the_last_error(bridge: Bridge):
+    bridge.relay()
+    bridge.device().line()
+    client = bridge.client()
+    client.submit(b"no model", QUICK)
+    until(client, _ended)
+    command = [sys.executable, "-m", "edge_bridge", "status", str(bridge.file), "--key", str(bridge.folder / "job.key")]
+    run = functools.partial(subprocess.run, capture_output=True, text=True, timeout=LIMIT_S, check=True)
+    state = json.loads(run([*command, "--json"]).stdout)
+    (device,) = state["devices"]
+    assert (device["profile"]["name"], device["doing"], device["measured"], device["failed"]) == ("dut", "idle", 0, 1)
+    assert "bad-model" in state["last_error"]
+    shown = run(command, env={**os.environ, "COLUMNS": "200"}).stdout
+    assert "0 running, 0 queued" in shown
+    assert "dut     idle" in shown
+    assert "bad-model" in shown
+    client.close()

@@ -128,6 +128,12 @@ def test_the_first_window_is_run_however_late_the_clock_starts():
     assert counts(found) == (0, 1, 4)
 
 
+def test_what_waits_behind_a_last_long_run_counts_for_the_depth():
+    found, _ = played(Plan(every(10, 10), 10 * MS), lambda *_: 500 * MS)
+    assert counts(found) == (0, 1, 9)
+    assert found.queue_max == 9
+
+
 def test_waiting_that_ends_late_is_told():
     class Sleepy(Virtual):
         def wait_until(self, due_ns: int) -> None:
@@ -174,9 +180,10 @@ def test_the_crop_has_the_brightest_pixel_in_the_middle_and_zeros_outside():
     assert both[1][:, 0].tolist() == [[0, 0, 0]] * 2
     assert both[1][:, :, 2].tolist() == [[0, 0, 0]] * 2
     assert both[1][:, 1:, :2].tolist() == frames[2:, :2, 4:].tolist()
-    # Nothing of an earlier window stays where this one is 0.
-    work.cut(0, 1)
-    assert ModelWork(Still(), WindowSpec("x", 2, 3, 3), frames, [2], 1).cut(0, 1)[0].tolist() == both[1].tolist()
+    # Nothing of the window before stays where this one is 0.
+    alone = ModelWork(Still(), WindowSpec("x", 2, 3, 3), frames, [0, 2], 1)
+    alone.cut(0, 1)
+    assert alone.cut(1, 1)[0].tolist() == both[1].tolist()
 
 
 def test_a_frame_smaller_than_the_window_is_padded_and_equals_take_the_first():

@@ -161,8 +161,10 @@ def last_line(process: Process) -> str:
 
 
 @sshd.wanted
-def test_a_model_is_measured_through_ssh(bridge: Bridge, server: Sshd):
+def test_a_model_is_measured_through_ssh(bridge: Bridge, server: Sshd, monkeypatch):
     bridge.relay()
+    # As the user of a system service: with a shell that runs nothing.
+    monkeypatch.setenv("SHELL", "/bin/false")
     device = start(bridge, server)
     assert device.line() == "registered dut"
     client = bridge.client()
