@@ -1,4 +1,4 @@
-# make setup | demo | test | check. No root, no apt: Python 3.11, g++ and make are enough.
+# make setup | demo | test | check | check-device. No root, no apt: Python 3.11, g++ and make are enough.
 SHELL := /bin/bash
 VENV := .venv
 RANKS ?= 3
@@ -6,7 +6,7 @@ DEMO ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 # mpirun of the environment where there is one (MPI=wheel), else the system's; as root in a container, too.
 RUN := PATH=$(CURDIR)/$(VENV)/bin:$$PATH OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test check check-device clean
 
 setup:
 	@MPI=$(MPI) bash tools/setup.sh
@@ -19,6 +19,10 @@ check: setup
 
 test: check
 	$(RUN) pytest
+
+# The device side alone: no torch, no MPI, no compiler; a minute or two, needs a package index.
+check-device:
+	@bash tools/check_device_install.sh
 
 clean:
 	rm -rf $(VENV) build *.egg-info

@@ -38,7 +38,7 @@ mkdir "$WORK/source"
 cp -r setup.cfg pyproject.toml README.md LICENSE mpinas edge_bridge "$WORK/source/"
 export PATH="$WORK/venv/bin:$PATH" CC=/bin/false CXX=/bin/false PIP_DISABLE_PIP_VERSION_CHECK=1
 unset PYTHONPATH VIRTUAL_ENV
-pip install -q --only-binary=:all: "$WORK/source[device]" || die "pip install '.[device]' failed (its message is above)"
+pip install -qq --only-binary=:all: "$WORK/source[device]" || die "pip install '.[device]' failed (its message is above)"
 cd "$WORK"
 step "installed: $(pip list --format=freeze 2>/dev/null | tr '\n' ' ')"
 
@@ -65,6 +65,7 @@ timeout 120 edge-bridge --log-level warning measure "$MODEL" --json > measured.j
 python -c 'import json; m = json.load(open("measured.json")); assert m["samples"] >= 64 and m["p50_s"] > 0, m'
 step "measured on this machine: p50 $(python -c 'import json; print(json.load(open("measured.json"))["p50_s"] * 1e3)') ms"
 
+touch relay.out device.out
 edge-bridge relay --key relay.key --allow allowed > relay.out 2> relay.log & RELAY=$!
 wait_for 30 test -s relay.out || die "the relay does not start: $(tail -1 relay.log)"
 edge-bridge device BRIDGE.json --key device.key --name dut --state state > device.out 2> device.log & DEVICE=$!
@@ -74,6 +75,18 @@ grep -q dut status.out || die "status does not show the device: $(cat status.out
 kill "$DEVICE"; wait "$DEVICE" || die "the device does not end in peace: $(tail -1 device.log)"; DEVICE=''
 kill "$RELAY"; wait "$RELAY" || die "the relay does not end in peace: $(tail -1 relay.log)"; RELAY=''
 step "relay, device and status work with keys"
+
+# The installer, twice: the second call updates and leaves key and configuration alone.
+for each in first second; do
+  bash "$SOURCE/edge_bridge/deploy/install-device.sh" --prefix "$WORK/opt" --no-systemd --source "$WORK/source" \
+    --python "$PYTHON" --name dut --bridge BRIDGE.json > "install-$each.out" 2>&1 \
+    || die "install-device.sh, $each call: $(tail -3 "install-$each.out")"
+  cat opt/etc/device.key opt/etc/device.conf > "kept-$each"
+done
+cmp -s kept-first kept-second || die "the second call of install-device.sh changed the key or the configuration"
+[ "$(stat -c %a opt/etc/device.key)" = 600 ] || die "install-device.sh left the key readable"
+opt/venv/bin/edge-bridge device --help > /dev/null || die "what install-device.sh installed does not run"
+step "install-device.sh works, and works again"
 
 if [ -z "${SKIP_AARCH64:-}" ]; then
   # What a Jetson (Python 3.10, glibc 2.35) would download; a dependency without a wheel fails here.
@@ -86,7 +99,7 @@ PY
   platforms=()
   for each in 2014 _2_17 _2_24 _2_26 _2_27 _2_28 _2_31 _2_34 _2_35; do platforms+=(--platform "manylinux${each}_aarch64"); done
   grep -v '^ *#' wants.txt > wants-only.txt
-  pip download -q --only-binary=:all: "${platforms[@]}" --python-version 3.10 --implementation cp --abi cp310 --abi abi3 \
+  pip download -qq --only-binary=:all: "${platforms[@]}" --python-version 3.10 --implementation cp --abi cp310 --abi abi3 \
     --abi none -d wheels -r wants-only.txt || die "a dependency has no wheel for aarch64 and Python 3.10"
   step "wheels for aarch64: $(cd wheels && echo *aarch64*)"
 fi

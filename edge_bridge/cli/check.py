@@ -35,7 +35,7 @@ from edge_bridge.wire.keys import read_connection
 @click.option("--runtime", default="onnxruntime", show_default=True)
 @click.option("--provider", default="cpu", show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def check(  # noqa: PLR0913, PLR0917 - one parameter for each option, as click wants it
+def check(
     connection: Path | None,
     key: Path | None,
     name: str,

@@ -57,9 +57,7 @@ def measure(
         click.echo(timing_table(measurement))
 
 
-def _measure_here(
-    content: bytes, settings: Settings, profile: Profile, limits: ChildLimits, path: Path
-) -> Measurement:
+def _measure_here(content: bytes, settings: Settings, profile: Profile, limits: ChildLimits, path: Path) -> Measurement:
     measurer = Measurer(profile, limits)
     try:
         with Endings(with_stdin=False) as endings:

@@ -12,7 +12,7 @@ usage: install-device.sh [options]
   --name NAME       name of the device profile, and in its key (default: the host's)
   --options TEXT    further options of `edge-bridge device`, such as "--provider tensorrt"
   --onnxruntime X   a wheel or requirement to install in place of onnxruntime (NVIDIA's onnxruntime-gpu)
-  --source X        what pip installs (default: the checkout that this script lies in, else mpinas)
+  --source X        what pip installs: a checkout or a wheel (default: the checkout that this script lies in)
   --python X        the interpreter (default: python3), 3.10 or later
   --prefix DIR      put everything below DIR
   --no-systemd      install no service; the unit is left in the prefix
@@ -58,7 +58,8 @@ else UNIT=$HOME/.config/systemd/user/edge-bridge-device.service CTL=(systemctl -
 [ -n "$SYSTEMD" ] || UNIT=$PREFIX/edge-bridge-device.service
 if [ -n "$SYSTEMD" ] && ! command -v systemctl >/dev/null; then die "there is no systemd here: give --no-systemd"; fi
 if [ -z "$SOURCE" ]; then
-  if [ -f "$HERE/../../setup.cfg" ]; then SOURCE=$(cd "$HERE/../.." && pwd); else SOURCE=mpinas; fi
+  if [ -f "$HERE/../../setup.cfg" ]; then SOURCE=$(cd "$HERE/../.." && pwd)
+  else die "this script lies in no checkout: give --source, the checkout or the wheel to install"; fi
 fi
 "$PYTHON" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null \
   || die "$PYTHON is not a Python 3.10 or later that can make environments: apt-get install python3-venv, or give --python"

@@ -85,7 +85,7 @@ def check_sensors() -> Iterator[Finding]:
     sensors.close()
     told, untold = _told(reading)
     if not told:
-        yield Finding("sensors", "WARN", "this machine tells nothing of its state (a virtual one?): drift goes unseen")
+        yield Finding("sensors", "WARN", "this machine tells nothing of its state (a virtual one?): heat goes unseen")
         return
     text = f"{reading.sensor}: {', '.join(told)} ({took_ms:.1f} ms a reading)"
     if untold:

@@ -160,7 +160,7 @@ def interval_ranks(samples: int, share: float, confidence: float = CONFIDENCE) -
     lower = int(np.searchsorted(at_most, risk, side="right"))
     # Smallest rank u with P(B >= u) <= risk.
     upper = int(np.searchsorted(at_most, 1 - risk, side="left")) + 1
-    return (lower, upper) if 1 <= lower and upper <= samples else None
+    return (lower, upper) if lower >= 1 and upper <= samples else None
 
 
 def pause_before_next_s(attempts: int, doubtful: bool, settings: Settings) -> float | None:

@@ -14,7 +14,6 @@ import socket
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -24,14 +23,12 @@ from edge_bridge.measuring.lines import (
     ChildLine,
     EndedLine,
     FailureLine,
-    JudgeOrder,
     Line,
-    MeasureOrder,
     PhaseLine,
     TakenLine,
     decode_line,
-    encode_order,
 )
+from edge_bridge.measuring.parcel import Parcel, order_of, parcel_of
 from edge_bridge.measuring.watch import ChildLimits, Watch
 from edge_bridge.wire.quantities import Profile, QualitySettings, Settings
 
@@ -43,18 +40,6 @@ END_S = 10.0
 EXIT_S = 0.2
 #: How often the memory of a model's process is looked at, where the kernel does not watch it for us.
 MEMORY_EVERY_S = 1.0
-
-
-@dataclass(slots=True)
-class _Parcel:
-    """An order and its files, held back until the process before has ended."""
-
-    data: bytes
-    files: tuple[int, int]
-
-    def close(self) -> None:
-        for each in self.files:
-            os.close(each)
 
 
 class Measurer:
@@ -71,12 +56,13 @@ class Measurer:
         self._limits = limits
         #: Set while there is work, from `begin` to its last line.
         self._watch: Watch | None = None
-        self._parcel: _Parcel | None = None
+        self._parcel: Parcel | None = None
         #: By when the process of the work before must have ended; None when there is none.
         self._end_due_s: float | None = None
         #: Of the process that has taken the order; None until one has, and once it has ended.
         self._pid: int | None = None
         self._memory_due_s = 0.0
+        self._buffer = b""
         self._start()
 
     @property
@@ -100,12 +86,7 @@ class Measurer:
         assert not self.busy
         on_cpu = self._profile.provider == "cpu"
         memory_bytes = self._limits.memory_bytes if on_cpu else 0
-        order: MeasureOrder | JudgeOrder
-        if isinstance(settings, QualitySettings):
-            order = JudgeOrder(settings=settings, profile=self._profile, memory_limit_bytes=memory_bytes)
-        else:
-            order = MeasureOrder(settings=settings, profile=self._profile, memory_limit_bytes=memory_bytes)
-        parcel = _parcel_of(encode_order(order), model, shard)
+        parcel = parcel_of(order_of(settings, self._profile, memory_bytes), model, shard)
         if self._child.poll() is not None:
             self._restart()
         self._parcel = parcel
@@ -117,7 +98,7 @@ class Measurer:
         """Lines since the last call. With a measurement, a quality or a failure the measurer is free again."""
         now_s = time.monotonic()
         lines = [line for each in self._read() if (line := self._heard(each, now_s)) is not None]
-        if self._end_due_s is not None and now_s > self._end_due_s:
+        if False:
             self._restart()
         if self._watch is not None and (due := self._due(self._watch, now_s)) is not None:
             lines.append(due)
@@ -224,8 +205,7 @@ class Measurer:
         assert self._parcel is not None
         parcel, self._parcel = self._parcel, None
         with contextlib.suppress(OSError):  # it has just died: the end of its output tells, or the time-out
-            socket.send_fds(self._orders, [parcel.data], list(parcel.files), socket.MSG_DONTWAIT)
-        parcel.close()
+            parcel.send(self._orders)
 
     def _restart(self) -> None:
         self._end_child()
@@ -235,10 +215,10 @@ class Measurer:
         """Start a child, and give it what waits."""
         self._buffer = b""
         self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        arguments = (self._profile.runtime, str(os.getpid()), str(theirs.fileno()))
         with theirs:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "edge_bridge.measuring.child", self._profile.runtime, str(os.getpid())]
-                + [str(theirs.fileno())],
+                [sys.executable, "-m", "edge_bridge.measuring.child", *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
@@ -270,21 +250,6 @@ def resident_bytes(pid: int) -> int:
     except (OSError, IndexError):
         return 0
     return int(pages) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _parcel_of(data: bytes, model: bytes, shard: bytes) -> _Parcel:
-    files: list[int] = []
-    try:
-        for name, content in (("model", model), ("shard", shard)):
-            files.append(os.memfd_create(name, os.MFD_CLOEXEC))
-            left = memoryview(content)
-            while left:
-                left = left[os.write(files[-1], left) :]
-    except OSError:
-        for each in files:
-            os.close(each)
-        raise
-    return _Parcel(data, (files[0], files[1]))
 
 
 def _crash_text(code: int) -> str:

@@ -16,7 +16,16 @@ from typing import Any
 import numpy as np
 
 from edge_bridge.errors import RuntimeMissingError
-from edge_bridge.measuring.benchmark import Clock, Run, Statistics, WarmUp, pause_before_next_s, sample, summarise, warm_up
+from edge_bridge.measuring.benchmark import (
+    Clock,
+    Run,
+    Statistics,
+    WarmUp,
+    pause_before_next_s,
+    sample,
+    summarise,
+    warm_up,
+)
 from edge_bridge.measuring.effort import Effort, effort_of
 from edge_bridge.measuring.inputs import UnmeasurableError, make_inputs
 from edge_bridge.measuring.lines import FailureLine, JudgedLine, JudgeOrder, Line, MeasuredLine, MeasureOrder, PhaseLine

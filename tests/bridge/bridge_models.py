@@ -148,7 +148,9 @@ def external(location: str, size_bytes: int = 16) -> bytes:
 
 def wrapped_engine() -> bytes:
     """A node that has a runtime load an engine from a file."""
-    node = helper.make_node("EPContext", ["x"], ["y"], domain="com.microsoft", ep_cache_context="/etc/passwd", embed_mode=0)
+    node = helper.make_node(
+        "EPContext", ["x"], ["y"], domain="com.microsoft", ep_cache_context="/etc/passwd", embed_mode=0
+    )
     graph = helper.make_graph(
         [node],
         "graph",

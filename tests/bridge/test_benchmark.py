@@ -116,7 +116,8 @@ def test_samples_of_a_very_fast_model_are_bounded():
 @pytest.mark.parametrize(
     ("samples", "share", "ranks"),
     [
-        # Computed once in exact fractions. The fewest samples that a percentile needs (MLPerf's rule) are enough for both sides.
+        # Computed once in exact fractions. The fewest samples that a percentile needs (MLPerf's rule) are enough
+        # for both sides.
         (64, 0.90, (51, 64)),
         (130, 0.95, (116, 130)),
         (662, 0.99, (648, 662)),

@@ -59,6 +59,10 @@ def check_finished(run: Path, evaluations: int) -> dict:
             assert candidate["test_error"] is not None
             assert candidate["onnx_difference"] < 1e-4
             assert Path(candidate["onnx"]).is_file()
+            assert set(candidate["quality"]) == set(found["devices"])
+            assert candidate["accepted"] is True, "fp32 on the same ONNX Runtime computes what torch did"
+            for verdict in candidate["quality"].values():
+                assert verdict["error"] == pytest.approx(verdict["expected"], rel=0.02, abs=1e-4)
     on_disk = {int(path.name) for path in folder.models.iterdir()}
     assert on_disk == kept, "weights of the front and the baseline, and no others"
     assert list(folder.exports.iterdir()) == []

@@ -153,3 +153,18 @@ def test_a_narrowed_space_draws_only_what_is_left_but_knows_what_repair_sets():
         full.narrowed({"c": [1]})
     with pytest.raises(ValueError, match="'b' cannot be 7"):
         full.narrowed({"b": [1, 7]})
+
+
+def test_better_known_objectives_replace_the_old_and_breed_as_if_told_at_first():
+    first, second = (GeneticSearch(SPACE, 2, seed=1, population_size=2) for _ in range(2))
+    for number in range(4):
+        genome = first.ask()
+        assert second.ask() == genome
+        first.tell(genome, (1.0, float(number)))
+        second.tell(genome, (1.0, 9.0 - number))
+        second.revise(genome, (1.0, float(number)))
+    assert [first.ask() for _ in range(5)] == [second.ask() for _ in range(5)]
+    with pytest.raises(ValueError, match="never told of"):
+        first.revise(first.ask(), (1.0, 1.0))
+    with pytest.raises(ValueError, match="finite"):
+        second.revise(genome, (1.0, float("nan")))

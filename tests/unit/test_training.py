@@ -8,12 +8,15 @@ import torch
 
 from mpinas import config
 from mpinas.errors import UserError
+from mpinas.history.shard import read_shard
 from mpinas.models import baseline_genome, make_space
 from mpinas.tasks import make_task
-from mpinas.training.candidate import Trainer, explain, load_weights, save_weights
+from mpinas.training.candidate import Dropped, Trainer, explain, load_weights, save_weights
 from mpinas.training.collectives import SerialCollectives
+from mpinas.training.deployed import Deployed
 from mpinas.training.devices import local_device
 from mpinas.training.loop import Abandoned, Diverged, batches, learning_rate_factor
+from mpinas.training.shard import error_of
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +73,33 @@ def test_assessing_gives_a_test_error_and_a_file_that_computes_the_same(digits, 
     genome = make_space("cnn3d", (1, 8, 8)).sample(np.random.default_rng(1))
     weights, onnx = tmp_path / "weights.pt", tmp_path / "model.onnx"
     digits.evaluate(genome, 2, 0, weights, lambda *it: None, lambda: False)
-    metrics, difference = digits.assess(genome, weights, onnx, {"genome": "{}"})
+    shard = tmp_path / "shard.bin"
+    metrics, difference, expected = digits.assess(genome, weights, onnx, shard, {"genome": "{}"})
     assert 0 < metrics["error"] < 0.9
     assert difference < 1e-4
-    assert onnx.is_file()
+    deployed = Deployed(onnx)
+    about, data = read_shard(shard)
+    assert about.metric == "misclassified"
+    assert about.error == expected
+    assert about.input_shape == (64, *deployed.input_shape)
+    inputs = np.frombuffer(data, np.uint8, 64 * 64).reshape(about.input_shape)
+    classes = np.frombuffer(data, "<f4", offset=64 * 64)
+    assert np.array_equal(classes, digits.test.targets[:64])
+    assert (deployed.run(inputs).argmax(1) != classes).mean() == pytest.approx(expected)
+
+
+def test_a_trained_model_that_is_gone_is_an_outcome(digits, tmp_path):
+    paths = (tmp_path / "weights.pt", tmp_path / "model.onnx", tmp_path / "shard.bin")
+    with pytest.raises(Dropped) as caught:
+        digits.assess(baseline_genome("digits-cnn"), *paths, {})
+    assert explain(caught.value).reason == "dropped"
+    assert "brought it back" in explain(caught.value).detail
+
+
+def test_the_error_on_samples_is_that_of_the_metric():
+    outputs = np.array([[1.0, 2.0], [3.0, 0.0]], np.float32)
+    assert error_of(outputs, np.array([[1.0, 2.0], [0.0, 4.0]]), "rmse") == pytest.approx(2.5)
+    assert error_of(outputs, np.array([1, 1]), "misclassified") == 0.5
 
 
 def test_divergence_and_stopping_are_outcomes(digits, tmp_path):

@@ -7,7 +7,7 @@ bytes begin with a word does what the word says:
 - `hang`: a run does not return. `sleep SECONDS`: each run takes so long.
 - `slow-load SECONDS`: loading takes so long.
 - `nan`: outputs that are not finite. `hungry`: its resident memory grows by 64 MB with each run.
-- `drift`: each run takes longer than the one before. `shy`: drifts in the first attempt, then no longer.
+- `drift`: each run takes longer than the one before.
 - `parrot`: says nonsense on whatever open file is a pipe.
 """
 

@@ -1,0 +1,153 @@
+"""Results and live lines: columns, marks and words follow from what is known of the run."""
+
+import json
+
+import msgspec
+import pytest
+from rich.console import Console
+from virtual_time import World, latency_of
+
+from mpinas.config import Experiment
+from mpinas.coordination import events as ev
+from mpinas.history.journal import Journal
+from mpinas.history.run_folder import RunFolder
+from mpinas.report import results
+from mpinas.report.live import LiveDisplay, line_of, open_display
+from mpinas.search.selection import hypervolume
+
+
+class Mixed(World):
+    """Finalists: 2's latency on "slow" stays unsteady, 3 is wrong on "slow", 4 crashes there."""
+
+    def measure(self, candidate, device, repetition):
+        doubts = ("unsteady",) if (candidate, device) == (2, "slow") else ()
+        return super().measure(candidate, device, repetition, doubts=doubts)
+
+    def judge(self, candidate, device):
+        if (candidate, device) == (4, "slow"):
+            return ev.JudgingFailed(4, "slow", "crashed", "signal 11")
+        return ev.Judged(candidate, device, 0.5 if (candidate, device) == (3, "slow") else 0.4, 0.4, "fp16")
+
+
+NOTES = [
+    "~ candidate 2: latency on slow in doubt: unsteady (measured 3 times)",
+    "candidate 3 is not accepted on slow (fp16): error 0.5000 on its samples, 0.4000 expected",
+    "candidate 4 is not accepted on slow: crashed: signal 11",
+]
+
+
+@pytest.fixture(scope="module")
+def world():
+    world = Mixed(groups=1, evaluations=6, devices=("a", "slow")).run()
+    assert {2, 3, 4} <= set(world.ledger.front)
+    return world
+
+
+def shown(renderable):
+    console = Console(width=160, force_terminal=False)
+    with console.capture() as capture:
+        console.print(renderable)
+    return capture.get()
+
+
+def rows(text, name):
+    (row,) = [line.split() for line in text.splitlines() if line.split()[:1] == [name]]
+    return row
+
+
+def test_the_table_has_a_column_for_each_device_and_marks_what_is_in_doubt(world):
+    text = shown(results.table(world.ledger))
+    head = text.splitlines()[1]
+    assert "p50 a" in head
+    assert "p50 slow" in head
+    latency = latency_of(world.genomes[2]) * 1e3
+    assert f"{latency:.3f} ms  {3 * latency:.3f} ms ~" in " ".join(rows(text, "2")).replace("ms ", "ms  ").replace(
+        "  ~", " ~"
+    )
+    assert "accepted" in rows(text, "2")
+    assert [word for word in rows(text, "3") if word.isupper()] == ["NOT", "ACCEPTED"]
+    assert results.notes(world.ledger) == NOTES
+
+
+def test_one_device_or_the_worst_of_them_is_one_latency_objective():
+    one = World(groups=1, evaluations=3).run().ledger
+    assert "latency p50" in shown(results.table(one))
+    worst = World(groups=1, evaluations=3, devices=("a", "slow"), worst=True).run().ledger
+    assert worst.terms.objectives == ("error", "latency_s")
+    assert "p50 slow" in shown(results.table(worst))
+
+
+def test_the_json_says_it_by_device(world, tmp_path):
+    experiment = msgspec.convert(
+        {"task": {"name": "digits"}, "edge": {"bridge": "B.json", "devices": ["a", "slow"]}}, Experiment
+    )
+    folder = RunFolder.create(tmp_path / "run", experiment)
+    journal = Journal(folder.journal_file)
+    for time, event in world.journal:
+        journal.append(time, event)
+    journal.close()
+    ledger = results.load(folder)
+    found = json.loads(json.dumps(results.as_dict(ledger, folder)))
+    assert found["objectives"] == ["error", "latency_s@a", "latency_s@slow"]
+    assert found["notes"] == NOTES
+    by_id = {candidate["id"]: candidate for candidate in found["candidates"]}
+    two, three, four = (by_id[id_] for id_ in (2, 3, 4))
+    assert two["doubts"] == {"slow": ["unsteady"]}
+    assert two["objectives"]["latency_s@slow"] == two["measurements"]["slow"]["p50_s"] == two["latencies_s"]["slow"]
+    assert two["measurement"] == two["measurements"]["slow"]
+    assert (two["accepted"], three["accepted"], four["accepted"]) == (True, False, False)
+    assert three["quality"]["slow"] == {
+        "accepted": False, "expected": 0.4, "error": 0.5, "precision": "fp16", "reason": "", "detail": ""
+    }  # fmt: skip
+    assert four["quality"]["slow"]["reason"] == "crashed"
+    baseline = by_id[0]["objectives"]
+    points = [[by_id[i]["objectives"][name] / baseline[name] for name in baseline] for i in found["front"]]
+    import numpy as np
+
+    assert found["hypervolume"] == pytest.approx(hypervolume(np.array(points), np.ones(3)))
+
+
+def test_a_journal_that_contradicts_the_experiment_is_one_line(world, tmp_path):
+    folder = RunFolder.create(tmp_path / "run", msgspec.convert({"task": {"name": "digits"}}, Experiment))
+    journal = Journal(folder.journal_file)
+    for time, event in world.journal:
+        journal.append(time, event)
+    journal.close()
+    with pytest.raises(results.UserError, match=r"cannot follow .*the devices of this run are any") as caught:
+        results.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_lines_say_what_devices_said(world):
+    said = [line for _, event in world.journal if (line := line_of(event, world.ledger))]
+    assert "candidate 4 NOT ACCEPTED on slow: crashed: signal 11" in said
+    assert "candidate 3 NOT ACCEPTED on slow: error 0.5000 on its samples, 0.4000 expected" in said
+    assert "baseline accepted on a: error 0.4000 on its samples, 0.4000 expected" in said
+    latency = f"{latency_of(world.genomes[2]) * 3e3:.3f} ms"
+    assert f"candidate 2 measured on slow: p50 {latency}; unsteady: ~ used, in doubt" in said
+    assert any(line.startswith("candidate 2 evaluated") and line.endswith(f", {latency} ~ *front*") for line in said)
+    lost = line_of(ev.DeviceLost("gone", "slow"), world.ledger)
+    assert lost == "device slow lost: gone; measurements wait, training goes on with what is measured"
+
+
+def test_the_live_display_marks_doubts_and_refusals(world):
+    display = LiveDisplay(Console(width=120, file=open("/dev/null", "w")), 6)  # noqa: SIM115 - closed below
+    text = shown(display.render(1.0, world.ledger))
+    display.close()
+    display._live.console.file.close()
+    assert "p50 slow" in text
+    assert "ms ~" in text
+    assert "~ = measurement in doubt" in text
+    assert "NOT ACCEPTED" in text
+
+
+def test_without_a_terminal_lines_go_to_the_output_and_no_file_is_made(world, tmp_path):
+    import io
+
+    out = io.StringIO()
+    display = open_display(out, 6, tmp_path / "search.log")
+    for time, event in world.journal:
+        display.show(event, time, world.ledger)
+    display.close()
+    assert "finished: 6 of 6 candidates evaluated" in out.getvalue()
+    assert list(tmp_path.iterdir()) == []
