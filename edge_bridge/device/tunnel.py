@@ -37,6 +37,8 @@ log = logging.getLogger("tunnel")
 OPEN_LIMIT_S = 30.0
 #: An ssh that is not up after this time is started anew.
 UP_LIMIT_S = 60.0
+#: After this time the near end is tried, if ssh has not said that it is up.
+PROBE_S = 3.0
 #: Pauses between two ssh: short, so that a mended link serves again at once; long where a person must act, as login
 #: nodes shut out who knocks too often.
 PAUSE_S, PAUSE_MOST_S, PAUSE_REFUSED_S = 0.2, 2.0, 60.0
@@ -168,10 +170,12 @@ class Tunnel:
                             self._mention(chunk)
                         else:
                             heard = (heard + chunk)[-_TAIL_BYTES:]
-                    if not up and UP_MARK in heard:
+                    waited_s = time.monotonic() - begun_s
+                    # An ssh that rides on the user's own control socket gives no mark.
+                    if not up and (UP_MARK in heard or (waited_s > PROBE_S and self._listens())):
                         up = True
                         self._come_up()
-                    if not up and time.monotonic() - begun_s > UP_LIMIT_S:
+                    if not up and waited_s > UP_LIMIT_S:
                         said += f"\nnot up after {UP_LIMIT_S:.0f} s".encode()
                         break
             return up, judge(self._login, said.decode(errors="replace"), process.poll())
@@ -195,6 +199,10 @@ class Tunnel:
             self._complain(f"ssh {self._login} forbids the way to {self._far_end}: AllowTcpForwarding, permitopen")
         elif "open failed: connect failed" in text:
             self._complain(f"nothing answers at {self._far_end} as {self._login} sees it: is the relay running there?")
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self._port)) == 0
 
     def _complain(self, line: str) -> None:
         now_s = time.monotonic()

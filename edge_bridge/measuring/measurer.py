@@ -98,7 +98,7 @@ class Measurer:
         """Lines since the last call. With a measurement, a quality or a failure the measurer is free again."""
         now_s = time.monotonic()
         lines = [line for each in self._read() if (line := self._heard(each, now_s)) is not None]
-        if False:
+        if self._end_due_s is not None and now_s > self._end_due_s:
             self._restart()
         if self._watch is not None and (due := self._due(self._watch, now_s)) is not None:
             lines.append(due)
@@ -179,15 +179,26 @@ class Measurer:
         if not data:
             return self._child_ended() if self.descriptors() else []
         *whole, self._buffer = (self._buffer + data).split(b"\n")
-        try:
-            if len(self._buffer) > LINE_LIMIT_BYTES:
-                raise msgspec.DecodeError("a line without an end")
-            return [decode_line(line) for line in whole if line]
-        except msgspec.MsgspecError as error:
-            if self._end_due_s is not None:
-                return []  # half a line of a process that was killed
-            self._restart()
-            return [FailureLine("internal", f"the measuring child said nonsense: {error}"[:500])]
+        if len(self._buffer) > LINE_LIMIT_BYTES:
+            return self._nonsense("a line without an end")
+        lines: list[ChildLine] = []
+        broken = ""
+        for each in filter(None, whole):
+            try:
+                line = decode_line(each)
+            except msgspec.MsgspecError as error:
+                broken = broken or str(error)
+                continue
+            if isinstance(line, EndedLine):
+                broken = ""  # half a line of a process that died in the middle of it
+            lines.append(line)
+        if broken and self._end_due_s is None:
+            return self._nonsense(broken)
+        return lines
+
+    def _nonsense(self, what: str) -> list[ChildLine]:
+        self._restart()
+        return [FailureLine("internal", f"the measuring child said nonsense: {what}"[:500])]
 
     def _child_ended(self) -> list[ChildLine]:
         """The child has closed its output: it is dead, or it is of no use any more."""

@@ -118,10 +118,8 @@ def notes(ledger: Ledger) -> list[str]:
             told.append(f"{DOUBTFUL} {name_of(id_)}: latency on {device} in doubt: {', '.join(doubts)} ({often})")
         for device, verdict in it.verdicts.items():
             if verdict.error is not None and not verdict.accepted:
-                there = (
-                    f"error {verdict.error:.4f} ({verdict.precision}) on its samples, {verdict.expected:.4f} expected"
-                )
-                told.append(f"{name_of(id_)} is not accepted on {device}: {there}")
+                there = f"error {verdict.error:.4f} on its samples, {verdict.expected:.4f} expected"
+                told.append(f"{name_of(id_)} is not accepted on {device} ({verdict.precision}): {there}")
             elif not verdict.accepted:
                 how = "not checked" if verdict.reason == NO_ANSWER else "not accepted"
                 told.append(f"{name_of(id_)} is {how} on {device}: {verdict.reason}: {verdict.detail}")

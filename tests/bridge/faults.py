@@ -22,7 +22,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -88,7 +88,7 @@ class Fault:
     obstacle
         Why it cannot be tried here, or None.
     needs
-        What has to be set up for it: "link", "disk", "clock" or nothing.
+        What has to be set up for it: "link" (the device's), "job link", "disk", "clock" or nothing.
     models
         Asked for in a trial; more where the service goes on while the fault lasts.
     """
@@ -131,7 +131,7 @@ class Rig:
         self._services: list[Service] = []
         self._needs = needs
         self._count = 0
-        self.link: CutLink | None = CutLink() if needs == "link" else None
+        self.link: CutLink | None = CutLink() if "link" in needs else None
         self.state = folder / "state"
         self.state.mkdir(mode=0o700)
         if needs == "disk":
@@ -155,7 +155,8 @@ class Rig:
         script = str(Path(__file__).parent / "bridge_job.py")
         settings = msgspec.json.encode(SETTINGS).decode()
         arguments = (str(self.bridge.file), str(self.folder / "job.key"), str(self.folder / "models"), settings)
-        self.job = self._spawn("job", [sys.executable, script, *arguments])
+        prefix = self.link.prefix if self.link and self._needs == "job link" else ()
+        self.job = self._spawn("job", [*prefix, sys.executable, script, *arguments])
         threading.Thread(target=self._read, args=(self.job,), daemon=True).start()
 
     def clock(self, who: str) -> Path:
@@ -229,7 +230,7 @@ class Rig:
         self.close()
 
     def _start(self, who: str, *arguments: str) -> Service:
-        prefix = self.link.prefix if self.link and who == "device" else ()
+        prefix = self.link.prefix if self._needs == "link" and self.link and who == "device" else ()
         service = self._spawn(who, [*prefix, sys.executable, "-m", "edge_bridge", *arguments])
         service.line()  # it listens, or the relay has taken it
         return service
@@ -426,6 +427,7 @@ FAULTS: dict[str, Fault] = {
     "cut-1": cut(1.0),
     "cut-10": cut(10.0),
     "cut-60": cut(60.0),
+    "cut-job-10": replace(cut(10.0), name="link cut 10 s, at the job", needs="job link"),
     "full-disk": Fault("disk full", _fill, _free, (0.5, 2.0), obstacle=_why_no_disk, needs="disk", models=12),
     "clock": Fault("clock jump", _jump, _jump_back, (0.5, 2.0), obstacle=_why_no_clock, needs="clock", models=12),
 }

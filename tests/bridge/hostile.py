@@ -242,12 +242,14 @@ def flood_relay(
             assert time.monotonic() < end_s, f"the relay answers no more: {tally}"
             for socket, _ in poller.poll(1000):
                 header = decode(socket.recv_multipart(), {**wire.RELAY_TO_JOB, **wire.RELAY_TO_DEVICE}).header
-                if isinstance(header, Error):
+                if not isinstance(header, Error):
+                    continue
+                if waiting[socket].decode() in header.detail:
+                    poller.unregister(socket)
+                    socket.close(0)
+                    del waiting[socket]
+                elif header.code in ("malformed", "version"):
                     tally.refused += 1
-                    if waiting[socket].decode() in header.detail:
-                        poller.unregister(socket)
-                        socket.close(0)
-                        del waiting[socket]
     finally:
         for socket in waiting:
             socket.close(0)

@@ -250,11 +250,35 @@ def test_an_unsteady_model_is_measured_again_and_marked(measuring):
     assert (found.attempts, found.unsteady, found.doubts()) == (2, True, ["unsteady"])
 
 
-def test_nonsense_on_the_pipe_is_an_answer_and_the_next_model_is_measured(measuring):
+@pytest.mark.parametrize("model", [b"parrot", b"endless-line"])
+def test_nonsense_on_the_pipe_is_an_answer_and_the_next_model_is_measured(measuring, model, monkeypatch):
+    monkeypatch.setattr("edge_bridge.measuring.measurer.END_S", 2 * LIMIT_S)  # nobody is to be waited for
     bench = measuring("fake")
-    found = bench.outcome(b"parrot", BRIEF)
+    found = bench.outcome(model, BRIEF)
     assert (found.reason, "said nonsense" in found.detail) == ("internal", True)
     assert isinstance(bench.outcome(b"model", BRIEF), MeasuredLine)
+
+
+def test_a_model_that_is_killed_in_the_middle_of_a_line_has_crashed(measuring):
+    bench = measuring("fake")
+    server = bench.server()
+    assert bench.outcome(b"half", BRIEF).reason == "crashed"
+    assert isinstance(bench.outcome(b"model", BRIEF), MeasuredLine)
+    assert bench.server() == server
+
+
+def test_what_a_cancelled_model_still_says_is_not_taken_for_the_next_ones(measuring):
+    bench = measuring("fake")
+    bench.measurer.begin(b"sleep 0.002", BRIEF)
+    bench.until(lambda line: line.phase == "warming")
+    model, server = bench.model(), bench.server()
+    os.kill(server, signal.SIGSTOP)  # it will not end the model, which goes on to its last line
+    bench.measurer.cancel()
+    bench.measurer.begin(b"model", BRIEF)
+    until_true(lambda: not is_alive(model))
+    assert bench.measurer.advance() == []
+    os.kill(server, signal.SIGCONT)
+    assert bench.until(lambda line: isinstance(line, MeasuredLine))[-1].measurement.p50_s < 0.002
 
 
 def test_memory_is_watched_where_address_space_cannot_be_limited(measuring):

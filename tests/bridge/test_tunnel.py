@@ -6,6 +6,7 @@ import os
 import random
 import socket
 import sqlite3
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -178,6 +179,30 @@ def test_a_model_is_measured_through_ssh(bridge: Bridge, server: Sshd, monkeypat
     assert f"registered with relay {bridge.connection.device_endpoint}" not in log
     assert device.terminate() == 0
     assert not is_alive(ssh)
+
+
+@sshd.wanted
+def test_a_key_that_may_do_nothing_but_forward_is_enough(bridge: Bridge, server: Sshd):
+    bridge.relay()
+    far_end = bridge.connection.device_endpoint.removeprefix("tcp://")
+    # The line of docs/login-node.md.
+    only = f'restrict,port-forwarding,permitopen="{far_end}",from="127.0.0.0/8",command="/bin/false"'
+    keys = server.folder / "authorized_keys"
+    keys.write_text(f"{only} {keys.read_text()}")
+    assert start(bridge, server).line() == "registered dut"
+
+
+@sshd.wanted
+def test_the_users_own_control_socket_is_taken_where_it_is_given(bridge: Bridge, server: Sshd):
+    bridge.relay()
+    control = server.folder / "control"
+    words = [word for each in server.options() for word in (each.split() if each[0] == "-" else ("-o", each))]
+    with subprocess.Popen(["ssh", *words, "-M", "-S", str(control), "-N", server.login]) as master:
+        until_true(control.exists)
+        # A login that asks for a second factor takes no other connection.
+        server.stop()
+        assert start(bridge, server, options=["-F none", f"ControlPath={control}"]).line() == "registered dut"
+        master.terminate()
 
 
 @sshd.wanted

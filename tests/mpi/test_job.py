@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -50,7 +52,7 @@ def check_finished(run: Path, evaluations: int) -> dict:
     assert len(evaluated) == evaluations
     for candidate in evaluated:
         assert candidate["measurement"]["samples"] >= 64
-        assert candidate["objectives"]["latency_s"] == candidate["measurement"]["p50_s"] > 0
+        assert candidate["objectives"]["latency_s"] == candidate["measurements"]["any"]["p50_s"] > 0
         assert candidate["attempts"] >= 1
     assert found["baseline"] == 0
     kept = set(found["front"]) | {0}
@@ -252,3 +254,51 @@ def test_on_the_shared_sample_files_with_a_test_file_without_labels(mpirun, tmp_
     assert found["simulated_data"] is False
     assert all(found["candidates"][i]["test_error"] is None for i in found["front"])
     assert all(Path(found["candidates"][i]["onnx"]).is_file() for i in found["front"])
+
+
+@pytest.fixture
+def private_bridge(tmp_path):
+    """A relay on private sockets with two devices, "a" and "b"; its connection file."""
+    folder = Path(tempfile.mkdtemp(prefix="two-", dir="/tmp"))  # a socket's path must be short
+    file = folder / "BRIDGE.json"
+    processes = []
+
+    def run(*arguments: str) -> None:
+        command = [sys.executable, "-m", "edge_bridge", *arguments, "--exit-with-stdin"]
+        with open(folder / f"{len(processes)}.log", "wb") as log:
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, cwd=ROOT)
+        processes.append(process)
+        assert process.stdout.readline(), (folder / f"{len(processes) - 1}.log").read_text()
+
+    run("relay", "--local", str(folder))
+    for name in ("a", "b"):
+        run("device", str(file), "--name", name, "--state", str(folder / f"state-{name}"))
+    yield file
+    for process in processes:
+        process.stdin.close()
+        process.wait(20)
+        process.stdout.close()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("combine", ["each", "worst"])
+def test_two_devices_in_one_search(mpirun, experiment, tmp_path, private_bridge, combine):
+    devices = ("--edge", str(private_bridge), "--set", 'edge.devices=["a", "b"]', "--set", f"edge.combine={combine}")
+    mpirun(3, "-m", "mpinas", "search", str(experiment), "--run", "run", *devices)
+    folder = RunFolder.existing(tmp_path / "run")
+    found = results.as_dict(results.load(folder), folder)
+    assert found["objectives"] == ["error", *(["latency_s@a", "latency_s@b"] if combine == "each" else ["latency_s"])]
+    assert found["finished"] == "4 of 4 candidates evaluated"
+    for candidate in found["candidates"]:
+        assert {name: one["device"] for name, one in candidate["measurements"].items()} == {"a": "a", "b": "b"}
+        latencies = {name: one["p50_s"] for name, one in candidate["measurements"].items()}
+        if combine == "each":
+            assert candidate["objectives"] == {
+                "error": candidate["metrics"]["error"], "latency_s@a": latencies["a"], "latency_s@b": latencies["b"]
+            }  # fmt: skip
+        else:
+            assert candidate["objectives"]["latency_s"] == max(latencies.values())
+        if candidate["id"] in {*found["front"], 0}:
+            assert {name: verdict["accepted"] for name, verdict in candidate["quality"].items()} == dict.fromkeys(
+                "ab", True
+            )

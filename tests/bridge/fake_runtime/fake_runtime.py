@@ -8,12 +8,15 @@ bytes begin with a word does what the word says:
 - `slow-load SECONDS`: loading takes so long.
 - `nan`: outputs that are not finite. `hungry`: its resident memory grows by 64 MB with each run.
 - `drift`: each run takes longer than the one before.
-- `parrot`: says nonsense on whatever open file is a pipe.
+- `parrot`: says nonsense on every open file. `half`: half a line, and is killed in the middle of it.
+- `endless-line`: says a line without an end.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -63,11 +66,13 @@ class FakeModel:
             case "drift":
                 _spin(20e-6 * self._runs)
             case "parrot":
-                for each in range(3, 32):
-                    try:
-                        os.write(each, b"{nonsense}\n")
-                    except OSError:
-                        continue
+                _say_everywhere(b"{nonsense}\n")
+            case "half":
+                _say_everywhere(b'{"type": "meas')
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "endless-line":
+                for _ in range(64):
+                    _say_everywhere(b"x" * (1 << 15))
 
 
 class FakeRuntime:
@@ -82,6 +87,12 @@ class FakeRuntime:
             time.sleep(float(words[1]))
             words = []
         return FakeModel(words, precision)
+
+
+def _say_everywhere(what: bytes) -> None:
+    for each in range(3, 32):
+        with contextlib.suppress(OSError):
+            os.write(each, what)
 
 
 def _spin(seconds: float) -> None:

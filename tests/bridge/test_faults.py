@@ -1,0 +1,32 @@
+"""Each fault once, on real processes. `benchmarks/bridge_faults.py` tries each twenty times and keeps the table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from faults import FAULTS, Fault, cut, try_fault
+
+pytestmark = pytest.mark.timeout(200)
+#: Short, and none that only takes longer: a cut of 3 s is longer than the heartbeats bear.
+QUICK: dict[str, Fault] = {
+    **{name: FAULTS[name] for name in ("kill-relay", "kill-device", "kill-model", "kill-job", "full-disk", "clock")},
+    "stop-agent": replace(FAULTS["stop-agent"], lasts_s=(2.0, 2.0)),
+    "stop-tree": replace(FAULTS["stop-tree"], lasts_s=(2.0, 2.0)),
+    "cut": cut(3.0),
+}
+#: Not the five seconds of the judged figure: a test does not depend on speed. Long waits are found all the same.
+BACK_S = 25.0
+
+
+@pytest.mark.parametrize("name", QUICK)
+def test_nothing_is_lost_nor_measured_twice(name: str, tmp_path: Path):
+    fault = QUICK[name]
+    obstacle = fault.obstacle()
+    if obstacle is not None:
+        pytest.skip(obstacle)
+    outcome = try_fault(fault, tmp_path, seed=7)
+    assert (outcome.lost, outcome.twice, outcome.hung) == (0, 0, 0), outcome
+    assert outcome.errors <= fault.errors, outcome
+    assert outcome.back_s < BACK_S, outcome
