@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import sys
 from pathlib import Path
 
@@ -34,7 +35,11 @@ def memory_limit_bytes(megabytes: int) -> int:
 
 
 def announce(line: str) -> None:
-    """Print a line at once; whoever started this may have gone."""
+    """Print a line at once, if somebody reads; whoever started this may have gone, or look elsewhere."""
+    # A full pipe would hold up the service for ever.
+    if not select.select([], [sys.stdout], [], 0)[1]:
+        log.debug("standard output is full")
+        return
     try:
         click.echo(line)
         sys.stdout.flush()

@@ -188,7 +188,7 @@ class Agent:
         match message.header:
             case Ping():
                 self._send(Pong())
-            case Registered(minor=minor):
+            case Registered(minor=minor) if self._register_at_s is not None:
                 self._register_at_s = None
                 self._relay_minor = minor
                 self._uplink.trust()
@@ -211,7 +211,7 @@ class Agent:
             case "refused":
                 self._uplink.refused(detail, now_s)
             case _:
-                self._uplink.complain(f"relay {self._uplink.endpoint} says {code}: {detail}", now_s)
+                self._uplink.complain(f"relay {self._uplink.endpoint} says {code}", now_s, detail)
                 if self._register_at_s is not None:
                     self._register_at_s = now_s + REGISTER_FULL_S * self._jitter.uniform(0.5, 1.0)
 

@@ -37,18 +37,20 @@ log = logging.getLogger("tunnel")
 OPEN_LIMIT_S = 30.0
 #: An ssh that is not up after this time is started anew.
 UP_LIMIT_S = 60.0
-#: After this time the near end is tried, if ssh has not said that it is up.
-PROBE_S = 3.0
+#: How often the near end is tried where another ssh of the user's keeps the tunnel.
+PROBE_S = 5.0
 #: Pauses between two ssh: short, so that a mended link serves again at once; long where a person must act, as login
 #: nodes shut out who knocks too often.
 PAUSE_S, PAUSE_MOST_S, PAUSE_REFUSED_S = 0.2, 2.0, 60.0
+#: A tunnel that stood so long was a good one: the next pause is the shortest.
+GOOD_S = 10.0
 #: How often the same trouble is mentioned in the log.
 COMPLAIN_S = 30.0
 _TAIL_BYTES = 8192
 
 
 def pause_s(failures: int, trouble: Trouble, rng: random.Random) -> float:
-    """Pause before the next ssh, after so many that never came up."""
+    """Pause before the next ssh, after so many that did not last."""
     if trouble is Trouble.REFUSED:
         return PAUSE_REFUSED_S * rng.uniform(0.75, 1.25)
     return min(PAUSE_MOST_S, PAUSE_S * 2.0 ** min(failures, 10)) * rng.uniform(0.5, 1.0)
@@ -122,6 +124,7 @@ class Tunnel:
     def _watch(self) -> None:
         failures = 0
         while not self._closing.is_set():
+            begun_s = time.monotonic()
             try:
                 was_up, verdict = self._one_ssh()
             except (TunnelError, OSError) as error:
@@ -131,7 +134,7 @@ class Tunnel:
             if verdict is None:
                 self._wake_end.recv(64)
                 continue
-            failures = 0 if was_up else failures + 1
+            failures = 0 if was_up and time.monotonic() - begun_s > GOOD_S else failures + 1
             if not self._been_up:
                 if verdict.trouble is Trouble.PORT_TAKEN and failures <= 5:
                     self._port = _free_port()
@@ -170,17 +173,25 @@ class Tunnel:
                             self._mention(chunk)
                         else:
                             heard = (heard + chunk)[-_TAIL_BYTES:]
-                    waited_s = time.monotonic() - begun_s
-                    # An ssh that rides on the user's own control socket gives no mark.
-                    if not up and (UP_MARK in heard or (waited_s > PROBE_S and self._listens())):
+                    if not up and UP_MARK in heard:
                         up = True
                         self._come_up()
-                    if not up and waited_s > UP_LIMIT_S:
+                    if not up and time.monotonic() - begun_s > UP_LIMIT_S:
                         said += f"\nnot up after {UP_LIMIT_S:.0f} s".encode()
                         break
+            if process.poll() == 0 and not up and self._listens():
+                return True, self._ride_along()
             return up, judge(self._login, said.decode(errors="replace"), process.poll())
         finally:
             end_ssh(process)
+
+    def _ride_along(self) -> Verdict | None:
+        """Watch a tunnel that the user's own control socket keeps: the ssh that asked for it has ended in peace."""
+        self._come_up()
+        while self._listens():
+            if self._sleep(PROBE_S):
+                return None
+        return Verdict(Trouble.LOST, f"ssh {self._login}: the control socket's connection has ended")
 
     def _come_up(self) -> None:
         self._been_up = True
@@ -210,10 +221,11 @@ class Tunnel:
             self._complained = (line, now_s)
             log.warning("%s", line)
 
-    def _sleep(self, seconds: float) -> None:
+    def _sleep(self, seconds: float) -> bool:
+        """Wait so long, or until somebody here wants something, and say which."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake_end, selectors.EVENT_READ)
-            selector.select(seconds)
+            return bool(selector.select(seconds))
 
 
 def _free_port() -> int:

@@ -143,13 +143,13 @@ class Uplink:
         self.complain(f"{line}; trying again until it does", now_s)
         self._reopen_in(RETRY_S, now_s)
 
-    def complain(self, line: str, now_s: float) -> None:
-        """Log a line, unless the same was logged just now."""
+    def complain(self, line: str, now_s: float, detail: str = "") -> None:
+        """Log a line, unless the same, but for its detail, was logged just now."""
         if now_s - self._complaints.get(line, -COMPLAIN_S) >= COMPLAIN_S:
             if len(self._complaints) > 64:
                 self._complaints.clear()
             self._complaints[line] = now_s
-            log.warning("%s", line)
+            log.warning("%s%s", line, f": {detail}" if detail else "")
 
     def close(self) -> None:
         """Close the connection."""

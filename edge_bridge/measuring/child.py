@@ -79,7 +79,8 @@ class Server:
             self._count_the_dead()
 
     def _model_begins(self) -> None:
-        if _drain(self._taken):
+        # Only a spare is listened to: what a model's process writes there means nothing.
+        if _drain(self._taken) and self._spare is not None:
             self._model, self._spare = self._spare, None
 
     def _count_the_dead(self) -> None:

@@ -42,7 +42,7 @@ from edge_bridge.wire.protocol import (
     measure_of,
     task_of,
 )
-from edge_bridge.wire.quantities import QualitySettings, Settings, Shard
+from edge_bridge.wire.quantities import QualitySettings, Settings, Shard, request_id
 
 pytestmark = pytest.mark.timeout(120)
 QUICK = Settings(min_seconds=0.01, max_seconds=5.0, warmup_max_seconds=0.2)
@@ -450,12 +450,10 @@ def test_keys_are_rolled_over_without_a_restart(bridge: Bridge):
     device = bridge.device("--no-reference")
     device.line()
     key = bridge.folder / "device.key"
-    bridge.allow("relay")  # any other key will do
-    (bridge.allowed / "relay.pub").write_text(
-        (bridge.folder / "relay.pub").read_text().replace(" relay\n", " device\n")
-    )
-    (bridge.folder / "relay.key").chmod(0o600)
-    os.replace(bridge.folder / "relay.key", key)
+    # Another pair takes the place of the first; on the list the device keeps its name.
+    public = (bridge.folder / "stranger.pub").read_text().split()[0]
+    (bridge.allowed / "new.pub").write_text(f"{public} device device\n")
+    os.replace(bridge.folder / "stranger.key", key)
     assert device.line() == "registered dut"
     (bridge.allowed / "device.pub").unlink()
     client = bridge.client()
@@ -516,8 +514,6 @@ def test_a_payload_in_pieces_is_put_together():
 def test_settings_that_are_none_are_unsupported(settings):
     model = b"model"
     honest = measure_of(model, QUICK)
-    from edge_bridge.wire.quantities import request_id
-
     measure: Measure = msgspec.structs.replace(
         honest, settings=msgspec.Raw(settings), request_id=request_id(honest.model_sha256, "any", settings)
     )

@@ -8,7 +8,7 @@ bytes begin with a word does what the word says:
 - `slow-load SECONDS`: loading takes so long.
 - `nan`: outputs that are not finite. `hungry`: its resident memory grows by 64 MB with each run.
 - `drift`: each run takes longer than the one before.
-- `parrot`: says nonsense on every open file. `half`: half a line, and is killed in the middle of it.
+- `parrot`: says nonsense on every open pipe. `half`: half a line, and is killed in the middle of it.
 - `endless-line`: says a line without an end.
 """
 
@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import stat
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -69,9 +70,10 @@ class FakeModel:
                 _say_everywhere(b"{nonsense}\n")
             case "half":
                 _say_everywhere(b'{"type": "meas')
+                time.sleep(0.1)  # for whoever reads
                 os.kill(os.getpid(), signal.SIGKILL)
             case "endless-line":
-                for _ in range(64):
+                while True:
                     _say_everywhere(b"x" * (1 << 15))
 
 
@@ -92,7 +94,8 @@ class FakeRuntime:
 def _say_everywhere(what: bytes) -> None:
     for each in range(3, 32):
         with contextlib.suppress(OSError):
-            os.write(each, what)
+            if stat.S_ISFIFO(os.fstat(each).st_mode):
+                os.write(each, what)
 
 
 def _spin(seconds: float) -> None:
