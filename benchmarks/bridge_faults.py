@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "bridge")]
 from faults import FAULTS, Fault, Outcome, try_fault  # noqa: E402 - from the tests' folder
 
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
-#: A long fault is waited for by so many trials at once, begun one after the other.
+#: Long faults are waited for by at most so many trials at once, begun one after the other.
 AT_ONCE, APART_S = 10, 5.0
 
 
@@ -82,10 +82,10 @@ def table(outcomes: dict[str, list[Outcome]], left_out: dict[str, str]) -> str:
 
 
 def _try_all(fault: Fault, seeds: list[int]) -> list[Outcome]:
-    if fault.lasts_s[0] < 5:
-        return [_try(fault, seed, 0.0) for seed in seeds]
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        waits = [APART_S * min(index, AT_ONCE) if index < AT_ONCE else 0.0 for index in range(len(seeds))]
+    """One after the other; several at once where most of a trial is waiting for the fault to end."""
+    at_once = min(AT_ONCE, 1 + int(statistics.mean(fault.lasts_s) / 5))
+    waits = [APART_S * index if index < at_once else 0.0 for index in range(len(seeds))]
+    with ThreadPoolExecutor(at_once) as pool:
         return list(pool.map(_try, [fault] * len(seeds), seeds, waits))
 
 

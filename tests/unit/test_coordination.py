@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from virtual_time import World, error_of, latency_of
+from virtual_time import SPACE, World, error_of, latency_of
 
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
@@ -12,7 +12,7 @@ from mpinas.coordination.ledger import Ledger
 from mpinas.coordination.lifecycle import TRANSITIONS, IllegalTransitionError, State, step
 from mpinas.coordination.terms import Terms
 from mpinas.errors import ProtocolError, UserError
-from mpinas.search import SearchSpace
+from mpinas.search import GeneticSearch, SearchSpace
 
 
 def ordered_at(world, candidate):
@@ -41,6 +41,7 @@ def test_a_whole_search(groups):
             mine, other = (ledger.objectives(ledger.candidates[id_]) for id_ in (a, b))
             assert not (other[0] <= mine[0] and other[1] <= mine[1] and other != mine)
     assert ledger.finished == "20 of 20 candidates evaluated"
+    assert world.artifacts == set()
 
 
 def test_groups_never_wait_once_measurements_run_ahead():
@@ -351,6 +352,14 @@ def test_drift_found_later_measures_again_what_is_wanted_and_the_front_follows()
     assert victim not in world.ledger.front
     assert victim in world.discarded
     world.run()
+    assert world.artifacts == set()
+    told_so_at_first = GeneticSearch(SPACE, 2, seed=0, population_size=6)
+    for id_ in range(1, len(world.genomes)):
+        told_so_at_first.restore(world.genomes[id_])
+    for id_ in world.ledger.standing[State.EVALUATED]:
+        if id_ != 0:
+            told_so_at_first.tell(world.genomes[id_], world.ledger.objectives(world.ledger.candidates[id_]))
+    assert [told_so_at_first.ask() for _ in range(5)] == [world.coordinator.search.ask() for _ in range(5)]
     folded = Ledger().apply_all(world.journal)
     assert folded.candidates == world.ledger.candidates
     assert folded.front == world.ledger.front

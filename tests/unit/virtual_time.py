@@ -37,6 +37,8 @@ class World:
         self.time = self.journal[-1][0] if self.journal else 0.0
         self.queue, self.sequence = [], 0
         self.sent, self.discarded, self.measured, self.judged = [], [], [], []
+        #: Candidates whose artifact lies in the folder.
+        self.artifacts = set()
         self.left = False
         self.device_up = True
         self.waiting_for_device = []
@@ -60,6 +62,7 @@ class World:
             case Measure(candidate, genome, device, repetition):
                 assert genome == self.genomes[candidate]
                 self.measured.append((candidate, device, repetition))
+                self.artifacts.add(candidate)
                 answer = self.measure(candidate, device, repetition)
                 if self.device_up:
                     self.later(0.5, answer)
@@ -79,8 +82,10 @@ class World:
                     self.later(0.7, self.judge(candidate, device))
             case Release(candidate):
                 assert self.ledger.candidates[candidate].state is not State.MEASURING
+                self.artifacts.discard(candidate)
             case Discard(candidate):
                 self.discarded.append(candidate)
+                self.artifacts.discard(candidate)
             case Leave():
                 self.left = True
 

@@ -63,7 +63,7 @@ class FakeModel:
                 time.sleep(self._seconds)
             case "hungry":
                 HOARD.append(bytearray(b"x" * (64 << 20)))
-                time.sleep(0.05)
+                time.sleep(0.2)
             case "drift":
                 _spin(20e-6 * self._runs)
             case "parrot":
