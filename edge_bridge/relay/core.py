@@ -402,8 +402,10 @@ class Relay:
 
     def _answered(self, answer: Result | Failed, device: _Device, now_s: float) -> Iterator[Command]:
         request_id, name = answer.request_id, device.profile.name
-        if device.task == request_id:
-            device.task, device.since_s = None, now_s
+        if device.task != request_id:
+            yield Note(f"device {name} answered request {request_id[:8]}, which it was not given: ignored")
+            return
+        device.task, device.since_s = None, now_s
         if isinstance(answer, Failed) and answer.reason == "cancelled":
             self._requeue(request_id)  # somebody may have asked for it again meanwhile
             return
