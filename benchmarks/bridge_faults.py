@@ -1,6 +1,6 @@
 """Try each fault many times on real processes, and keep the table of docs/reliability.md.
 
-    python benchmarks/bridge_faults.py [--trials 20] [--only NAME]… [--json] [--write docs/reliability.md]
+    python benchmarks/bridge_faults.py [--trials 20] [--only NAME]… [--json | --read JSON…] [--write PAGE]
 
 The trials themselves are in `tests/bridge/faults.py`. Wants root for the cut link and the full disk, and libfaketime
 for the clock; a fault that cannot be tried here is left out, with the reason.
@@ -40,10 +40,14 @@ def main() -> None:
     parser.add_argument("--only", action="append", choices=sorted(FAULTS), default=[])
     parser.add_argument("--json", action="store_true", help="print every outcome as JSON instead of the table")
     parser.add_argument("--write", type=Path, help="page whose table is to be replaced")
+    parser.add_argument("--read", type=Path, nargs="+", help="try nothing: take what earlier runs printed with --json")
     arguments = parser.parse_args()
     outcomes: dict[str, list[Outcome]] = {}
     left_out: dict[str, str] = {}
-    for name in arguments.only or FAULTS:
+    for file in arguments.read or []:
+        for each in json.loads(file.read_text(encoding="utf-8"))["outcomes"]:
+            outcomes.setdefault(each["fault"], []).append(Outcome(**each))
+    for name in [] if arguments.read else arguments.only or FAULTS:
         obstacle = FAULTS[name].obstacle()
         if obstacle is not None:
             left_out[FAULTS[name].name] = obstacle

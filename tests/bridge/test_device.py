@@ -46,7 +46,9 @@ from edge_bridge.wire.quantities import QualitySettings, Settings, Shard, reques
 
 pytestmark = pytest.mark.timeout(120)
 QUICK = Settings(min_seconds=0.01, max_seconds=5.0, warmup_max_seconds=0.2)
-LONG = Settings(min_seconds=20.0, max_seconds=20.0, warmup_max_seconds=0.1)
+#: Longer than any test waits; a small model would soon have the most samples there are.
+LONG = Settings(min_seconds=3000.0, max_seconds=3000.0, warmup_max_seconds=0.1)
+SLOW = models.linear(1536)
 
 
 class Rig:
@@ -103,7 +105,7 @@ def test_a_device_says_who_it_is_and_stays_the_same(rig: Rig):
 def test_a_running_and_a_waiting_task_are_cancelled(rig: Rig):
     agent = rig.agent("--no-reference")
     rig.relay.welcome()
-    running = rig.measure(models.linear(seed=1), LONG)
+    running = rig.measure(SLOW, LONG)
     rig.measuring(running)
     waiting = rig.measure(models.linear(seed=2))
     rig.relay.say(Cancel(request_id=waiting))
@@ -172,7 +174,7 @@ def test_what_does_not_belong_together_is_not_measured(rig: Rig):
 def test_a_relay_that_gives_too_much_is_refused(rig: Rig):
     rig.agent("--no-reference")
     rig.relay.welcome()
-    running = rig.measure(models.linear(), LONG)
+    running = rig.measure(SLOW, LONG)
     rig.measuring(running)
     given = [rig.measure(models.linear(seed=seed)) for seed in range(1, MOST_TASKS + 2)]
     failed = rig.relay.next(Failed)
@@ -201,7 +203,7 @@ def test_a_result_waits_in_the_store_for_a_relay_that_was_away(rig: Rig):
 def test_a_device_at_work_says_so_to_a_relay_that_comes_back(rig: Rig):
     rig.agent("--no-reference")
     rig.relay.welcome()
-    running = rig.measure(models.linear(), LONG)
+    running = rig.measure(SLOW, LONG)
     rig.measuring(running)
     rig.relay.close()
     rig.relay.open()
