@@ -20,6 +20,9 @@ HEARTBEAT_MS = 500
 HEARTBEAT_TIMEOUT_MS = 1500
 RECONNECT_MS = 100
 RECONNECT_MOST_MS = 2000
+#: A connection that does not come about is begun anew: after a long cut the kernel's own back-off would be waited out.
+CONNECT_TIMEOUT_MS = 1500
+HANDSHAKE_TIMEOUT_MS = 3000
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
@@ -87,6 +90,8 @@ class Link:
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
         self.socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MOST_MS)
+        self.socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
+        self.socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_TIMEOUT_MS)
         if key is not None and relay_public_key is not None:
             self.socket.curve_secretkey = key.secret.encode()
             self.socket.curve_publickey = key.public.encode()
