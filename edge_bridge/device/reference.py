@@ -95,15 +95,17 @@ class ReferenceWatch:
         assert self._drift is not None
         self._failures = 0
         drift = self._drift
-        knew = drift.expected_s
+        expected_s = drift.expected_s
         verdict = drift.read(max(p50_s, 1e-9), now_s)
-        if knew is None:
-            self._store.keep_readings(self._key, drift.learned_readings)
-        if drift.expected_s is None:
+        if expected_s is None:
+            if drift.expected_s is not None:
+                self._store.keep_readings(self._key, drift.learned_readings)
+                self._store.settle(self._profile, Standing.SOUND)
+                log.info("the reference model takes %.3f ms: expected from now on", drift.expected_s * 1e3)
             return [], ""
         detail = (
-            f"the reference model took {p50_s * 1e3:.3f} ms, {drift.off_by():+.0%} from the "
-            f"{drift.expected_s * 1e3:.3f} ms expected"
+            f"the reference model took {p50_s * 1e3:.3f} ms, {p50_s / expected_s - 1:+.0%} from the "
+            f"{expected_s * 1e3:.3f} ms expected"
         )
         match verdict:
             case Verdict.GOOD:
@@ -116,6 +118,9 @@ class ReferenceWatch:
                 return self._store.settle(self._profile, Standing.DOUBTFUL), detail
             case Verdict.OUT:
                 log.warning("%s: going on, and each measurement says so", detail)
+                return self._store.settle(self._profile, Standing.DOUBTFUL), detail
+            case Verdict.FASTER:
+                log.warning("%s: it was slowed down when that was learned, learning it anew", detail)
                 return self._store.settle(self._profile, Standing.DOUBTFUL), detail
         return [], ""
 

@@ -137,7 +137,8 @@ class Link:
             return None
 
     def close(self) -> None:
-        """Close both sockets."""
-        self.socket.disable_monitor()
+        """Close both sockets; those that are closed stay so."""
+        if not self.socket.closed:
+            self.socket.disable_monitor()
         self.monitor.close(0)
         self.socket.close(0)

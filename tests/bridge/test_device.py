@@ -318,13 +318,14 @@ def test_readings_are_taken_every_few_requests(rig: Rig):
     for seed in range(5):
         rig.measure(models.linear(seed=seed))
         rig.relay.next(Result)
-    assert agent.log.read_text().count("expected: in band") == 3
+    said = agent.log.read_text()
+    assert (said.count("expected from now on"), said.count("expected: in band")) == (1, 2)
 
 
-def out_of_band(rig: Rig) -> None:
+def out_of_band(rig: Rig, expected_s: float = 1e-6) -> None:
     """Make the device expect what no machine gives, and remember two measurements since the last good reading."""
     store = Store(rig.folder / "state/results.sqlite")
-    store.keep_readings(learned_key(), [3600.0] * 5)
+    store.keep_readings(learned_key(), [expected_s] * 5)
     for each in ("a" * 64, "b" * 64):
         store.put(each, profile_digest(), b"{}", Standing.OPEN)
     store.close()
@@ -340,7 +341,7 @@ def test_a_device_out_of_its_band_waits_doubts_and_says_so(rig: Rig):
         found.append(rig.relay.next((Progress, Doubt, Result)))  # type: ignore[arg-type]
     (doubt,) = (each for each in found if isinstance(each, Doubt))
     assert doubt.request_ids == ["a" * 64, "b" * 64]
-    assert "from the 3600000.000 ms expected" in doubt.detail
+    assert "from the 0.001 ms expected" in doubt.detail
     phases = [each.phase for each in found if isinstance(each, Progress)]
     assert phases[0] == "cooling"
     assert "measuring" in phases
@@ -352,6 +353,23 @@ def test_a_device_out_of_its_band_waits_doubts_and_says_so(rig: Rig):
     again = rig.relay.next(Result)
     assert (again.request_id, again.decoded_measurement()) == (request_id, measurement)
     assert "waiting 3 s for it to come back" in agent.log.read_text()
+
+
+def test_a_device_that_is_faster_than_it_was_doubts_and_learns_anew_without_waiting(rig: Rig):
+    out_of_band(rig, expected_s=3600.0)
+    agent = rig.agent("--reference-band", "0.95")
+    rig.relay.welcome()
+    rig.measure(models.linear())
+    found: list[object] = []
+    while not any(isinstance(each, Result) for each in found):
+        found.append(rig.relay.next((Progress, Doubt, Result)))  # type: ignore[arg-type]
+    (doubt,) = (each for each in found if isinstance(each, Doubt))
+    assert doubt.request_ids == ["a" * 64, "b" * 64]
+    assert "-100% from the 3600000.000 ms expected" in doubt.detail
+    assert all(each.phase != "cooling" for each in found if isinstance(each, Progress))
+    reference = found[-1].decoded_measurement().reference
+    assert (reference.in_band, reference.expected_s < 1) == (True, True)
+    assert "learning it anew" in agent.log.read_text()
 
 
 def test_an_older_relay_is_told_nothing_that_it_does_not_know(rig: Rig):

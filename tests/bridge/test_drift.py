@@ -16,18 +16,38 @@ def watch(learned=LEARNED) -> Drift:
     return drift
 
 
-def test_the_expected_reading_is_the_median_of_the_first():
+def test_the_expected_reading_is_the_median_of_the_first_that_agree_but_for_one():
     drift = Drift(PLAN)
     verdicts = []
     for number, reading in enumerate(LEARNED):
-        assert drift.expected_s is None
+        assert (drift.expected_s, drift.learned_readings) == (None, ())
         assert drift.due(float(number), waited_for=False)
         verdicts.append(drift.read(reading, float(number)))
-    # The last of them is out of band by itself: it is read again.
-    assert verdicts == [Verdict.LEARNING] * 4 + [Verdict.AGAIN]
-    assert (drift.expected_s, drift.learned_readings) == (1.01, LEARNED)
+    assert verdicts == [Verdict.LEARNING] * 4 + [Verdict.GOOD]
+    # The one that was disturbed is not what later measurements are told.
+    assert (drift.expected_s, drift.last_p50_s, drift.learned_readings) == (1.01, 1.01, LEARNED)
     assert drift.read(1.05, 5.0) is Verdict.GOOD
     assert drift.expected_s == 1.01
+
+
+def test_readings_that_disagree_are_learned_from_when_they_agree_or_have_done_so_too_long():
+    drift = Drift(PLAN)
+    assert [drift.read(each, 0.0) for each in (9.0, 5.0, 2.0, 1.0, 1.0)] == [Verdict.LEARNING] * 5
+    assert [drift.read(1.0, 0.0) for _ in range(2)] == [Verdict.LEARNING, Verdict.GOOD]
+    assert drift.learned_readings == (2.0, 1.0, 1.0, 1.0, 1.0)
+    wild = Drift(PLAN)
+    assert [wild.read(1.5**each, 0.0) for each in range(PLAN.most_learning)][-2:] == [Verdict.LEARNING, Verdict.GOOD]
+    assert wild.expected_s == 1.5 ** (PLAN.most_learning - 3)
+
+
+def test_a_device_that_is_faster_than_it_was_learned_anew_without_waiting():
+    drift = watch()
+    assert drift.read(0.5, 1.0) is Verdict.AGAIN
+    assert drift.read(0.5, 1.0) is Verdict.FASTER
+    assert (drift.expected_s, drift.cooling) == (None, False)
+    assert drift.due(1.0, waited_for=False)
+    assert [drift.read(0.5, 2.0) for _ in range(5)][-1] is Verdict.GOOD
+    assert drift.expected_s == 0.5
 
 
 def test_a_reading_is_due_at_start_after_requests_and_after_time():

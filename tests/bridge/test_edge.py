@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import bridge_models as models
 import msgspec
@@ -39,6 +41,17 @@ QUICK = MeasurementSettings(min_seconds=0.01, max_seconds=5.0, warmup_max_second
 LONG = MeasurementSettings(min_seconds=3.0, max_seconds=3.0, warmup_max_seconds=0.1)
 
 
+@pytest.fixture
+def opened() -> Iterator[Callable[..., EdgeClient]]:
+    """`open_edge`, whose clients are closed with the test, however it ends."""
+    with contextlib.ExitStack() as stack:
+
+        def opened(*arguments: str, **settings: Any) -> EdgeClient:
+            return stack.enter_context(contextlib.closing(open_edge(*arguments, **settings)))
+
+        yield opened
+
+
 def until(client: EdgeClient, wanted: Callable[[EdgeEvent], bool]) -> list[EdgeEvent]:
     poller = zmq.Poller()
     for socket in client.sockets:
@@ -65,8 +78,8 @@ def _answered(*candidates: int) -> Callable[[EdgeEvent], bool]:
     return done
 
 
-def test_a_local_bridge_measures_candidates(tmp_path):
-    client = open_edge("local", settings=QUICK, log_folder=tmp_path)
+def test_a_local_bridge_measures_candidates(opened, tmp_path):
+    client = opened("local", settings=QUICK, log_folder=tmp_path)
     model = models.linear()
     client.measure(1, model)
     client.measure(2, model)
@@ -89,8 +102,8 @@ def test_a_local_bridge_measures_candidates(tmp_path):
     assert sorted(os.listdir(tmp_path)) == ["edge-device.log", "edge-relay.log"]
 
 
-def test_the_whole_local_bridge_may_be_killed(tmp_path):
-    client = open_edge("local", settings=LONG, log_folder=tmp_path)
+def test_the_whole_local_bridge_may_be_killed(opened, tmp_path):
+    client = opened("local", settings=LONG, log_folder=tmp_path)
     client.measure(1, models.linear(512))
     until(client, lambda event: isinstance(event, DeviceBack))
     kill(client.local.process_ids()["device"])
@@ -100,7 +113,6 @@ def test_the_whole_local_bridge_may_be_killed(tmp_path):
     events = until(client, _answered(1))
     assert any(isinstance(event, DeviceLost) for event in events)
     assert isinstance(events[-1], Measured)
-    client.close()
 
 
 def test_a_local_bridge_that_cannot_live_is_one_line(tmp_path):
@@ -157,11 +169,11 @@ def test_children_do_not_take_themselves_for_ranks():
     assert child_environment(launched | kept) == kept
 
 
-def test_a_device_that_goes_away_and_comes_back_is_reported(bridge: Bridge, tmp_path):
+def test_a_device_that_goes_away_and_comes_back_is_reported(opened, bridge: Bridge, tmp_path):
     bridge.relay()
     device = bridge.device()
     key = str(bridge.folder / "job.key")
-    client = open_edge(str(bridge.file), settings=LONG, log_folder=tmp_path, key_file=key)
+    client = opened(str(bridge.file), settings=LONG, log_folder=tmp_path, key_file=key)
     until(client, lambda event: isinstance(event, DeviceBack))
     client.measure(7, models.linear(512))
     device.popen.send_signal(signal.SIGSTOP)
@@ -169,7 +181,6 @@ def test_a_device_that_goes_away_and_comes_back_is_reported(bridge: Bridge, tmp_
     device.popen.send_signal(signal.SIGCONT)
     events = until(client, _answered(7))
     assert [type(event) for event in events] == [DeviceBack, Measured]
-    client.close()
 
 
 @pytest.mark.parametrize("case", ["no file", "no key", "unknown key", "open key", "no relay"])
@@ -195,23 +206,22 @@ def test_a_bridge_that_cannot_be_used_is_one_line(bridge: Bridge, tmp_path, case
     assert not isinstance(caught.value, BridgeError)
 
 
-def test_a_device_that_was_there_before_the_job_is_reported_at_once(bridge: Bridge, tmp_path):
+def test_a_device_that_was_there_before_the_job_is_reported_at_once(opened, bridge: Bridge, tmp_path):
     bridge.relay()
     bridge.device()
     key = str(bridge.folder / "job.key")
-    first = open_edge(str(bridge.file), settings=LONG, log_folder=tmp_path, key_file=key)
+    first = opened(str(bridge.file), settings=LONG, log_folder=tmp_path, key_file=key)
     until(first, lambda event: isinstance(event, DeviceBack))
     first.close()
-    second = open_edge(str(bridge.file), settings=LONG, log_folder=tmp_path, key_file=key)
+    second = opened(str(bridge.file), settings=LONG, log_folder=tmp_path, key_file=key)
     assert [type(event) for event in second.poll()] == [DeviceBack]
-    second.close()
 
 
-def test_several_devices_of_one_job_each_answers_for_itself_and_one_may_come_later(bridge: Bridge, tmp_path):
+def test_several_devices_of_one_job_each_answers_for_itself_and_one_may_come_later(opened, bridge: Bridge, tmp_path):
     bridge.relay()
     bridge.device()
     key = str(bridge.folder / "job.key")
-    client = open_edge(str(bridge.file), settings=QUICK, log_folder=tmp_path, key_file=key, devices=("dut", "late"))
+    client = opened(str(bridge.file), settings=QUICK, log_folder=tmp_path, key_file=key, devices=("dut", "late"))
     client.measure(1, models.linear(), "dut")
     client.measure(1, models.linear(), "dut", repetition=1)
     client.measure(2, models.linear(), "late")
@@ -229,14 +239,13 @@ def test_several_devices_of_one_job_each_answers_for_itself_and_one_may_come_lat
     assert isinstance(back, DeviceBack)
     assert back.device == "late"
     assert (answer.candidate, answer.device, answer.measurement["device"]) == (2, "late", "late")
-    client.close()
 
 
 def _measured(events: list[EdgeEvent]) -> list[Measured]:
     return [event for event in events if isinstance(event, Measured)]
 
 
-def test_a_trained_model_is_judged_on_its_samples_by_the_device(tmp_path):
+def test_a_trained_model_is_judged_on_its_samples_by_the_device(opened, tmp_path):
     model = models.linear(16, element=TensorProto.UINT8)
     (initializer,) = load_from_string(model).graph.initializer
     inputs = np.random.default_rng(1).integers(0, 256, (10, 16), dtype=np.uint8)
@@ -244,7 +253,7 @@ def test_a_trained_model_is_judged_on_its_samples_by_the_device(tmp_path):
     write_shard(tmp_path / "good.bin", inputs, outputs + 3.0, "rmse", 2.9)
     write_shard(tmp_path / "classes.bin", inputs, outputs.argmax(1), "misclassified", 0.0)
     about, data = read_shard(tmp_path / "good.bin")
-    client = open_edge("local", settings=QUICK, log_folder=tmp_path)
+    client = opened("local", settings=QUICK, log_folder=tmp_path)
     client.judge(1, "any", model, about, data)
     client.judge(2, "any", model, *read_shard(tmp_path / "classes.bin"))
     client.judge(3, "any", model, msgspec.structs.replace(about, sha256="0" * 64), data)
@@ -253,7 +262,6 @@ def test_a_trained_model_is_judged_on_its_samples_by_the_device(tmp_path):
         for event in until(client, _answered(1, 2, 3))
         if isinstance(event, Judged | JudgingFailed)
     }
-    client.close()
     assert answers[1].error == pytest.approx(3.0, rel=1e-4)
     assert (answers[1].device, answers[1].expected) == ("any", 2.9)
     assert (answers[2].error, answers[2].expected) == (0.0, 0.0)
