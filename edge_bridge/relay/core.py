@@ -11,18 +11,29 @@ import platform
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from edge_bridge.relay.events import (
+    Command,
+    DeviceGone,
+    DeviceSaid,
+    Event,
+    JobGone,
+    JobSaid,
+    Note,
+    Tick,
+    ToDevice,
+    ToJob,
+)
 from edge_bridge.relay.queue import Place, Queue
+from edge_bridge.relay.records import Away, Device, Job, Limits, Request
 from edge_bridge.relay.tally import Tally
 from edge_bridge.wire.protocol import (
     MINOR,
     Ack,
     Cancel,
     Devices,
-    DeviceState,
     Doubt,
     Error,
     Failed,
-    Header,
     Hello,
     JobState,
     Measure,
@@ -37,146 +48,6 @@ from edge_bridge.wire.protocol import (
     task_of,
 )
 from edge_bridge.wire.quantities import Profile
-
-#: HELLO and STATUS of one job are answered at most this often.
-ASK_S = 0.02
-
-
-@dataclass(frozen=True, slots=True)
-class JobSaid:
-    """A checked message of a job; `name` is for the log."""
-
-    peer: bytes
-    name: str
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceSaid:
-    """A checked message of a device."""
-
-    peer: bytes
-    name: str
-    message: Message
-
-
-@dataclass(frozen=True, slots=True)
-class JobGone:
-    """A job can no longer be reached."""
-
-    peer: bytes
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceGone:
-    """A device can no longer be reached."""
-
-    peer: bytes
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Tick:
-    """Time has passed."""
-
-
-Event = JobSaid | DeviceSaid | JobGone | DeviceGone | Tick
-
-
-@dataclass(frozen=True, slots=True)
-class ToJob:
-    """Send to a job."""
-
-    peer: bytes
-    header: Header
-    payload: tuple[bytes, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class ToDevice:
-    """Send to a device."""
-
-    peer: bytes
-    header: Header
-    payload: tuple[bytes, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """A line for the log."""
-
-    text: str
-
-
-Command = ToJob | ToDevice | Note
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What bounds the relay's memory and patience."""
-
-    requests: int = 10_000
-    bytes_held: int = 2 << 30
-    jobs: int = 256
-    devices: int = 256
-    #: A request that ended this many devices fails: it may be what ends them.
-    devices_lost: int = 5
-    #: A device whose agent does not answer pings for so long is given up, even if its socket lives.
-    silence_s: float = 15.0
-    #: What a device that went away was measuring is kept for it so long, before another one may have it.
-    grace_s: float = 10.0
-
-
-@dataclass(slots=True)
-class _Request:
-    measure: Measure
-    payload: tuple[bytes, ...]
-    #: Jobs that wait for it, in the order they asked.
-    jobs: dict[bytes, None]
-    #: The device that has it; None while it is queued, or kept for a device that is away.
-    device: bytes | None = None
-    devices_lost: int = 0
-
-
-@dataclass(slots=True)
-class _Job:
-    name: str
-    answered: int = 0
-    #: When it was last told of the whole relay: an answer that is long, and must not be had without end.
-    told_s: float | None = None
-
-    def may_ask(self, now_s: float) -> bool:
-        """Whether it has not just been told."""
-        if self.told_s is not None and now_s - self.told_s < ASK_S:
-            return False
-        self.told_s = now_s
-        return True
-
-
-@dataclass(slots=True)
-class _Device:
-    profile: Profile
-    instance: str
-    device_id: str
-    minor: int
-    heard_s: float
-    #: What it is measuring; it may be a request that this relay does not know (yet).
-    task: str | None = None
-    phase: str = "queued"
-    since_s: float = 0.0
-    measured: int = 0
-    failed: int = 0
-    last_error: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Away:
-    """A device that went away with a task, by its device_id in `Relay._away`."""
-
-    request_id: str
-    instance: str
-    until_s: float
 
 
 @dataclass(slots=True)
@@ -193,10 +64,10 @@ class Relay:
 
     limits: Limits
     started_s: float
-    _jobs: dict[bytes, _Job] = field(default_factory=dict)
-    _devices: dict[bytes, _Device] = field(default_factory=dict)
-    _away: dict[str, _Away] = field(default_factory=dict)
-    _requests: dict[str, _Request] = field(default_factory=dict)
+    _jobs: dict[bytes, Job] = field(default_factory=dict)
+    _devices: dict[bytes, Device] = field(default_factory=dict)
+    _away: dict[str, Away] = field(default_factory=dict)
+    _requests: dict[str, Request] = field(default_factory=dict)
     #: The requests without a device, but for those kept for a device that is away.
     _queue: Queue = field(default_factory=Queue)
     _tally: Tally = field(default_factory=Tally)
@@ -247,7 +118,7 @@ class Relay:
                     Error(code="full", detail=f"the relay serves {len(self._jobs)} jobs, come back later"),
                 )
                 return
-            self._jobs[peer] = _Job(name)
+            self._jobs[peer] = Job(name)
             yield Note(f"job {name} is here")
         match message.header:
             case Hello() if self._jobs[peer].may_ask(now_s):
@@ -279,20 +150,7 @@ class Relay:
                 count[job] += 1
         error_s = self._tally.last_error_s
         return State(
-            devices=[
-                DeviceState(
-                    profile=each.profile,
-                    minor=each.minor,
-                    doing=each.phase if each.task is not None else "idle",
-                    request_id=each.task,
-                    doing_for_s=max(0.0, now_s - each.since_s),
-                    heard_ago_s=max(0.0, now_s - each.heard_s),
-                    measured=each.measured,
-                    failed=each.failed,
-                    last_error=each.last_error,
-                )
-                for each in self._devices.values()
-            ],
+            devices=[each.told(now_s) for each in self._devices.values()],
             jobs=[
                 JobState(name=job.name, queued=queued[peer], running=running[peer], answered=job.answered)
                 for peer, job in self._jobs.items()
@@ -318,7 +176,7 @@ class Relay:
             if not self._has_room(measure.size_bytes):
                 yield ToJob(peer, self._busy(measure.request_id))
                 return
-            request = _Request(measure, payload, {peer: None})
+            request = Request(measure, payload, {peer: None})
             # A device may have said, when it came back to a restarted relay, that it is at this very request.
             request.device = next(
                 (each for each, device in self._devices.items() if device.task == measure.request_id), None
@@ -400,7 +258,7 @@ class Relay:
                 yield Note(f"device {device.profile.name} doubts {len(ids)} of its measurements: {detail}")
                 self._tally.error(f"{device.profile.name}: {detail}", now_s)
 
-    def _answered(self, answer: Result | Failed, device: _Device, now_s: float) -> Iterator[Command]:
+    def _answered(self, answer: Result | Failed, device: Device, now_s: float) -> Iterator[Command]:
         request_id, name = answer.request_id, device.profile.name
         if device.task != request_id:
             yield Note(f"device {name} answered request {request_id[:8]}, which it was not given: ignored")
@@ -433,11 +291,11 @@ class Relay:
                 # The same device over a new connection, or its agent started again: its task may be with it still.
                 del self._devices[other]
                 if device.task is not None:
-                    self._away[device_id] = _Away(device.task, device.instance, now_s)
+                    self._away[device_id] = Away(device.task, device.instance, now_s)
         if len(self._devices) >= self.limits.devices:
             yield ToDevice(peer, Error(code="full", detail=f"the relay serves {len(self._devices)} devices"))
             return
-        new = self._devices[peer] = _Device(
+        new = self._devices[peer] = Device(
             register.profile, register.instance, device_id, register.minor, now_s, register.busy_with, since_s=now_s
         )
         if new.task in self._requests:
@@ -449,7 +307,7 @@ class Relay:
         if away is not None and away.request_id != new.task:
             yield from self._take_up(peer, new, away, now_s)
 
-    def _take_up(self, peer: bytes, device: _Device, away: _Away, now_s: float) -> Iterator[Command]:
+    def _take_up(self, peer: bytes, device: Device, away: Away, now_s: float) -> Iterator[Command]:
         """Give back to a device that is there again what it was at: it may have the result in its store."""
         request = self._requests.get(away.request_id)
         if away.instance != device.instance:
@@ -459,7 +317,7 @@ class Relay:
         if request is not None and device.task is None and away.request_id in self._requests:
             yield self._give(away.request_id, peer, device, now_s)
 
-    def _progress(self, progress: Progress, device: _Device, now_s: float) -> Iterator[Command]:
+    def _progress(self, progress: Progress, device: Device, now_s: float) -> Iterator[Command]:
         if progress.phase != device.phase:
             device.phase, device.since_s = progress.phase, now_s
         request = self._requests.get(progress.request_id)
@@ -480,7 +338,7 @@ class Relay:
         self._tally.error(f"device {device.profile.name} is gone: {why}", now_s)
         if device.task in self._requests:
             self._requests[device.task].device = None
-            self._away[device.device_id] = _Away(device.task, device.instance, now_s + self.limits.grace_s)
+            self._away[device.device_id] = Away(device.task, device.instance, now_s + self.limits.grace_s)
 
     def _lost(self, request_id: str, requeue: bool = True) -> Iterator[Command]:
         """Count a device that ended with this request; after too many the request fails."""
@@ -510,7 +368,7 @@ class Relay:
             if request_id is not None:
                 yield self._give(request_id, peer, device, now_s)
 
-    def _give(self, request_id: str, peer: bytes, device: _Device, now_s: float) -> Command:
+    def _give(self, request_id: str, peer: bytes, device: Device, now_s: float) -> Command:
         request = self._requests[request_id]
         self._queue.remove(request_id)
         request.device, device.task = peer, request_id

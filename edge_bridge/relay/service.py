@@ -17,20 +17,20 @@ from zmq.utils import z85
 
 from edge_bridge.endings import Endings
 from edge_bridge.errors import BridgeError, ProtocolError
-from edge_bridge.relay.core import (
+from edge_bridge.relay.core import Relay
+from edge_bridge.relay.events import (
     Command,
     DeviceGone,
     DeviceSaid,
     Event,
     JobGone,
     JobSaid,
-    Limits,
     Note,
-    Relay,
     Tick,
     ToDevice,
     ToJob,
 )
+from edge_bridge.relay.records import Limits
 from edge_bridge.wire.keys import AllowList, Connection, KeyPair, write_connection
 from edge_bridge.wire.protocol import (
     DEVICE_TO_RELAY,

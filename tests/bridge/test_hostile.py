@@ -30,7 +30,9 @@ from hypothesis import strategies as st
 from edge_bridge.client import BridgeClient, Measured, MeasurementFailed
 from edge_bridge.device.tasks import job_of
 from edge_bridge.errors import KeyRefusedError, ProtocolError
-from edge_bridge.relay.core import DeviceSaid, JobSaid, Limits, Relay, Tick
+from edge_bridge.relay.core import Relay
+from edge_bridge.relay.events import DeviceSaid, JobSaid, Tick
+from edge_bridge.relay.records import Limits
 from edge_bridge.wire import protocol as wire
 from edge_bridge.wire.keys import Connection, write_connection
 from edge_bridge.wire.protocol import Measure, Result, broken_identity, decode, encode

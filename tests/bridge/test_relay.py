@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-from edge_bridge.relay.core import DeviceGone, DeviceSaid, JobGone, JobSaid, Limits, Note, Relay, Tick, ToDevice, ToJob
+from edge_bridge.relay.core import Relay
+from edge_bridge.relay.events import DeviceGone, DeviceSaid, JobGone, JobSaid, Note, Tick, ToDevice, ToJob
+from edge_bridge.relay.records import Limits
 from edge_bridge.wire.protocol import (
     Ack,
     Cancel,
