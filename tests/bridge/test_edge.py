@@ -139,7 +139,7 @@ from pathlib import Path
 from mpinas.edge import MeasurementSettings, open_edge
 if __name__ == "__main__":
     client = open_edge("local", settings=MeasurementSettings(), log_folder=Path(sys.argv[1]))
-    print(*client.local.process_ids().values(), flush=True)
+    print(*client.local.process_ids().values(), client.local.connection_file.parent, flush=True)
     time.sleep(600)
 """
 
@@ -151,13 +151,15 @@ def test_a_local_bridge_dies_with_a_killed_job(tmp_path):
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
     assert owner.stdout is not None
-    relay, device = map(int, owner.stdout.readline().split())
+    *pids, folder = owner.stdout.readline().decode().split()
+    relay, device = map(int, pids)
     until_true(lambda: bool(children_of(device)))
     (measurer,) = children_of(device)
     owner.kill()
     owner.wait(LIMIT_S)
     owner.stdout.close()
     until_true(lambda: not any(map(is_alive, (relay, device, measurer))))
+    assert not os.path.exists(folder)
 
 
 def test_children_do_not_take_themselves_for_ranks():
