@@ -76,10 +76,7 @@ def results(run: Path, as_json: bool) -> None:
         json.dump(report.as_dict(ledger, folder), sys.stdout, indent=1)
         sys.stdout.write("\n")
         return
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(report.table(ledger))
-    for note in report.notes(ledger):
-        console.print(note, markup=False, highlight=False)
+    report.show(ledger, Console())
 
 
 @cli.command()

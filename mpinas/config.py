@@ -87,7 +87,7 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     max_seconds: Annotated[float, Meta(gt=0, le=3600)] = 30.0
     #: A trained model is accepted if its error on the device differs by no more than this share from the network's.
     quality_tolerance: Annotated[float, Meta(ge=0, le=1)] = 0.02
-    #: With nothing else left to do, the job waits so long for a device that is away.
+    #: At the end, with all searched and trained, the job waits so long for a device that is away.
     answer_seconds: Annotated[float, Meta(ge=0)] = 600.0
 
 
@@ -169,9 +169,9 @@ def _checked(tree: dict[str, Any], where: str) -> Experiment:
         _known(name, _SECTIONS, f"{where}: section [{name}]")
         if not isinstance(section, dict):
             raise UserError(f"{where}: {name} must be a section, written [{name}]")
+        if name == "edge" and "profile" in section and "devices" not in section:
+            section["devices"] = [section.pop("profile")]  # so said before a search could have several
         for key in section:
-            if (name, key) == ("edge", "profile"):
-                raise UserError(f"{where}: edge.profile is now a list: write devices = [{section[key]!r}]")
             _known(key, _SECTIONS[name].__struct_fields__, f"{where}: {name}.{key}")
     if "task" not in tree or "name" not in tree["task"]:
         raise UserError(f'{where}: task.name is missing; write name = "lpbf" or name = "digits" under [task]')
@@ -290,5 +290,5 @@ batch_size = 32              # of the whole group
 # threads = 1                # CPU threads the model may use on the device
 # max_seconds = 30.0         # timed runs of one measurement stop after so long
 # quality_tolerance = 0.02   # share by which a trained model's error on the device may differ from the network's
-# answer_seconds = 600.0     # with nothing else left to do, wait so long for a device that is away
+# answer_seconds = 600.0     # at the end, wait so long for a device that is away
 """

@@ -16,7 +16,7 @@ from mpinas.search import Genome
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The last measurement of a candidate on one device.
+    """The measurement of a candidate on one device that is in use: the last one that settled something.
 
     Attributes
     ----------
@@ -25,11 +25,15 @@ class Reading:
     doubts
         Why it should not be relied on, in words; empty where it may be.
     repetition
-        0 for the first measurement, 1 for the first that was made again because of doubts …
+        Of the last try: 0 for the first measurement, 1 for the first that was made again because of doubts …
     request_id
         By which the bridge knows it.
     factor
         What its latencies are multiplied by: 1, unless the search asks for normalised ones.
+    times
+        How often the device has measured it.
+    given_up
+        No device was there to measure it again; a later job may ask.
     """
 
     measurement: Mapping[str, Any]
@@ -37,6 +41,8 @@ class Reading:
     repetition: int = 0
     request_id: str = ""
     factor: float = 1.0
+    times: int = 1
+    given_up: bool = False
 
     @property
     def latency_s(self) -> float:
@@ -45,8 +51,8 @@ class Reading:
 
     @property
     def settled(self) -> bool:
-        """Whether it is not going to be made again: it is good, or has been made often enough."""
-        return not self.doubts or self.repetition + 1 >= MEASUREMENTS_MAX
+        """Whether it is not going to be made again: it is good, or has been tried often enough."""
+        return not self.doubts or self.given_up or self.repetition + 1 >= MEASUREMENTS_MAX
 
     def quantities(self) -> dict[str, float]:
         """What limits may be set on, by name."""
@@ -62,11 +68,13 @@ class Verdict:
     Attributes
     ----------
     accepted
-        The device's error is what was expected; None where the device was never there to say.
+        The device's error is what was expected; None where no device ever ran it.
     expected
         The trained network's own error on the same samples.
     error
         The device's; None where it gave none, and then `reason` and `detail` say why.
+    device
+        Name of the device that answered.
     """
 
     accepted: bool | None
@@ -75,6 +83,7 @@ class Verdict:
     precision: str = ""
     reason: str = ""
     detail: str = ""
+    device: str = ""
 
 
 @dataclass(slots=True)
@@ -124,12 +133,8 @@ class Candidate:
     @property
     def doubts(self) -> dict[str, tuple[str, ...]]:
         """Why its measurements should not be relied on, by device; empty where all may be."""
-        return {device: reading.doubts for device, reading in self.readings.items() if reading.doubts}
-
-    @property
-    def accepted(self) -> bool | None:
-        """Whether every device accepts the trained model; None where one has not said, and none refuses."""
-        said = [verdict.accepted for verdict in self.verdicts.values()]
-        if False in said:
-            return False
-        return None if not said or None in said else True
+        return {
+            device: (*reading.doubts, *(("no device was there to measure it again",) if reading.given_up else ()))
+            for device, reading in self.readings.items()
+            if reading.doubts
+        }

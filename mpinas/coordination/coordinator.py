@@ -14,13 +14,15 @@ from mpinas.coordination import messages as msg
 from mpinas.coordination.commands import Command, Discard, Export, Judge, Leave, Measure, Record, Release, Send
 from mpinas.coordination.ledger import BASELINE, NO_ANSWER, Ledger, following
 from mpinas.coordination.lifecycle import State
-from mpinas.coordination.terms import MEASUREMENTS_MAX
 from mpinas.search import GeneticSearch, Genome, SpaceExhaustedError
 
 #: A candidate in whose training so many jobs ended is not tried again.
 ATTEMPTS_MAX = 4
+#: A device that is there is waited for at least so long after the last answer of any device.
+SILENCE_S = 1800.0
 
 _ENDED = (State.REJECTED, State.FAILED)
+_FROM_DEVICE = (ev.Measured, ev.MeasurementFailed, ev.Doubted, ev.Judged, ev.JudgingFailed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +39,7 @@ class Plan:
     proposals_max: int
     #: How many candidates to keep measured or on their way there, beyond what the groups train.
     ahead_min: int = 2
-    #: How long a job that has nothing else left to do waits for a device that is not there.
+    #: How long a job that has searched and trained all it should waits for a device that is not there.
     answer_s: float = 600.0
 
 
@@ -93,25 +95,28 @@ class Coordinator:
         return commands
 
     def overdue(self, time: float) -> list[ev.Event]:
-        """Answers that are not waited for any longer: all else is done, and their device has been away too long."""
+        """Answers that are not waited for any longer: all else is done, their device was away or silent too long."""
         if self._waiting_since is None or self.ledger.finished is not None or self.ledger.stop_reason is not None:
             return []
         given_up: list[ev.Event] = []
-        detail = f"no device for {self.plan.answer_s:g} s"
         for candidate, device, repetition in self._awaited():
-            since = max(self._waiting_since, self._lost_since.get(device, time))
-            if time - since < self.plan.answer_s:
+            lost_s = self._lost_since.get(device)
+            limit_s = max(SILENCE_S, self.plan.answer_s) if lost_s is None else self.plan.answer_s
+            if time - max(self._waiting_since, lost_s or 0.0) < limit_s:
                 continue
+            detail = f"no {'answer' if lost_s is None else 'device'} for {limit_s:g} s"
             if repetition is None:
                 given_up.append(ev.JudgingFailed(candidate, device, NO_ANSWER, detail))
             else:
-                given_up.append(ev.MeasurementFailed(candidate, NO_ANSWER, detail, device, MEASUREMENTS_MAX - 1))
+                given_up.append(ev.MeasurementFailed(candidate, NO_ANSWER, detail, device, repetition))
         return given_up
 
     # --- one step each; every one appends to `commands`
 
     def _vetted(self, event: ev.Event) -> ev.Event | None:
         """The event as it concerns this run, or None if it does not."""
+        if self.ledger.finished is not None and isinstance(event, _FROM_DEVICE):
+            return None
         match event:
             case ev.Doubted(request_ids, detail):
                 candidates = self.ledger.candidates
@@ -134,7 +139,7 @@ class Coordinator:
         after = self._state_of(event)
         dropped = {*front_before} - {*self.ledger.front, BASELINE}
         about = _candidate_of(event)
-        if isinstance(event, msg.Evaluated) or (after in _ENDED and after is not before):
+        if isinstance(event, (msg.Evaluated, msg.Assessed)) or (after in _ENDED and after is not before):
             dropped |= {about} - {*self.ledger.front, BASELINE}
         for candidate in sorted(dropped):
             commands.append(Discard(candidate))
@@ -144,6 +149,8 @@ class Coordinator:
                 self._lost_since[device] = time
             case ev.DeviceBack(device=device):
                 self._lost_since.pop(device, None)
+            case ev.Measured() | ev.Judged() if self._waiting_since is not None:
+                self._waiting_since = time
 
     def _apply(self, event: ev.Event, time: float, replayed: bool = False) -> None:
         """Keep ledger and search in step."""
@@ -170,7 +177,7 @@ class Coordinator:
         return None if it is None else it.state
 
     def _take_up(self, time: float, commands: list[Command]) -> None:
-        """What an earlier job left open: export again (its files may be gone), and judge by the limits of today."""
+        """What an earlier job left open: export again (its files may be gone), and judge what it had measured."""
         for candidate in self.ledger.standing[State.PROPOSED]:
             commands.append(Export(candidate, self.ledger.candidates[candidate].genome))
         for candidate in list(self.ledger.standing[State.READY]):
@@ -333,9 +340,9 @@ class Coordinator:
     def _reason(self) -> str:
         evaluated = self.ledger.count(State.EVALUATED)
         done = f"{evaluated} of {self.plan.evaluations} candidates evaluated"
-        verdicts = [v for id_ in self.ledger.finalists() for v in self.ledger.candidates[id_].verdicts.values()]
-        if unasked := sum(verdict.reason == NO_ANSWER for verdict in verdicts):
-            done += f"; {unasked} models not checked on the device: none was there"
+        verdicts = [self.ledger.candidates[id_].verdicts.values() for id_ in self.ledger.finalists()]
+        if unasked := sum(any(verdict.accepted is None for verdict in each) for each in verdicts):
+            done += f"; {unasked} finalists not checked on every device"
         if evaluated >= self.plan.evaluations:
             return done
         if self._exhausted:

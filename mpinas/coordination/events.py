@@ -109,18 +109,23 @@ class Doubted:
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """A device ran the trained model on labelled samples; `expected` is the trained network's error on the same."""
+    """A device ran the trained model on labelled samples.
+
+    `expected` is the trained network's error on the same; `by` the name of the device that answered, which for the
+    profile "any" may be another than the one that measured.
+    """
 
     candidate: int
     device: str
     error: float
     expected: float
     precision: str
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class JudgingFailed:
-    """A device gave no error for the trained model. Reason "no-answer": there was no device; a later job may ask."""
+    """A device gave no error for the trained model. Reason "no-answer": there was no device."""
 
     candidate: int
     device: str

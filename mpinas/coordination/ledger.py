@@ -20,6 +20,8 @@ from mpinas.errors import ProtocolError, UserError
 BASELINE = 0
 #: Reason of a failure: no device was there, which is nobody's fault and may be otherwise another time.
 NO_ANSWER = "no-answer"
+#: Reasons for which no device ever ran a trained model: it is neither accepted nor refused, and a later job asks again.
+NOT_RUN = frozenset({NO_ANSWER, "device-lost", "files", "internal", "unsupported"})
 
 
 class Ledger:
@@ -118,13 +120,13 @@ class Ledger:
                     reading = self.candidates[candidate].readings[device]
                     doubts = tuple(dict.fromkeys((*reading.doubts, detail)))
                     self._read(candidate, device, replace(reading, doubts=doubts))
-            case ev.Judged(candidate, device, error, expected, precision):
-                verdict = Verdict(self.terms.accepts(error, expected), expected, error, precision)
-                self.candidates[candidate].verdicts[self._asked(device)] = verdict
+            case ev.Judged(candidate, device, error, expected, precision, by):
+                accepted = self.terms.accepts(error, expected)
+                self._judged(candidate, device, Verdict(accepted, expected, error, precision, device=by))
             case ev.JudgingFailed(candidate, device, reason, detail):
-                it = self.candidates[candidate]
-                accepted = None if reason == NO_ANSWER else False
-                it.verdicts[self._asked(device)] = Verdict(accepted, it.expected or 0.0, reason=reason, detail=detail)
+                refused = None if reason in NOT_RUN else False
+                expected = self.candidates[candidate].expected or 0.0
+                self._judged(candidate, device, Verdict(refused, expected, reason=reason, detail=detail))
             case ev.DeviceLost(detail, device):
                 self.devices_lost[self._asked(device)] = detail
             case ev.DeviceBack(_, device):
@@ -137,9 +139,15 @@ class Ledger:
         for candidate in list(self.standing[State.MEASURING]):
             self._step(candidate, State.PROPOSED)
             self.candidates[candidate].readings.clear()
-        self.unsettled = {key: None for key in self.unsettled if self.candidates[key[0]].readings}
         for it in self.candidates.values():
-            it.verdicts = {device: each for device, each in it.verdicts.items() if each.reason != NO_ANSWER}
+            it.verdicts = {device: each for device, each in it.verdicts.items() if each.accepted is not None}
+            it.readings = {device: replace(each, given_up=False) for device, each in it.readings.items()}
+        self.unsettled = {
+            (it.id, device): None
+            for it in self.candidates.values()
+            for device, reading in it.readings.items()
+            if not reading.settled
+        }
         self.task, self.simulated = event.task, event.simulated
         self.groups.clear()
         self.groups_expected = len(event.groups)
@@ -174,6 +182,17 @@ class Ledger:
         name, hardware = (str(event.measurement.get(key, "")) for key in ("device", "hardware"))
         self.first_answered.setdefault(device, (name, hardware))
         reading = Reading(event.measurement, event.doubts, event.repetition, event.request_id, event.factor)
+        if before is not None:
+            reading = replace(reading, times=before.times + 1)
+            if not reading.settled:
+                # It settles nothing: what is in use stays in use, or the front would follow what nobody believes.
+                reading = replace(
+                    before,
+                    doubts=reading.doubts,
+                    repetition=reading.repetition,
+                    times=reading.times,
+                    given_up=False,
+                )
         self._read(event.candidate, device, reading)
 
     def _not_measured(self, event: ev.MeasurementFailed) -> None:
@@ -182,10 +201,18 @@ class Ledger:
         it = self.candidates[event.candidate]
         if device in it.readings:
             reading = it.readings[device]
-            doubts = (*reading.doubts, f"not measured again ({event.reason})")
-            self._read(it.id, device, replace(reading, doubts=doubts, repetition=event.repetition))
+            if event.reason == NO_ANSWER:
+                self._read(it.id, device, replace(reading, given_up=True))
+            else:
+                doubts = (*reading.doubts, f"not measured again ({event.reason})")
+                self._read(it.id, device, replace(reading, doubts=doubts, repetition=event.repetition))
         elif it.state not in (State.REJECTED, State.FAILED):
             self._end(it.id, State.FAILED, f"measurement: {event.reason}: {event.detail}")
+
+    def _judged(self, candidate: int, device: str, verdict: Verdict) -> None:
+        it = self.candidates[candidate]
+        if it.assessed:  # else it has left the front meanwhile
+            it.verdicts[self._asked(device)] = verdict
 
     def _read(self, candidate: int, device: str, reading: Reading) -> None:
         """Keep a new or changed reading, and draw the conclusions."""
@@ -195,7 +222,10 @@ class Ledger:
         if not reading.settled:
             self.unsettled[candidate, device] = None
         if it.state is State.EVALUATED:
-            self._draw_front()
+            before, self.front = self.front, []
+            for each in self.standing[State.EVALUATED]:
+                self._join_front(self.candidates[each])
+            self._left_front(before)
         elif it.state is State.MEASURING and all(
             each in it.readings and it.readings[each].settled for each in self.terms.devices
         ):
@@ -235,11 +265,15 @@ class Ledger:
         it = self.candidates[report.candidate]
         it.metrics, it.train_seconds, it.group = report.metrics, report.train_seconds, report.group
         self._closed(report, time)
+        before = self.front
         self._join_front(it)
+        self._left_front(before)
 
     def _assessed(self, report: msg.Assessed | msg.AssessmentFailed, time: float) -> None:
         self._closed(report, time)
         it = self.candidates[report.candidate]
+        if it.id not in self.finalists():
+            return  # it has left the front meanwhile
         it.assessed = True
         if isinstance(report, msg.Assessed):
             it.test_metrics, it.onnx_difference = report.metrics, report.onnx_difference
@@ -256,11 +290,11 @@ class Ledger:
             return
         self.front = [id_ for id_, point in points.items() if not _dominates(mine, point)] + [new.id]
 
-    def _draw_front(self) -> None:
-        """Draw it anew: a measurement has changed."""
-        self.front = []
-        for candidate in self.standing[State.EVALUATED]:
-            self._join_front(self.candidates[candidate])
+    def _left_front(self, before: Iterable[int]) -> None:
+        """Who was on the front and is not any more: their files are removed, what was said of them counts no more."""
+        for it in (self.candidates[id_] for id_ in {*before} - {*self.front, BASELINE}):
+            it.assessed, it.onnx_difference, it.expected = False, None, None
+            it.test_metrics, it.verdicts = {}, {}
 
     def count(self, *states: State) -> int:
         """How many candidates stand in one of `states`."""
@@ -305,6 +339,14 @@ class Ledger:
             for device, reading in it.readings.items()
             if reading.request_id and reading.request_id in wanted
         ]
+
+    def accepted(self, candidate: Candidate) -> bool | None:
+        """Whether every device accepts the trained model; None where one has not said, and none refuses."""
+        verdicts = [candidate.verdicts.get(device) for device in self.terms.devices]
+        said = [None if verdict is None else verdict.accepted for verdict in verdicts]
+        if False in said:
+            return False
+        return None if None in said else True
 
     def finalists(self) -> list[int]:
         """Who is judged on the test file: the front and the baseline."""

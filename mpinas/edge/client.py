@@ -234,7 +234,7 @@ class EdgeClient:
 
 def _judged(asked: _Asked, quality: Quality) -> Judged:
     assert asked.expected is not None
-    return Judged(asked.candidate, asked.device, quality.error, asked.expected, quality.precision)
+    return Judged(asked.candidate, asked.device, quality.error, asked.expected, quality.precision, quality.device)
 
 
 def _failed(asked: _Asked, reason: str, detail: str) -> MeasurementFailed | JudgingFailed:

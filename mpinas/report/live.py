@@ -16,7 +16,7 @@ from rich.text import Text
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.coordination.candidate import Candidate
-from mpinas.coordination.ledger import BASELINE, NO_ANSWER, Ledger
+from mpinas.coordination.ledger import BASELINE, NOT_RUN, Ledger
 from mpinas.coordination.lifecycle import State
 from mpinas.report.terminal import terminal_size
 
@@ -87,7 +87,7 @@ def _line_of_device(
             there = f"error {error:.4f} on its samples, {expected:.4f} expected"
             return f"{name_of(candidate)} {accepted} on {device}: {there}"
         case ev.JudgingFailed(candidate, device, reason, detail):
-            outcome = "not checked" if reason == NO_ANSWER else "NOT ACCEPTED"
+            outcome = "not checked" if reason in NOT_RUN else "NOT ACCEPTED"
             return f"{name_of(candidate)} {outcome} on {device}: {reason}: {detail}"
 
 
@@ -217,7 +217,7 @@ class LiveDisplay:
         for id_ in members[:10]:
             it = ledger.candidates[id_]
             name = "baseline" if id_ == BASELINE else str(id_)
-            verdict = "NOT ACCEPTED" if it.accepted is False else ""
+            verdict = "NOT ACCEPTED" if ledger.accepted(it) is False else ""
             latencies = (latency_of(it, device) for device in ledger.terms.devices)
             table.add_row(name, f"{it.metrics['error']:.4f}", *latencies, verdict)
         if len(members) > 10:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 from rich.table import Table
 
 from mpinas.coordination.candidate import Candidate
-from mpinas.coordination.ledger import BASELINE, NO_ANSWER, Ledger
+from mpinas.coordination.ledger import BASELINE, Ledger
 from mpinas.coordination.lifecycle import State
 from mpinas.history.journal import read
 from mpinas.history.run_folder import RunFolder, terms_of
 from mpinas.report.live import DOUBTFUL, latency_columns, latency_of, name_of
 from mpinas.search.selection import hypervolume
+
+#: Columns that a narrow terminal goes without, the first first.
+EXPENDABLE = ("trained in", "parameters")
 
 
 def load(folder: RunFolder) -> Ledger:
@@ -67,7 +72,7 @@ def _candidate(it: Candidate, ledger: Ledger, folder: RunFolder) -> dict[str, An
         "reason": it.reason,
         "onnx_difference": it.onnx_difference,
         "quality": {device: asdict(verdict) for device, verdict in it.verdicts.items()},
-        "accepted": it.accepted,
+        "accepted": ledger.accepted(it),
         "onnx": str(folder.onnx_file(it.id)) if it.onnx_difference is not None else None,
         **ratios(it, ledger),
     }
@@ -108,61 +113,80 @@ def _hypervolume(ledger: Ledger) -> float | None:
 
 
 def notes(ledger: Ledger) -> list[str]:
-    """What must be known to read the results: measurements in doubt, models that devices do not accept."""
+    """What must be known to read the results: latencies in doubt, files missing, models that devices do not accept."""
     told = []
     for id_ in sorted(ledger.finalists()):
         it = ledger.candidates[id_]
         for device, doubts in it.doubts.items():
-            times = it.readings[device].repetition + 1
+            times = it.readings[device].times
             often = f"measured {times} time{'s' if times > 1 else ''}"
             told.append(f"{DOUBTFUL} {name_of(id_)}: latency on {device} in doubt: {', '.join(doubts)} ({often})")
+        if it.assessed and it.onnx_difference is None and it.reason:
+            told.append(f"{name_of(id_)} has no ONNX file: {it.reason}")
         for device, verdict in it.verdicts.items():
+            first = ledger.first_answered.get(device, ("", ""))[0]
+            if verdict.device and verdict.device != first:
+                told.append(f"{name_of(id_)} on {device}: measured by {first}, checked by {verdict.device}")
             if verdict.error is not None and not verdict.accepted:
                 there = f"error {verdict.error:.4f} on its samples, {verdict.expected:.4f} expected"
                 told.append(f"{name_of(id_)} is not accepted on {device} ({verdict.precision}): {there}")
             elif not verdict.accepted:
-                how = "not checked" if verdict.reason == NO_ANSWER else "not accepted"
+                how = "not checked" if verdict.accepted is None else "not accepted"
                 told.append(f"{name_of(id_)} is {how} on {device}: {verdict.reason}: {verdict.detail}")
     return told
 
 
-def table(ledger: Ledger) -> Table:
-    """Front members from fast to slow, and the baseline."""
-    out = Table(title=_title(ledger), title_justify="left", box=None, padding=(0, 2, 0, 0))
-    for name in (
-        "candidate",
-        "error",
-        "test error",
-        *latency_columns(ledger),
-        "on device",
-        "x faster",
-        "x better",
-        "parameters",
-        "trained in",
-    ):
-        out.add_column(name, justify="left" if name == "candidate" else "right", no_wrap=True)
-    for id_ in sorted(ledger.finalists(), key=lambda i: ledger.candidates[i].latency_s or 0.0):
-        it = ledger.candidates[id_]
-        ratio = ratios(it, ledger)
-        name = "baseline" if id_ == BASELINE else str(id_)
-        out.add_row(
-            name + (" *" if id_ in ledger.front else ""),
-            f"{it.metrics['error']:.4f}",
-            _number(it.test_metrics.get("error"), "{:.4f}"),
-            *(latency_of(it, device) for device in ledger.terms.devices),
-            _accepted(it),
-            _number(ratio["times_faster"], "{:.1f}"),
-            _number(ratio["times_better"], "{:.2f}"),
-            _number(it.parameters, "{:,}"),
-            _number(it.train_seconds, "{:.1f} s"),
-        )
+def show(ledger: Ledger, console: Console) -> None:
+    """Print the table, as much of it as the terminal has room for, and what must be known to read it."""
+    console.print(_title(ledger), markup=False, highlight=False, soft_wrap=True)
+    tables = [table(ledger, left_out=EXPENDABLE[:count]) for count in range(len(EXPENDABLE) + 1)]
+    widths = [console.measure(each, options=console.options.update(max_width=10_000)).maximum for each in tables]
+    room = console.width if console.is_terminal else max(widths)
+    fitting = next((index for index, width in enumerate(widths) if width <= room), len(tables) - 1)
+    # A number that is cut is worse than a line that the terminal breaks.
+    console.width = max(console.width, widths[fitting])
+    console.print(tables[fitting])
+    for note in notes(ledger):
+        console.print(note, markup=False, highlight=False, soft_wrap=True)
+
+
+def table(ledger: Ledger, left_out: Collection[str] = ()) -> Table:
+    """Front members from fast to slow, and the baseline; without some of the columns."""
+    out = Table(box=None, padding=(0, 2, 0, 0))
+    rows = [
+        _row(ledger.candidates[id_], ledger)
+        for id_ in sorted(ledger.finalists(), key=lambda i: ledger.candidates[i].latency_s or 0.0)
+    ]
+    for name in rows[0] if rows else ():
+        if name not in left_out:
+            out.add_column(name, justify="left" if name == "candidate" else "right", no_wrap=True)
+    for row in rows:
+        out.add_row(*(value for name, value in row.items() if name not in left_out))
     return out
 
 
-def _accepted(it: Candidate) -> str:
-    if not it.verdicts:
+def _row(it: Candidate, ledger: Ledger) -> dict[str, str]:
+    """Its line in the table, by column."""
+    ratio = ratios(it, ledger)
+    name = "baseline" if it.id == BASELINE else str(it.id)
+    latencies = (latency_of(it, device) for device in ledger.terms.devices)
+    return {
+        "candidate": name + (" *" if it.id in ledger.front else ""),
+        "error": f"{it.metrics['error']:.4f}",
+        "test error": _number(it.test_metrics.get("error"), "{:.4f}"),
+        **dict(zip(latency_columns(ledger), latencies, strict=True)),
+        "on device": _accepted(it, ledger),
+        "x faster": _number(ratio["times_faster"], "{:.1f}"),
+        "x better": _number(ratio["times_better"], "{:.2f}"),
+        "parameters": _number(it.parameters, "{:,}"),
+        "trained in": _number(it.train_seconds, "{:.1f} s"),
+    }
+
+
+def _accepted(it: Candidate, ledger: Ledger) -> str:
+    if it.expected is None:
         return "-"
-    return {True: "accepted", False: "NOT ACCEPTED", None: "not checked"}[it.accepted]
+    return {True: "accepted", False: "NOT ACCEPTED", None: "not checked"}[ledger.accepted(it)]
 
 
 def _title(ledger: Ledger) -> str:

@@ -71,7 +71,6 @@ TASK = '[task]\nname = "digits"\n'
         (TASK + "[training]\ngroup_size = 20\n", [], "make it 40 or more"),
         (TASK + "[search.limits]\nlatency_s = -1.0\n", [], "search.limits"),
         (TASK + "[search.limits]\nlatency = 1.0\n", [], r"limits.latency is unknown; did you mean latency_s\?"),
-        (TASK + '[edge]\nprofile = "agx"\n', [], r"edge.profile is now a list: write devices = \['agx'\]"),
         (TASK + "[edge]\ndevices = []\n", [], "edge.devices"),
         (TASK + '[edge]\ndevices = [""]\n', [], "edge.devices"),
         (TASK + '[edge]\nbridge = "B.json"\ndevices = ["a", "b", "a"]\n', [], "named twice"),

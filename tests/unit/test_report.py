@@ -29,11 +29,14 @@ class Mixed(World):
     def judge(self, candidate, device):
         if (candidate, device) == (4, "slow"):
             return ev.JudgingFailed(4, "slow", "crashed", "signal 11")
-        return ev.Judged(candidate, device, 0.5 if (candidate, device) == (3, "slow") else 0.4, 0.4, "fp16")
+        wrong = (candidate, device) == (3, "slow")
+        return ev.Judged(candidate, device, 0.5 if wrong else 0.4, 0.4, "fp16", "nano" if candidate == 2 else "")
 
 
 NOTES = [
     "~ candidate 2: latency on slow in doubt: unsteady (measured 3 times)",
+    "candidate 2 on a: measured by agx, checked by nano",
+    "candidate 2 on slow: measured by agx, checked by nano",
     "candidate 3 is not accepted on slow (fp16): error 0.5000 on its samples, 0.4000 expected",
     "candidate 4 is not accepted on slow: crashed: signal 11",
 ]
@@ -60,7 +63,7 @@ def rows(text, name):
 
 def test_the_table_has_a_column_for_each_device_and_marks_what_is_in_doubt(world):
     text = shown(results.table(world.ledger))
-    head = text.splitlines()[1]
+    head = text.splitlines()[0]
     assert "p50 a" in head
     assert "p50 slow" in head
     latency = latency_of(world.genomes[2]) * 1e3
@@ -68,6 +71,20 @@ def test_the_table_has_a_column_for_each_device_and_marks_what_is_in_doubt(world
     assert "accepted" in rows(text, "2")
     assert [word for word in rows(text, "3") if word.isupper()] == ["NOT", "ACCEPTED"]
     assert results.notes(world.ledger) == NOTES
+
+
+@pytest.mark.parametrize(("columns", "expected"), [(200, ["parameters", "trained"]), (112, ["parameters"]), (60, [])])
+def test_a_narrow_terminal_goes_without_columns_and_no_number_is_cut(world, columns, expected):
+    console = Console(width=columns, force_terminal=True, color_system=None, file=io.StringIO())
+    results.show(world.ledger, console)
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert [word for word in ("parameters", "trained") if word in text.splitlines()[1]] == expected
+    assert f"{world.ledger.candidates[2].metrics['error']:.4f}" in rows(text, "2")
+    pipe = Console(file=io.StringIO(), force_terminal=False)
+    results.show(world.ledger, pipe)
+    assert "trained in" in pipe.file.getvalue()
+    assert all(note in pipe.file.getvalue().splitlines() for note in NOTES)
 
 
 def test_one_device_or_the_worst_of_them_is_one_latency_objective():
@@ -98,7 +115,7 @@ def test_the_json_says_it_by_device(world, tmp_path):
     assert two["measurement"] == two["measurements"]["slow"]
     assert (two["accepted"], three["accepted"], four["accepted"]) == (True, False, False)
     assert three["quality"]["slow"] == {
-        "accepted": False, "expected": 0.4, "error": 0.5, "precision": "fp16", "reason": "", "detail": ""
+        "accepted": False, "expected": 0.4, "error": 0.5, "precision": "fp16", "reason": "", "detail": "", "device": ""
     }  # fmt: skip
     assert four["quality"]["slow"]["reason"] == "crashed"
     baseline = by_id[0]["objectives"]
