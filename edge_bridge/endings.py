@@ -11,6 +11,8 @@ import socket
 import sys
 from types import FrameType, TracebackType
 
+END_OF_STDIN = "end of standard input"
+
 
 class Endings:
     """Context in which the wishes to end arrive as readable file descriptors.
@@ -52,7 +54,7 @@ class Endings:
             numbers = [each for each in self._read_end.recv(64) if each in self._old_handlers]
             return signal.Signals(numbers[0]).name if numbers else None
         if self._with_stdin and readable == sys.stdin.fileno() and not os.read(readable, 4096):
-            return "end of standard input"
+            return END_OF_STDIN
         return None
 
 

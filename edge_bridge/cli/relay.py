@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from edge_bridge.cli.common import FILE, FOLDER, announce, log
-from edge_bridge.endings import Endings
+from edge_bridge.endings import END_OF_STDIN, Endings
 from edge_bridge.errors import BridgeError
 from edge_bridge.relay.service import RelayPlan, RelayService
 from edge_bridge.wire.keys import AllowList, KeyPair, check_private_folder, read_connection, read_key_pair
@@ -25,12 +25,14 @@ from edge_bridge.wire.keys import AllowList, KeyPair, check_private_folder, read
 @click.option("--device-port", default=0, help="Port for devices; likewise.")
 @click.option("--local", type=FOLDER, help="Private bridge of one job: ipc sockets in this folder of mode 0700.")
 @click.option("--exit-with-stdin", is_flag=True, help="End when standard input ends.")
+@click.option("--remove-folder", is_flag=True, help="With both: remove the folder DIR when standard input ends.")
 def relay(
     connection: Path,
     key: Path | None,
     allow: Path | None,
     local: Path | None,
     exit_with_stdin: bool,
+    remove_folder: bool,
     **where: str | int,
 ) -> None:
     """Serve jobs and devices until SIGTERM. Prints the connection file's path once it listens."""
@@ -57,8 +59,9 @@ def relay(
         found = service.connection
         log.info("relay listens: jobs %s, devices %s", found.job_endpoint, found.device_endpoint)
         announce(str(plan.connection_file.resolve()))
-        log.info("relay ends: %s", service.serve(endings))
-        if local is not None and exit_with_stdin:
+        ended_by = service.serve(endings)
+        log.info("relay ends: %s", ended_by)
+        if local is not None and remove_folder and ended_by == END_OF_STDIN:
             # Its owner made the folder and may have been killed: nobody else is left to remove it.
             shutil.rmtree(local, ignore_errors=True)
 

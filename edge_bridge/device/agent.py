@@ -30,6 +30,8 @@ from edge_bridge.measuring.lines import FailureLine, JudgedLine, Line, MeasuredL
 from edge_bridge.measuring.measurer import ChildLimits, Measurer
 from edge_bridge.wire.protocol import (
     MINOR,
+    MOST_DOUBTED,
+    OLD_PHASES,
     Cancel,
     Doubt,
     Error,
@@ -60,10 +62,6 @@ REGISTER_S, REGISTER_FULL_S = 3.0, 5.0
 COOLING_S = 2.0
 #: Failures kept while the relay cannot be reached.
 MOST_UNSENT = 256
-#: Request ids in one DOUBT.
-MOST_DOUBTED = 1024
-#: Phases that a relay of minor version 0 knows.
-OLD_PHASES: tuple[Phase, ...] = ("queued", "loading", "warming", "measuring")
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,13 +248,13 @@ class Agent:
         return known
 
     def _cancel(self, request_id: str) -> None:
-        running = self._running is not None and self._running.request_id == request_id
-        if running:
+        if self._running is not None and self._running.request_id == request_id:
             self._measurer.cancel()
             self._running = None
-        if running or self._waiting.cancel(request_id):
-            log.info("request %s cancelled", request_id[:8])
-            self._send(Failed(request_id=request_id, reason="cancelled", detail="nobody waits for it"))
+        self._waiting.cancel(request_id)
+        log.info("request %s cancelled", request_id[:8])
+        # Also if it is not here: the relay may believe so, and would give this device nothing else.
+        self._send(Failed(request_id=request_id, reason="cancelled", detail="nobody waits for it"))
 
     # The measurer
 

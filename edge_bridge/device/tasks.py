@@ -85,9 +85,6 @@ class Waiting:
         """Remove and return the first."""
         return self._jobs.popleft()
 
-    def cancel(self, request_id: str) -> bool:
-        """Remove a job; say whether it was there."""
-        kept = deque(job for job in self._jobs if job.request_id != request_id)
-        found = len(kept) < len(self._jobs)
-        self._jobs = kept
-        return found
+    def cancel(self, request_id: str) -> None:
+        """Remove a job, if it is here."""
+        self._jobs = deque(job for job in self._jobs if job.request_id != request_id)

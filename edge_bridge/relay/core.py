@@ -8,6 +8,7 @@ devices answer from their stores.
 from __future__ import annotations
 
 import platform
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -28,6 +29,8 @@ from edge_bridge.relay.records import Away, Device, Job, Limits, Request
 from edge_bridge.relay.tally import Tally
 from edge_bridge.wire.protocol import (
     MINOR,
+    MOST_DOUBTED,
+    OLD_PHASES,
     Ack,
     Cancel,
     Devices,
@@ -47,7 +50,7 @@ from edge_bridge.wire.protocol import (
     Welcome,
     task_of,
 )
-from edge_bridge.wire.quantities import Profile
+from edge_bridge.wire.quantities import ANY_PROFILE, Profile
 
 
 @dataclass(slots=True)
@@ -75,6 +78,10 @@ class Relay:
     _bytes_held: int = 0
     #: Profiles as last told to the jobs.
     _told: list[Profile] = field(default_factory=list)
+    #: What devices doubt, by request id, oldest first: for jobs that are away when it is said.
+    _doubts: OrderedDict[str, str] = field(default_factory=OrderedDict)
+    #: Since when every device of a profile has been too old for what waits for it: (profile, minor version needed).
+    _outdated: dict[tuple[str, int], float] = field(default_factory=dict)
 
     def handle(self, event: Event, now_s: float) -> list[Command]:
         """Take one event, return what is to be done, in order."""
@@ -107,6 +114,7 @@ class Relay:
                         yield from self._device_gone(peer, f"silent for {silent_s:.0f} s", now_s)
                 for device_id in [each for each, away in self._away.items() if now_s >= away.until_s]:
                     yield from self._lost(self._away.pop(device_id).request_id)
+                yield from self._refuse_outdated(now_s)
 
     # Jobs
 
@@ -121,9 +129,12 @@ class Relay:
             self._jobs[peer] = Job(name)
             yield Note(f"job {name} is here")
         match message.header:
-            case Hello() if self._jobs[peer].may_ask(now_s):
+            case Hello(minor=minor) as hello if self._jobs[peer].may_ask(hello, now_s):
+                self._jobs[peer].minor = minor
                 yield ToJob(peer, self._welcome(now_s))
-            case Status() if self._jobs[peer].may_ask(now_s):
+                if minor >= 1:
+                    yield from (ToJob(peer, doubt) for doubt in self._kept_doubts())
+            case Status() as status if self._jobs[peer].may_ask(status, now_s):
                 yield ToJob(peer, self._state(now_s))
             case Measure() as measure:
                 yield from self._measure(peer, measure, message.payload)
@@ -183,7 +194,8 @@ class Relay:
             )
             self._requests[measure.request_id] = request
             self._bytes_held += measure.size_bytes
-            if request.device is None:
+            kept = any(away.request_id == measure.request_id for away in self._away.values())
+            if request.device is None and not kept:
                 self._enqueue(measure.request_id)
         yield ToJob(peer, Ack(request_id=measure.request_id))
 
@@ -254,7 +266,10 @@ class Relay:
             case Result() | Failed():
                 yield from self._answered(header, device, now_s)
             case Doubt(request_ids=ids, detail=detail):
-                yield from (ToJob(job, header) for job in self._jobs)
+                self._doubts.update(dict.fromkeys(ids, detail))
+                while len(self._doubts) > self.limits.doubts:
+                    self._doubts.popitem(last=False)
+                yield from (ToJob(peer, header) for peer, job in self._jobs.items() if job.minor >= 1)
                 yield Note(f"device {device.profile.name} doubts {len(ids)} of its measurements: {detail}")
                 self._tally.error(f"{device.profile.name}: {detail}", now_s)
 
@@ -269,6 +284,7 @@ class Relay:
             return
         self._tally.answered(now_s)
         if isinstance(answer, Result):
+            self._doubts.pop(request_id, None)
             device.measured += 1
             yield Note(f"request {request_id[:8]} measured on {name}")
         else:
@@ -290,7 +306,7 @@ class Relay:
             if other == peer or device_id == device.device_id:
                 # The same device over a new connection, or its agent started again: its task may be with it still.
                 del self._devices[other]
-                if device.task is not None:
+                if device.task is not None and self._take_from(other, device.task):
                     self._away[device_id] = Away(device.task, device.instance, now_s)
         if len(self._devices) >= self.limits.devices:
             yield ToDevice(peer, Error(code="full", detail=f"the relay serves {len(self._devices)} devices"))
@@ -298,7 +314,7 @@ class Relay:
         new = self._devices[peer] = Device(
             register.profile, register.instance, device_id, register.minor, now_s, register.busy_with, since_s=now_s
         )
-        if new.task in self._requests:
+        if new.task in self._requests and self._requests[new.task].device is None:
             self._requests[new.task].device = peer
             self._queue.remove(new.task)
         yield ToDevice(peer, Registered(versions={"python": platform.python_version()}, minor=MINOR))
@@ -310,11 +326,13 @@ class Relay:
     def _take_up(self, peer: bytes, device: Device, away: Away, now_s: float) -> Iterator[Command]:
         """Give back to a device that is there again what it was at: it may have the result in its store."""
         request = self._requests.get(away.request_id)
+        if request is None or request.device is not None:
+            return  # nobody wants it any more, or another device has it
         if away.instance != device.instance:
             yield from self._lost(away.request_id, requeue=device.task is not None)
         elif device.task is not None:
             self._requeue(away.request_id)
-        if request is not None and device.task is None and away.request_id in self._requests:
+        if device.task is None and away.request_id in self._requests:
             yield self._give(away.request_id, peer, device, now_s)
 
     def _progress(self, progress: Progress, device: Device, now_s: float) -> Iterator[Command]:
@@ -328,7 +346,9 @@ class Relay:
                 device=device.profile.name,
                 elapsed_s=progress.elapsed_s,
             )
-            yield from (ToJob(job, told) for job in request.jobs)
+            yield from (
+                ToJob(job, told) for job in request.jobs if self._jobs[job].minor >= 1 or told.phase in OLD_PHASES
+            )
 
     def _device_gone(self, peer: bytes, why: str, now_s: float) -> Iterator[Command]:
         device = self._devices.pop(peer, None)
@@ -336,9 +356,16 @@ class Relay:
             return
         yield Note(f"device {device.profile.name} is gone: {why}")
         self._tally.error(f"device {device.profile.name} is gone: {why}", now_s)
-        if device.task in self._requests:
-            self._requests[device.task].device = None
+        if device.task is not None and self._take_from(peer, device.task):
             self._away[device.device_id] = Away(device.task, device.instance, now_s + self.limits.grace_s)
+
+    def _take_from(self, peer: bytes, request_id: str) -> bool:
+        """Take a request from a device that is not there any more; say whether it was with that one."""
+        request = self._requests.get(request_id)
+        if request is None or request.device != peer:
+            return False
+        request.device = None
+        return True
 
     def _lost(self, request_id: str, requeue: bool = True) -> Iterator[Command]:
         """Count a device that ended with this request; after too many the request fails."""
@@ -354,6 +381,36 @@ class Relay:
         detail = f"{request.devices_lost} devices went away while they had it"
         failed = Failed(request_id=request_id, reason="device-lost", detail=detail)
         yield from (ToJob(job, failed) for job in request.jobs)
+
+    def _refuse_outdated(self, now_s: float) -> Iterator[Command]:
+        """Refuse what only newer devices than those that are there would understand, after some time."""
+        too_old: dict[tuple[str, int], Device] = {}
+        for profile, needs in self._queue.kinds():
+            fitting = [each for each in self._devices.values() if profile in (ANY_PROFILE, each.profile.name)]
+            if fitting and all(each.minor < needs for each in fitting):
+                too_old[profile, needs] = fitting[0]
+        self._outdated = {kind: self._outdated.get(kind, now_s) for kind in too_old}
+        for kind, since_s in list(self._outdated.items()):
+            if now_s - since_s < self.limits.outdated_s:
+                continue
+            del self._outdated[kind]
+            name = too_old[kind].profile.name
+            detail = f"device {name} speaks protocol 1.{too_old[kind].minor}, 1.{kind[1]} is needed: update it"
+            for request_id in self._queue.of_kind(*kind):
+                failed = Failed(request_id=request_id, reason="unsupported", detail=detail)
+                yield from (ToJob(job, failed) for job in self._requests[request_id].jobs)
+                self._forget(request_id)
+
+    def _kept_doubts(self) -> list[Doubt]:
+        """The doubts that are remembered, in as few messages as there are texts."""
+        texts: dict[str, list[str]] = {}
+        for request_id, detail in self._doubts.items():
+            texts.setdefault(detail, []).append(request_id)
+        return [
+            Doubt(request_ids=ids[start : start + MOST_DOUBTED], detail=detail)
+            for detail, ids in texts.items()
+            for start in range(0, len(ids), MOST_DOUBTED)
+        ]
 
     # The queue
 

@@ -90,6 +90,16 @@ class Queue:
         if not jobs:
             del self._turns[place.priority]
 
+    def kinds(self) -> set[tuple[str, int]]:
+        """(profile, minor version needed) of all that waits."""
+        return {
+            (place.profile, place.needs) for jobs in self._turns.values() for lines in jobs.values() for place in lines
+        }
+
+    def of_kind(self, profile: str, needs: int) -> list[str]:
+        """Ids of the requests for this profile that need this minor version."""
+        return [id_ for id_, place in self._places.items() if (place.profile, place.needs) == (profile, needs)]
+
     def newest_of(self, job: bytes) -> str | None:
         """The request of this job that would be taken last: of its lowest priority, the newest."""
         for priority in sorted(self._turns):

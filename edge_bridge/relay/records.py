@@ -5,12 +5,12 @@ Must not decide anything.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from edge_bridge.wire.protocol import DeviceState, Measure
+from edge_bridge.wire.protocol import DeviceState, Header, Measure
 from edge_bridge.wire.quantities import Profile
 
-#: HELLO and STATUS of one job are answered at most this often.
+#: HELLO of one job is answered at most this often, and STATUS likewise.
 ASK_S = 0.02
 
 
@@ -28,6 +28,10 @@ class Limits:
     silence_s: float = 15.0
     #: What a device that went away was measuring is kept for it so long, before another one may have it.
     grace_s: float = 10.0
+    #: A request that every device there is too old for is refused after so long.
+    outdated_s: float = 60.0
+    #: Doubts kept for jobs that are away.
+    doubts: int = 4096
 
 
 @dataclass(slots=True)
@@ -49,14 +53,16 @@ class Job:
 
     name: str
     answered: int = 0
-    #: When it was last told of the whole relay: an answer that is long, and must not be had without end.
-    told_s: float | None = None
+    minor: int = 0
+    #: When it was last answered by messages of each type: answers that are long, and must not be had without end.
+    told_s: dict[type[Header], float] = field(default_factory=dict)
 
-    def may_ask(self, now_s: float) -> bool:
-        """Whether it has not just been told."""
-        if self.told_s is not None and now_s - self.told_s < ASK_S:
+    def may_ask(self, by: Header, now_s: float) -> bool:
+        """Whether it has not just been answered."""
+        told_s = self.told_s.get(type(by))
+        if told_s is not None and now_s - told_s < ASK_S:
             return False
-        self.told_s = now_s
+        self.told_s[type(by)] = now_s
         return True
 
 
@@ -88,7 +94,7 @@ class Device:
             heard_ago_s=max(0.0, now_s - self.heard_s),
             measured=self.measured,
             failed=self.failed,
-            last_error=self.last_error,
+            last_error=self.last_error[:200],
         )
 
 

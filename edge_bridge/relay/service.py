@@ -43,6 +43,7 @@ from edge_bridge.wire.protocol import (
     Measure,
     Ping,
     broken_identity,
+    cut,
     decode,
     encode,
 )
@@ -56,6 +57,8 @@ TICK_S = 1.0
 OFFENCES = 10
 #: Lines about one key in the log, within so many seconds; the rest is only counted.
 COMPLAINTS, COMPLAINTS_WITHIN_S = 20, 60.0
+#: A payload of frames that are smaller on average is cut anew.
+SMALL_FRAME_BYTES = 64 << 10
 #: Most messages taken from one side before the other is looked at.
 BURST = 64
 
@@ -205,10 +208,14 @@ class RelayService:
         if isinstance(message.header, Measure):
             broken = broken_identity(message.header, message.payload)
             if broken is not None:
-                log.warning("job %s: request %s: %s", name, message.header.request_id[:8], broken)
+                key = self._keys.get((side, peer), "") or name
+                self._complain(key, f"job {name}: request {message.header.request_id[:8]}: {broken}")
                 failed = Failed(request_id=message.header.request_id, reason="bad-digest", detail=broken)
                 self._send(side, peer, failed, ())
                 return
+            if len(message.payload) > 1 + message.header.size_bytes // SMALL_FRAME_BYTES:
+                # Held as it came, every frame would take memory that no limit counts.
+                message = message._replace(payload=cut(message.joined()))
         self._handle(JobSaid(peer, name, message))
 
     def _offence(self, side: Side, peer: bytes, key: str, code: ErrorCode, detail: str) -> None:

@@ -36,17 +36,27 @@ VERSION = b"MPINAS-EDGE/1"
 #: What has been added since MPINAS-EDGE/1 was first spoken; 0 for a peer that does not say.
 MINOR = 1
 HEADER_LIMIT_BYTES = 1 << 20
-#: A sender cuts the payload into frames of this size; a receiver takes frames up to FRAME_LIMIT_BYTES.
-CHUNK_BYTES = 4 << 20
+#: Of a MEASURE; the TASK made of it may be longer, for it names what was left out.
+MEASURE_LIMIT_BYTES = 1 << 16
+#: Of a REGISTER: the profiles of all devices of a relay must fit into one header.
+REGISTER_LIMIT_BYTES = 1 << 11
+#: A sender cuts the payload into frames of this size, small enough for one end to decrypt while the other encrypts;
+#: a receiver takes frames up to FRAME_LIMIT_BYTES, and MOST_FRAMES of them.
+CHUNK_BYTES = 256 << 10
 FRAME_LIMIT_BYTES = (8 << 20) + 1024
+MOST_FRAMES = 4096
 MODEL_LIMIT_BYTES = 512 << 20
+#: Request ids in one DOUBT.
+MOST_DOUBTED = 1024
 
 Minor = Annotated[int, msgspec.Meta(ge=0, le=10_000)]
 Phase = Literal["queued", "loading", "warming", "measuring", "judging", "cooling"]
+#: Phases that a peer of minor version 0 knows.
+OLD_PHASES: tuple[Phase, ...] = ("queued", "loading", "warming", "measuring")
 #: What a request wants: the model's latency, or its error on a labelled shard.
 Work = Literal["latency", "quality"]
-#: Reasons of a FAILED answer. "busy" is the relay's alone, and asks the client to come again later; "cancelled" is a
-#: device's answer to CANCEL, and goes no further than the relay.
+#: Reasons of a FAILED answer. "busy" asks the client to come again later; "cancelled" is a device's answer to CANCEL,
+#: and goes no further than the relay.
 Reason = Literal[
     "busy", "bad-digest", "bad-model", "too-large", "out-of-memory", "run-failed", "time-out", "crashed",
     "unsupported", "device-lost", "cancelled", "internal",
@@ -126,7 +136,7 @@ class DeviceState(msgspec.Struct, frozen=True, kw_only=True):
 
     profile: Profile
     minor: Minor
-    #: "idle", "away" (its place is kept) or the phase of what it is at.
+    #: "idle", or the phase of what it is at.
     doing: Name
     request_id: Digest | None
     doing_for_s: Annotated[float, msgspec.Meta(ge=0)]
@@ -263,6 +273,7 @@ _CLASSES: tuple[type[Header], ...] = (
     Hello, Measure, Cancel, Welcome, Devices, Status, State, Ack, Progress, Result, Doubt, Failed, Error,
     Register, Registered, Task, Ping, Pong,
 )  # fmt: skip
+_HEADER_LIMITS: dict[type[Header], int] = {Measure: MEASURE_LIMIT_BYTES, Register: REGISTER_LIMIT_BYTES}
 _TAG: dict[type[Header], bytes] = {each: each.__name__.upper().encode() for each in _CLASSES}
 
 
@@ -298,9 +309,12 @@ def decode(frames: Sequence[bytes], direction: Mapping[bytes, type[Header]]) -> 
     wanted = direction.get(tag)
     if wanted is None:
         raise ProtocolError(f"type {_shown(tag)} is not one that this peer may send")
-    if len(header_bytes) > HEADER_LIMIT_BYTES:
-        raise ProtocolError(f"header of {len(header_bytes)} bytes, at most {HEADER_LIMIT_BYTES} are taken")
+    limit_bytes = _HEADER_LIMITS.get(wanted, HEADER_LIMIT_BYTES)
+    if len(header_bytes) > limit_bytes:
+        raise ProtocolError(f"header of {len(header_bytes)} bytes, at most {limit_bytes} are taken")
     header = decode_part(header_bytes, wanted)
+    if len(payload) > MOST_FRAMES or not all(payload):
+        raise ProtocolError(f"payload of {len(payload)} frames: at most {MOST_FRAMES}, none of them empty")
     size_bytes = sum(map(len, payload))
     expected_bytes = header.size_bytes if isinstance(header, Measure) else 0
     if size_bytes != expected_bytes:

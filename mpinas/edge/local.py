@@ -84,7 +84,7 @@ class LocalBridge:
         self.connection_file = self._folder / "BRIDGE.json"
         self._children: list[_Child] = []
         try:
-            relay = ("relay", "--local", str(self._folder), "--exit-with-stdin")
+            relay = ("relay", "--local", str(self._folder), "--exit-with-stdin", "--remove-folder")
             self._start("relay", relay, log_folder / "edge-relay.log")
             self._wait_until_it_listens(self._children[0])
             state = str(self._folder / "results")

@@ -195,13 +195,104 @@ def test_what_nobody_wants_any_more_is_stopped_on_the_device():
     assert kinds(bench.device(result_of(message.header))) == [(JOB, Result)]
 
 
-def test_doubts_go_to_every_job():
+def test_doubts_go_to_every_job_that_knows_them():
     bench = Bench()
-    for job in (JOB, JOB_2):
-        bench.job(Hello(client="", versions={}), job)
+    for job, minor in ((JOB, 1), (JOB_2, 1), (b"old", 0)):
+        bench.job(Hello(client="", versions={}, minor=minor), job)
     bench.register()
     doubt = Doubt(request_ids=["0" * 64], detail="hot")
     assert bench.device(doubt) == [ToJob(JOB, doubt), ToJob(JOB_2, doubt)]
+
+
+def test_doubts_are_kept_for_a_job_that_comes_later_until_it_is_measured_anew():
+    bench = Bench(Limits(doubts=3))
+    bench.register()
+    message = ask()
+    ids = [message.header.request_id, "1" * 64, "2" * 64]
+    bench.device(Doubt(request_ids=["0" * 64], detail="hot"))
+    bench.device(Doubt(request_ids=ids, detail="hotter"))
+    welcome, kept = bench.job(Hello(client="", versions={}, minor=1))
+    assert (type(welcome.header), kept) == (Welcome, ToJob(JOB, Doubt(request_ids=ids, detail="hotter")))
+    assert kinds(bench.job(Hello(client="", versions={}), b"old")) == [(b"old", Welcome)]
+    bench.job(message)
+    bench.device(result_of(message.header))
+    (_, kept) = bench.job(Hello(client="", versions={}, minor=1), JOB_2)
+    assert kept.header.request_ids == ids[1:]
+
+
+def test_an_old_job_is_told_of_old_phases_only():
+    bench = Bench()
+    bench.job(Hello(client="", versions={}))
+    bench.job(Hello(client="", versions={}, minor=1), JOB_2)
+    bench.register()
+    message = ask()
+    bench.job(message, JOB)
+    bench.job(message, JOB_2)
+    told = {
+        phase: [each.peer for each in bench.device(Progress(request_id=message.header.request_id, phase=phase))]
+        for phase in ("measuring", "cooling")
+    }
+    assert told == {"measuring": [JOB, JOB_2], "cooling": [JOB_2]}
+
+
+def test_hello_is_answered_right_after_status_and_neither_without_end():
+    bench = Bench()
+    hello = Hello(client="", versions={})
+    assert [len(bench.job(each)) for each in (Status(), hello, hello, Status())] == [1, 1, 0, 0]
+    assert len(bench.gone(JobSaid(JOB, "name", Message(hello)), now_s=0.1)) == 1
+
+
+def test_what_every_device_there_is_too_old_for_is_refused_after_a_while():
+    bench = Bench(Limits(outdated_s=60.0))
+    message = Message(measure_of(b"m", Settings(batches=(1, 8)), "dut"), (b"m",))
+    bench.job(message)
+    bench.register(DEVICE, minor=0)
+    bench.register(b"another", "other", minor=1)
+    assert bench.gone(Tick(), now_s=5.0) == []
+    for now_s in range(6, 65, 10):
+        for device in (DEVICE, b"another"):
+            bench.device(Pong(), device, now_s)
+    assert bench.gone(Tick(), now_s=64.9) == []
+    (refused,) = bench.gone(Tick(), now_s=65.0)
+    assert refused.header.reason == "unsupported"
+    assert refused.header.detail == "device dut speaks protocol 1.0, 1.1 is needed: update it"
+    assert bench.relay._requests == {}
+    # with a newer device away for less than that, nothing is refused
+    bench.job(message)
+    bench.gone(Tick(), now_s=70.0)
+    assert bench.register(DEVICE_2, minor=1, now_s=75.0)[-1].header == task_of(message.header)
+
+
+def test_a_device_that_comes_back_does_not_get_what_another_one_has():
+    bench = Bench()
+    bench.register(DEVICE, instance="1", device_id="factory")
+    message = ask()
+    bench.job(message)
+    bench.gone(DeviceGone(DEVICE, "cut off"), now_s=1.0)
+    bench.gone(JobGone(JOB, "cut off"), now_s=1.0)
+    # both away: asked for again, it waits for the device that has it
+    assert kinds(bench.job(message)) == [(JOB, Ack)]
+    assert kinds(bench.register(DEVICE_2, now_s=2.0)) == [(DEVICE_2, Registered), (JOB, Devices)]
+    bench.gone(Tick(), now_s=11.0)
+    assert bench.relay._requests[message.header.request_id].device == DEVICE_2
+    assert kinds(bench.register(b"back", now_s=12.0, instance="1", device_id="factory")) == [
+        (b"back", Registered),
+        (JOB, Devices),
+    ]
+    # nor does its going away take it from the one that has it
+    bench.gone(DeviceGone(b"back", "cut off"), now_s=13.0)
+    bench.gone(Tick(), now_s=14.0)
+    assert bench.relay._requests[message.header.request_id].device == DEVICE_2
+    assert kinds(bench.device(result_of(message.header), DEVICE_2, now_s=14.0))[:1] == [(JOB, Result)]
+
+
+def test_an_agent_that_ends_with_a_request_again_and_again_is_counted_however_fast_it_is_back():
+    bench = Bench(Limits(devices_lost=3))
+    message = ask()
+    bench.job(message)
+    said = [bench.register(b"%d" % run, instance=f"{run}", device_id="factory") for run in range(4)]
+    assert [each[-1].header for each in said[:3]] == [task_of(message.header)] * 3
+    assert [each.header.reason for each in said[3] if isinstance(each.header, Failed)] == ["device-lost"]
 
 
 def test_state_tells_who_is_at_what():
