@@ -139,10 +139,10 @@ def test_headers_that_would_not_fit_further_on_are_refused():
     measure = msgspec.structs.replace(
         wire.measure_of(b"model", Settings()), settings=msgspec.Raw(b"{" + b" " * 65_536 + b"}")
     )
-    with pytest.raises(ProtocolError, match="header of 65... bytes, at most 65536"):
+    with pytest.raises(ProtocolError, match=r"header of 65... bytes, at most 65536"):
         wire.decode(wire.encode(measure, [b"model"]), wire.JOB_TO_RELAY)
     profile = Profile(name="a", hardware="b" * 1900, runtime="c", provider="d", versions={"e": "f" * 200})
-    with pytest.raises(ProtocolError, match="header of 2... bytes, at most 2048"):
+    with pytest.raises(ProtocolError, match=r"header of 2... bytes, at most 2048"):
         wire.decode(wire.encode(wire.Register(profile=profile, instance="i")), wire.DEVICE_TO_RELAY)
 
 
