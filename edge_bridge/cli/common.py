@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import select
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import click
+import msgspec
 
 from edge_bridge.errors import BridgeError
 from edge_bridge.wire.keys import Connection, KeyPair, read_key_pair
@@ -16,6 +20,37 @@ from edge_bridge.wire.keys import Connection, KeyPair, read_key_pair
 log = logging.getLogger("edge-bridge")
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
+DAY_S = 86_400.0
+Number = TypeVar("Number", int, float)
+
+
+def within(
+    most: Number, *, least: Number | None = None, above: Number | None = None
+) -> Callable[[click.Context, click.Parameter, Number], Number]:
+    """Callback of an option: its number must lie here; anything else, "nan" too, is one line and exit code 2."""
+
+    def checked(context: click.Context, option: click.Parameter, number: Number) -> Number:
+        fits = number <= most and (least is None or number >= least) and (above is None or number > above)
+        if not fits:
+            bounds = {"at least": least, "above": above, "at most": most}
+            words = " and ".join(f"{word} {bound:.10g}" for word, bound in bounds.items() if bound is not None)
+            raise BridgeError(f"{option.opts[0]} must be {words}, not {number:.10g}")
+        return number
+
+    return checked
+
+
+#: Limits on what a model may take.
+LIMIT_SECONDS = within(DAY_S, above=0.0)
+MEGABYTES = within(1 << 24, least=0)
+
+
+def option_text(error: msgspec.ValidationError, names: Mapping[str, str]) -> str:
+    """Text of an error in which options stand for fields; `names` are those that differ."""
+    what, at, field = str(error).partition(" - at `$.")
+    name = re.sub(r"(\[.*)?`$", "", field)
+    what = re.sub(r"^Expected `(int|float|array)` ", "must be ", what)
+    return f"{names.get(name, '--' + name.replace('_', '-'))} {what}" if at else what
 
 
 def key_for(connection: Connection, path: Path | None) -> KeyPair | None:

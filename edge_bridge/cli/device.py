@@ -10,7 +10,18 @@ from typing import IO
 
 import click
 
-from edge_bridge.cli.common import FILE, FOLDER, announce, key_for, log, memory_limit_bytes
+from edge_bridge.cli.common import (
+    DAY_S,
+    FILE,
+    FOLDER,
+    LIMIT_SECONDS,
+    MEGABYTES,
+    announce,
+    key_for,
+    log,
+    memory_limit_bytes,
+    within,
+)
 from edge_bridge.device.agent import Agent, DevicePlan
 from edge_bridge.device.connection_file import ConnectionFile
 from edge_bridge.device.drift import DriftPlan
@@ -29,17 +40,55 @@ from edge_bridge.wire.keys import Connection, KeyPair
 @click.option("--state", type=FOLDER, help="Folder for results [default: ~/.local/state/edge-bridge/NAME].")
 @click.option("--runtime", default="onnxruntime", show_default=True)
 @click.option("--provider", default="cpu", show_default=True, help="For onnxruntime: cpu, cuda or tensorrt.")
-@click.option("--memory-limit-mb", default=0, help="Address space of a model [default: half of the memory].")
-@click.option("--load-seconds", default=120.0, show_default=True, help="Longest time to load a model.")
-@click.option("--stall-seconds", default=30.0, show_default=True, help="Longest time of one run of a model.")
+@click.option(
+    "--memory-limit-mb", default=0, callback=MEGABYTES, help="Memory of a model [default: half of the memory]."
+)
+@click.option(
+    "--load-seconds",
+    default=120.0,
+    show_default=True,
+    callback=LIMIT_SECONDS,
+    help="Longest time to load a model; of its first run too.",
+)
+@click.option(
+    "--stall-seconds",
+    default=30.0,
+    show_default=True,
+    callback=LIMIT_SECONDS,
+    help="Longest time of one run of a model.",
+)
 @click.option("--ssh", "login", default="", help="LOGIN: reach the relay, and a file that is not here, through ssh.")
 @click.option("--ssh-option", "ssh_given", multiple=True, help="For ssh: NAME=VALUE, or '-p 2222'. Repeat for several.")
 @click.option("--no-reference", is_flag=True, help="Do not watch the device's drift by the reference model.")
 @click.option("--new-reference", is_flag=True, help="Learn anew what the reference model takes on this device.")
-@click.option("--reference-every", default=20, show_default=True, help="Requests between two readings of it.")
-@click.option("--reference-minutes", default=10.0, show_default=True, help="Longest time between two readings.")
-@click.option("--reference-band", default=0.10, show_default=True, help="Share by which a reading may be off.")
-@click.option("--cooling-seconds", default=120.0, show_default=True, help="Longest wait for the device to cool down.")
+@click.option(
+    "--reference-every",
+    default=20,
+    show_default=True,
+    callback=within(10**9, least=1),
+    help="Requests between two readings of it.",
+)
+@click.option(
+    "--reference-minutes",
+    default=10.0,
+    show_default=True,
+    callback=within(DAY_S, above=0.0),
+    help="Longest time between two readings.",
+)
+@click.option(
+    "--reference-band",
+    default=0.10,
+    show_default=True,
+    callback=within(0.99, above=0.0),
+    help="Share by which a reading may be off.",
+)
+@click.option(
+    "--cooling-seconds",
+    default=120.0,
+    show_default=True,
+    callback=within(DAY_S, least=0.0),
+    help="Longest wait for the device to cool down.",
+)
 @click.option("--any-core", is_flag=True, help="Leave the cores that whoever started this is bound to.")
 @click.option("--exit-with-stdin", is_flag=True, help="End when standard input ends.")
 def device(  # noqa: PLR0913, PLR0917 - one parameter for each option, as click wants it
@@ -58,11 +107,21 @@ def device(  # noqa: PLR0913, PLR0917 - one parameter for each option, as click 
     exit_with_stdin: bool,
     no_reference: bool,
     new_reference: bool,
-    **drift: float,
+    reference_every: int,
+    reference_minutes: float,
+    reference_band: float,
+    cooling_seconds: float,
 ) -> None:
     """Measure for the relay of BRIDGE.json until SIGTERM. Prints a line each time the relay has taken it."""
     if any_core:
         os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    drift = DriftPlan(
+        every_requests=reference_every,
+        every_s=reference_minutes * 60,
+        band=reference_band,
+        first_wait_s=min(5.0, cooling_seconds),
+        most_wait_s=cooling_seconds,
+    )
     profile = describe_device(name, runtime, provider)
     source = ConnectionFile(connection, login, ssh_given)
     found = source.read()
@@ -80,7 +139,7 @@ def device(  # noqa: PLR0913, PLR0917 - one parameter for each option, as click 
             profile=profile,
             state=state or Path.home() / ".local/state/edge-bridge" / profile.name,
             limits=ChildLimits(memory_limit_bytes(memory_limit_mb), load_seconds, stall_seconds),
-            drift=None if no_reference else _drift_plan(**drift),
+            drift=None if no_reference else drift,
             forget_reference=new_reference,
         )
         endings = stack.enter_context(Endings(exit_with_stdin))
@@ -88,20 +147,6 @@ def device(  # noqa: PLR0913, PLR0917 - one parameter for each option, as click 
         agent = Agent(plan, on_registered=lambda: announce(f"registered {profile.name}"))
         log.info("device %s (%s), relay %s", profile.name, profile.hardware, found.device_endpoint)
         log.info("device ends: %s", agent.serve(endings))
-
-
-def _drift_plan(
-    reference_every: float, reference_minutes: float, reference_band: float, cooling_seconds: float
-) -> DriftPlan:
-    if reference_every < 1 or reference_minutes <= 0 or not 0 < reference_band < 1 or cooling_seconds < 0:
-        raise BridgeError("--reference-every, -minutes and -band must be above 0, the band below 1")
-    return DriftPlan(
-        every_requests=int(reference_every),
-        every_s=reference_minutes * 60,
-        band=reference_band,
-        first_wait_s=min(5.0, cooling_seconds),
-        most_wait_s=cooling_seconds,
-    )
 
 
 def _only_one(state: Path) -> IO[bytes]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from edge_bridge.cli.common import FILE, log, memory_limit_bytes
+from edge_bridge.cli.common import FILE, LIMIT_SECONDS, log, memory_limit_bytes, option_text
 from edge_bridge.cli.timing_table import timing_table
 from edge_bridge.device.profile import describe_device
 from edge_bridge.endings import Endings
@@ -30,7 +30,13 @@ from edge_bridge.wire.quantities import Measurement, Percentile, Profile, Settin
 @click.option("--precision", type=click.Choice(["model", "fp16"]), default="model", show_default=True)
 @click.option("--runtime", default="onnxruntime", show_default=True)
 @click.option("--provider", default="cpu", show_default=True, help="For onnxruntime: cpu, cuda or tensorrt.")
-@click.option("--load-seconds", default=600.0, show_default=True, help="Longest time to load the model.")
+@click.option(
+    "--load-seconds",
+    default=600.0,
+    show_default=True,
+    callback=LIMIT_SECONDS,
+    help="Longest time to load the model; of its first run too.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def measure(
     model: Path,
@@ -44,7 +50,11 @@ def measure(
     try:
         settings = msgspec.convert(wanted, Settings)
     except msgspec.ValidationError as error:
-        raise BridgeError(f"settings: {error}") from None
+        raise BridgeError(f"settings: {option_text(error, {'batches': '--batch'})}") from None
+    if settings.min_seconds > settings.max_seconds:
+        raise BridgeError(
+            f"settings: --min-seconds {settings.min_seconds:g} is more than --max-seconds {settings.max_seconds:g}"
+        )
     try:
         content = model.read_bytes()
     except OSError as error:
@@ -80,6 +90,8 @@ def _measure_here(content: bytes, settings: Settings, profile: Profile, limits: 
 
 def _phase_text(line: PhaseLine, batches: int) -> str:
     words: list[str] = [line.phase]
+    if line.phase == "loading" and line.batch is not None:
+        words.append("first run")
     if line.batch is not None and batches > 1:
         words.append(f"batch {line.batch}")
     if line.attempt > 1 or line.phase == "cooling":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -12,7 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from edge_bridge.cli.common import FILE, key_for
+from edge_bridge.cli.common import FILE, LIMIT_SECONDS, key_for
 from edge_bridge.client import BridgeClient
 from edge_bridge.errors import BridgeError, BridgeUnreachableError
 from edge_bridge.wire.keys import Connection, read_connection
@@ -24,17 +25,29 @@ EVERY_S = 1.0
 @click.command()
 @click.argument("connection", type=FILE, metavar="BRIDGE.json")
 @click.option("--key", type=FILE, help="Key file of a job.")
-@click.option("--timeout", "timeout_s", default=10.0, show_default=True, help="Seconds to wait for the relay.")
+@click.option(
+    "--timeout",
+    "timeout_s",
+    default=10.0,
+    show_default=True,
+    callback=LIMIT_SECONDS,
+    help="Seconds to wait for the relay.",
+)
 @click.option("--watch", is_flag=True, help="Again every second, until Ctrl-C.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON; with --watch a line each time.")
+@click.option(
+    "--json", "as_json", is_flag=True, help='Print JSON; with --watch a line each time, {"error": …} without the relay.'
+)
 def status(connection: Path, key: Path | None, timeout_s: float, watch: bool, as_json: bool) -> None:
     """Show a relay's devices, jobs, queue, rate and last error."""
     found = read_connection(connection)
     client = BridgeClient.open(found, key_for(found, key), timeout_s)
     try:
         state = _ask(client, timeout_s)
-        if watch:
-            _watch(client, found, state, timeout_s, as_json)
+        if watch and as_json:
+            _watch(client, state, timeout_s, lambda told: click.echo(json_line(told)))
+        elif watch:
+            with Live(console=_console(), auto_refresh=False, screen=False) as live:
+                _watch(client, state, timeout_s, lambda told: live.update(_shown(found, told), refresh=True))
         elif as_json:
             click.echo(msgspec.json.format(msgspec.json.encode(state), indent=1).decode())
         else:
@@ -43,21 +56,28 @@ def status(connection: Path, key: Path | None, timeout_s: float, watch: bool, as
         client.close()
 
 
-def _watch(client: BridgeClient, found: Connection, state: State, timeout_s: float, as_json: bool) -> None:
-    with Live(console=_console(), auto_refresh=False, screen=False) as live:
-        try:
-            while True:
-                if as_json:
-                    click.echo(msgspec.json.encode(state).decode())
-                else:
-                    live.update(show(found, state), refresh=True)
-                time.sleep(EVERY_S)
-                try:
-                    state = _ask(client, timeout_s)
-                except BridgeUnreachableError as error:
-                    live.update(str(error), refresh=True)
-        except KeyboardInterrupt:
-            return
+def _watch(client: BridgeClient, state: State, timeout_s: float, tell: Callable[[State | str], None]) -> None:
+    """Tell the state, or in words that it is not to be had, until Ctrl-C."""
+    told: State | str = state
+    try:
+        while True:
+            tell(told)
+            time.sleep(EVERY_S)
+            try:
+                told = _ask(client, timeout_s)
+            except BridgeUnreachableError as error:
+                told = str(error)
+    except KeyboardInterrupt:
+        return
+
+
+def _shown(found: Connection, told: State | str) -> RenderableType:
+    return told if isinstance(told, str) else show(found, told)
+
+
+def json_line(told: State | str) -> str:
+    """One line of JSON: the state, or an object with nothing but `error`."""
+    return msgspec.json.encode({"error": told} if isinstance(told, str) else told).decode()
 
 
 def _ask(client: BridgeClient, timeout_s: float) -> State:

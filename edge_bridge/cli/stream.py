@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import click
 import msgspec
 
-from edge_bridge.cli.common import FILE, log, memory_limit_bytes
+from edge_bridge.cli.common import FILE, LIMIT_SECONDS, MEGABYTES, log, memory_limit_bytes, option_text
 from edge_bridge.device.profile import describe_device
 from edge_bridge.endings import Endings
 from edge_bridge.errors import BridgeError
 from edge_bridge.measuring.stream_lines import StreamOrder, StreamReport
 from edge_bridge.measuring.streamer import run_stream
 
+_OPTIONS = {
+    "rate_hz": "--rate", "camera_s": "--seconds", "deadline_s": "--deadline-ms", "preload_bytes": "--preload-mb",
+}  # fmt: skip
 #: Below this many windows a p99 is the worst of a few.
 FEW_WINDOWS = 100
 
@@ -37,9 +39,26 @@ FEW_WINDOWS = 100
 @click.option("--provider", default="cpu", show_default=True, help="For onnxruntime: cpu, cuda or tensorrt.")
 @click.option("--precision", type=click.Choice(["model", "fp16"]), default="model", show_default=True)
 @click.option("--preload-mb", default=1024, show_default=True, help="Most memory for frames.")
-@click.option("--memory-limit-mb", default=0, help="Address space of model and frames [default: half of the memory].")
-@click.option("--load-seconds", default=120.0, show_default=True, help="Longest time to load model or recording.")
-@click.option("--stall-seconds", default=30.0, show_default=True, help="Longest time of one run of the model.")
+@click.option(
+    "--memory-limit-mb",
+    default=0,
+    callback=MEGABYTES,
+    help="Address space of model and frames [default: half of the memory].",
+)
+@click.option(
+    "--load-seconds",
+    default=120.0,
+    show_default=True,
+    callback=LIMIT_SECONDS,
+    help="Longest time to load model or recording; of first runs too.",
+)
+@click.option(
+    "--stall-seconds",
+    default=30.0,
+    show_default=True,
+    callback=LIMIT_SECONDS,
+    help="Longest time of one run of the model.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def stream(  # noqa: PLR0913, PLR0917 - one parameter for each option that is not passed on as it is
     model: Path,
@@ -71,7 +90,7 @@ def stream(  # noqa: PLR0913, PLR0917 - one parameter for each option that is no
             StreamOrder,
         )
     except msgspec.ValidationError as error:
-        raise BridgeError(_option(str(error))) from None
+        raise BridgeError(option_text(error, _OPTIONS)) from None
     if not model.is_file():
         raise BridgeError(f"model {model}: no such file; check the path")
     with Endings(with_stdin=False) as endings:
@@ -80,18 +99,6 @@ def stream(  # noqa: PLR0913, PLR0917 - one parameter for each option that is no
         click.echo(msgspec.json.format(msgspec.json.encode(report), indent=1).decode())
     else:
         click.echo(table(report))
-
-
-def _option(text: str) -> str:
-    """Say the option's name where msgspec says that of a field."""
-    names = {
-        "rate_hz": "--rate", "camera_s": "--seconds", "deadline_s": "--deadline-ms", "preload_bytes": "--preload-mb",
-        "memory_limit_bytes": "--memory-limit-mb", "allowed_misses": "--allowed-misses",
-    }  # fmt: skip
-    what, at, field = text.partition(" - at `$.")
-    name = field.rstrip("`")
-    what = re.sub(r"^Expected `(int|float)` ", "must be ", what)
-    return f"{names.get(name, '--' + name)} {what}" if at else text
 
 
 def table(report: StreamReport) -> str:
@@ -159,7 +166,11 @@ def _rows(report: StreamReport) -> list[tuple[str, str]]:
         ("noticed late ms", f"p99 {_ms(report.wake_p99_s)} (a window, by the idle loop: the machine's part)"),
         ("busy", f"{report.busy_share:.1%} of the time"),
         ("highest rate", f"about {report.highest_rate_hz:.3g} frames/s (estimate, from service p99)"),
-        ("load ms", f"{report.load_s * 1e3:.1f}, then {report.warmup_runs} warm-up runs"),
+        (
+            "load ms",
+            f"{report.load_s * 1e3:.1f}, then {report.warmup_runs} warm-up runs"
+            f"{' (cut short: not every batch size)' if report.warmup_cut else ''}",
+        ),
         ("runtime", f"{report.runtime} {report.provider}, {report.threads} thread(s), precision {report.precision}"),
         ("hardware", report.hardware),
     ]

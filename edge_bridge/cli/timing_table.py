@@ -19,12 +19,16 @@ def timing_table(measurement: Measurement) -> str:
     asked = measurement.percentile
     columns: list[tuple[str, Callable[[Timing], str]]] = [
         (f"99% interval of {asked} ms", _interval),
-        ("inferences/s", lambda each: f"{each.batch / each.mean_s:,.0f}" if each.mean_s else "-"),
+        # A model may have a batch of its own, which nobody tells: of runs alone one can be sure.
+        ("runs/s", lambda each: f"{1 / each.mean_s:,.0f}" if each.mean_s else "-"),
         ("samples", lambda each: f"{each.samples}{'' if each.complete else ' (too few)'}"),
         ("variation", lambda each: f"{each.coefficient_of_variation:.1%}"),
         ("attempts", lambda each: f"{each.attempts}{' UNSTEADY' if each.unsteady else ''}"),
         ("warm-up runs", lambda each: f"{each.warmup_runs}{'' if each.warmup_settled else ' (not settled)'}"),
     ]
+    if any(each.batch > 1 for each in timings):
+        per_s = ("inferences/s", lambda each: f"{each.batch / each.mean_s:,.0f}" if each.mean_s else "-")
+        columns.insert(2, per_s)
     rows += [(name, [show(each) for each in timings]) for name, show in columns]
     width = max(len(name) for name, _ in rows)
     wide = max(len(cell) for _, cells in rows for cell in cells)
@@ -37,7 +41,9 @@ def timing_table(measurement: Measurement) -> str:
 
 def _facts(measurement: Measurement) -> list[tuple[str, str]]:
     """What belongs to all batch sizes."""
-    versions = measurement.versions.get(measurement.runtime, "")
+    # A build for a GPU has a name of its own.
+    names = (measurement.runtime, f"{measurement.runtime}-gpu")
+    version = next((measurement.versions[name] for name in names if name in measurement.versions), "")
     facts = [
         ("load ms", f"{measurement.load_s * 1e3:.1f}"),
         ("input", f"{measurement.input_type} {'x'.join(map(str, measurement.input_shape))}"),
@@ -50,12 +56,12 @@ def _facts(measurement: Measurement) -> list[tuple[str, str]]:
     if measurement.power_w is not None:
         facts.append(("power W", f"{measurement.power_w:.2f}"))
     if measurement.joules_per_inference is not None:
-        facts.append(("energy of a run mJ", f"{measurement.joules_per_inference * 1e3:.3f}"))
+        facts.append(("energy of a run mJ", f"{measurement.joules_per_inference * measurement.batch * 1e3:.3f}"))
     if measurement.throttled is not None:
         facts.append(("throttled", "yes" if measurement.throttled else "no"))
     threads = f"{measurement.threads} thread{'s' if measurement.threads > 1 else ''}"
     facts += [
-        ("runtime", f"{measurement.runtime} {versions}, {measurement.provider}, {threads}".replace(" ,", ",")),
+        ("runtime", f"{measurement.runtime} {version}, {measurement.provider}, {threads}".replace(" ,", ",")),
         ("precision", "as the model says" if measurement.precision == "model" else measurement.precision),
         ("hardware", measurement.hardware),
     ]

@@ -10,7 +10,8 @@ usage: install-device.sh [options]
   --bridge FILE     BRIDGE.json of the relay: a file here (copied), or LOGIN:PATH (fetched by ssh at each start)
   --ssh LOGIN       reach the relay through ssh
   --name NAME       name of the device profile, and in its key (default: the host's)
-  --options TEXT    further options of `edge-bridge device`, such as "--provider tensorrt"
+  --options TEXT    further options of `edge-bridge device`, such as "--provider tensorrt" (at the first call; later in
+                    device.conf, which stays)
   --onnxruntime X   a wheel or requirement to install in place of onnxruntime (NVIDIA's onnxruntime-gpu)
   --source X        what pip installs: a checkout or a wheel (default: the checkout that this script lies in)
   --python X        the interpreter (default: python3), 3.10 or later
@@ -76,7 +77,12 @@ say "environment $VENV"
 run mkdir -p "$PREFIX" "$CONF"
 [ -x "$VENV/bin/python" ] || run "$PYTHON" -m venv "$VENV"
 if [ -n "$ONNXRUNTIME" ]; then
+  # Both packages fill the same folder: two of them, or an upgrade of one by the other, leave a mixture.
+  if [ -x "$VENV/bin/python" ]; then run "$VENV/bin/python" -m pip uninstall -q -y onnxruntime onnxruntime-gpu; fi
   run "$VENV/bin/python" -m pip install -q --upgrade "$SOURCE" h5py "$ONNXRUNTIME"
+elif [ -x "$VENV/bin/python" ] && "$VENV/bin/python" -m pip show -q onnxruntime-gpu 2>/dev/null; then
+  say "onnxruntime-gpu stays as it is; --onnxruntime replaces it"
+  run "$VENV/bin/python" -m pip install -q --upgrade --only-binary=:all: "$SOURCE" h5py
 else
   run "$VENV/bin/python" -m pip install -q --upgrade --only-binary=:all: "${SOURCE}[device]"
 fi

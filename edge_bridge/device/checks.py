@@ -67,13 +67,13 @@ def check_packages() -> Iterator[Finding]:
 
 
 def check_runtime(runtime: str, provider: str) -> Iterator[Finding]:
-    """The runtime can be imported, in a process of its own."""
+    """The runtime can be imported, in a process of its own, and has the provider."""
     try:
         precisions = ask_runtime(runtime, provider)
     except ProbeError as error:
         yield Finding("runtime", "FAIL", str(error))
     else:
-        yield Finding("runtime", "OK", f"{runtime} is imported; precisions with {provider}: {', '.join(precisions)}")
+        yield Finding("runtime", "OK", f"{runtime} has {provider}; precisions: {', '.join(precisions)}")
 
 
 def check_sensors() -> Iterator[Finding]:

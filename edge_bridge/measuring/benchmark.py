@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edge_bridge.wire.quantities import Percentile, Settings
 
-#: Most samples kept of one model (1 MB of memory at 8 bytes each, and a few seconds of a very fast model).
+#: Most samples kept of one model, unless more are asked for: a few seconds of a very fast model.
 MOST_SAMPLES = 100_000
 #: Runs, and seconds, that make up one block of the warm-up at least.
 BLOCK_RUNS = 5
@@ -25,6 +25,11 @@ BLOCK_S = 0.01
 #: The warm-up is over when the medians of the last blocks differ by less than this share.
 STEADY_BLOCKS = 3
 STEADY_SPREAD = 0.03
+#: A run that takes longer is not repeated only to bring the clocks up or to see the power: it does so by itself.
+LONG_RUN_S = 0.1
+#: Runs, and seconds, over which the power is looked at, at least.
+LOADED_RUNS = 3
+LOADED_S = 0.3
 #: A measurement is unsteady when the medians of its halves differ by more than this share.
 UNSTEADY_SPREAD = 0.05
 #: Of the interval that is told with the percentile asked for.
@@ -43,6 +48,8 @@ class WarmUp:
 
     runs: int
     settled: bool
+    #: How long the last run took.
+    last_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +85,7 @@ def warm_up(run: Run, settings: Settings, clock_ns: Clock) -> WarmUp:
             runs += 1
             now_ns = clock_ns()
             if now_ns >= end_ns:
-                return WarmUp(runs, settled=False)
+                return WarmUp(runs, settled=False, last_s=block[-1] / 1e9)
             if len(block) >= BLOCK_RUNS and now_ns - block_start_ns >= BLOCK_S * 1e9:
                 break
         medians_ns.append(statistics.median(block))
@@ -88,27 +95,45 @@ def warm_up(run: Run, settings: Settings, clock_ns: Clock) -> WarmUp:
             and len(recent_ns) == STEADY_BLOCKS
             and max(recent_ns) <= min(recent_ns) * (1 + STEADY_SPREAD)
         ):
-            return WarmUp(runs, settled=True)
+            return WarmUp(runs, settled=True, last_s=block[-1] / 1e9)
+
+
+def run_on(run: Run, least_runs: int, least_s: float, clock_ns: Clock) -> Iterator[None]:
+    """Run untimed, at least so often and so long; yields after each run."""
+    end_ns = clock_ns() + round(least_s * 1e9)
+    runs = 0
+    while runs < least_runs or clock_ns() < end_ns:
+        run()
+        runs += 1
+        yield
 
 
 def sample(run: Run, settings: Settings, clock_ns: Clock) -> list[int]:
     """Time single runs, in nanoseconds.
 
     Goes on until there are enough samples and `min_seconds` are over; stops in any case, after at least one
-    run, when `max_seconds` are over.
+    run, when `max_seconds` are over. Where they become too many to keep, every second one is dropped, and from then on
+    half as many are kept: those that are returned lie evenly over the whole time.
     """
     enough = settings.enough_samples()
+    # Half of them are still enough.
+    most = max(MOST_SAMPLES, 2 * enough)
     start_ns = clock_ns()
     least_ns = start_ns + round(settings.min_seconds * 1e9)
     most_ns = start_ns + round(settings.max_seconds * 1e9)
     samples_ns: list[int] = []
+    runs, stride = 0, 1
     while True:
-        samples_ns.append(_time_once(run, clock_ns))
+        took_ns = _time_once(run, clock_ns)
+        if runs % stride == 0:
+            samples_ns.append(took_ns)
+        runs += 1
         now_ns = clock_ns()
-        if now_ns >= most_ns or len(samples_ns) >= MOST_SAMPLES:
+        if now_ns >= most_ns or (len(samples_ns) >= enough and now_ns >= least_ns):
             return samples_ns
-        if len(samples_ns) >= enough and now_ns >= least_ns:
-            return samples_ns
+        if len(samples_ns) >= most:
+            del samples_ns[1::2]
+            stride *= 2
 
 
 def summarise(samples_ns: Sequence[int], wanted: Percentile = "p90") -> Statistics:
@@ -145,8 +170,9 @@ def interval_ranks(samples: int, share: float, confidence: float = CONFIDENCE) -
     """Ranks (from 1) of the two ordered samples between which a quantile lies with this confidence.
 
     Nothing is assumed of the distribution, only that the samples are independent: the number of samples below the
-    quantile is binomial with probability `share`. Each side is given half of the risk. None where the samples
-    are too few for one of the sides.
+    quantile is binomial with probability `share`. Samples of one machine are correlated (clocks, heat, other programs),
+    and the interval is then too narrow. Each side is given half of the risk. None where the samples are too few for one
+    of the sides.
 
     Source: H. A. David, H. N. Nagaraja, Order Statistics, 3rd edition, Wiley 2003, section 7.1.
     """

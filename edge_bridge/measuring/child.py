@@ -123,7 +123,7 @@ class Server:
         order = decode_order(data)
         _limit(order.memory_limit_bytes)
         model, shard = files
-        around = Surroundings(say=self._say, read=sensors.read)
+        around = Surroundings(self._say, sensors.read, sensors.energy_j, sensors.power_w)
         self._say(outcome_of(order, Path(f"/proc/self/fd/{model}"), _view(shard), self._runtime, around))
         os._exit(0)
 

@@ -1,10 +1,11 @@
-"""What the timed runs cost the machine: power, energy of one run, and whether it slowed itself down.
+"""What the timed runs cost the machine: power, energy of one inference, and whether it slowed itself down.
 
-Pure: two readings of the sensors in, numbers out. Must not know where readings come from.
+Pure: readings of the sensors in, numbers out. Must not know where readings come from.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edge_bridge.wire.quantities import Readings
@@ -19,22 +20,27 @@ class Effort:
     throttled: bool | None
 
 
-def effort_of(before: Readings, after: Readings, elapsed_s: float, mean_s: float) -> Effort:
-    """Effort of runs of `mean_s` each, back to back between two readings that are `elapsed_s` apart.
-
-    A counter of energy is believed before the power at the two moments; one that has not moved tells nothing.
-    """
-    power_w = _power_w(before, after, elapsed_s)
-    throttled = None
-    if before.throttle_events is not None and after.throttle_events is not None:
-        throttled = after.throttle_events > before.throttle_events
-    return Effort(power_w, None if power_w is None else power_w * mean_s, throttled)
+def effort_of(before: Readings, after: Readings, power_w: float | None, run_s: float, batch: int) -> Effort:
+    """Effort of runs of `batch` inferences and `run_s` each, at this power, between two readings."""
+    joules = None if power_w is None else power_w * run_s / batch
+    return Effort(power_w, joules, throttled_between(before, after))
 
 
-def _power_w(before: Readings, after: Readings, elapsed_s: float) -> float | None:
-    if before.energy_j is not None and after.energy_j is not None and elapsed_s > 0:
-        used_j = after.energy_j - before.energy_j
-        if used_j > 0:
-            return used_j / elapsed_s
-    told_w = [each.power_w for each in (before, after) if each.power_w is not None]
-    return sum(told_w) / len(told_w) if told_w else None
+def throttled_between(before: Readings, after: Readings) -> bool | None:
+    """Whether the machine slowed itself down; None where it does not tell."""
+    if before.throttle_events is None or after.throttle_events is None:
+        return None
+    return after.throttle_events > before.throttle_events
+
+
+def counted_power_w(before_j: float | None, after_j: float | None, elapsed_s: float) -> float | None:
+    """Mean power by a counter of energy; one that has not moved, or went back, tells nothing."""
+    if before_j is None or after_j is None or elapsed_s <= 0 or after_j <= before_j:
+        return None
+    return (after_j - before_j) / elapsed_s
+
+
+def mean_power_w(told_w: Sequence[float | None]) -> float | None:
+    """Mean of the readings that told anything."""
+    known = [each for each in told_w if each is not None]
+    return sum(known) / len(known) if known else None

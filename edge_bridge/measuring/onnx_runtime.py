@@ -86,14 +86,12 @@ class OnnxRuntime:
 
     def precisions(self, provider: str) -> tuple[str, ...]:
         """See `edge_bridge.measuring.runtimes.Runtime.precisions`."""
+        _named(provider)
         return _PRECISIONS.get(provider, ("model",))
 
     def load(self, model: Path, provider: str, threads: int, precision: str) -> OnnxModel:
         """Build a session; see `edge_bridge.measuring.runtimes.Runtime.load`."""
-        wanted = _PROVIDERS.get(provider)
-        present = onnxruntime.get_available_providers()
-        if wanted is None or wanted not in present:
-            raise RuntimeMissingError(f"provider {provider} is not in this onnxruntime; it has: {', '.join(present)}")
+        wanted = _named(provider)
         refuse_foreign_files(model)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -102,24 +100,41 @@ class OnnxRuntime:
         # Whatever its first bytes or its name say, a file is read as ONNX.
         options.add_session_config_entry("session.load_model_format", "ONNX")
         try:
+            # Without its fallback, in which another provider takes over when the one asked for fails, now or in a run.
             session = onnxruntime.InferenceSession(
-                os.fspath(model), options, providers=_chain(wanted, precision, present)
+                os.fspath(model), options, providers=_chain(wanted, precision), enable_fallback=0
             )
         except Exception as error:
+            if wanted != _CPU and isinstance(error, RuntimeError | ValueError):
+                # A provider that does not start, for which the fallback was made.
+                why = " ".join(str(error).split())[:1000]
+                raise RuntimeMissingError(f"provider {provider} could not be started on this machine: {why}") from None
             # The runtime raises a class of its own for each status; all mean that this file is not runnable
             # here.
             raise BadModelError(str(error)) from None
+        # This says only that the provider has started: single nodes may run on the CPU all the same.
         if wanted not in session.get_providers():
-            raise RuntimeMissingError(f"provider {provider} could not be started on this machine")
+            raise RuntimeMissingError(
+                f"provider {provider} could not be started on this machine: libraries of other versions than this"
+                " onnxruntime wants? its own words are on standard error"
+            )
         return OnnxModel(session, _MEMORY.get(provider))
 
 
-def _chain(wanted: str, precision: str, present: Sequence[str]) -> list[Any]:
+def _named(provider: str) -> str:
+    """Provider in ONNX Runtime's words; RuntimeMissingError where it is not there."""
+    wanted, present = _PROVIDERS.get(provider), onnxruntime.get_available_providers()
+    if wanted is None or wanted not in present:
+        raise RuntimeMissingError(f"provider {provider} is not in this onnxruntime; it has: {', '.join(present)}")
+    return wanted
+
+
+def _chain(wanted: str, precision: str) -> list[Any]:
     """Provider asked for, and for what TensorRT leaves over CUDA before the CPU."""
     if wanted != _TENSORRT:
         return [wanted]
     engine = (_TENSORRT, {"trt_fp16_enable": precision == "fp16"})
-    return [engine, _CUDA] if _CUDA in present else [engine]
+    return [engine, _CUDA] if _CUDA in onnxruntime.get_available_providers() else [engine]
 
 
 def _spec(argument: Any) -> InputSpec:

@@ -6,6 +6,7 @@ memory that is first written to. Rehearsed beforehand, it does not lie on an ord
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -42,7 +43,8 @@ class _Nothing:
 def rehearse(read: Callable[[], Readings]) -> Line:
     """Go through a measurement from the order's bytes to those of its last line; return that line."""
     order = MeasureOrder(settings=_SETTINGS, profile=_PROFILE, memory_limit_bytes=0)
-    around = Surroundings(say=encode_line, read=read)
+    # A clock on which every look takes a millisecond: nothing waits for time to pass.
+    around = Surroundings(say=encode_line, read=read, clock_ns=itertools.count(0, 1_000_000).__next__)
     line = outcome_of(decode_order(encode_order(order)), Path("/dev/null"), b"", _Nothing(), around)
     encode_line(line)
     return line

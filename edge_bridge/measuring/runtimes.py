@@ -54,7 +54,13 @@ class Runtime(Protocol):
     """A way to run models; one module-level object of this kind is what an entry point names."""
 
     def precisions(self, provider: str) -> tuple[str, ...]:
-        """Return the precisions that `load` takes with this provider; always with "model", as the file says."""
+        """Return the precisions that `load` takes with this provider; always with "model", as the file says.
+
+        Raises
+        ------
+        RuntimeMissingError
+            When the provider is not there; `load` says it in any case.
+        """
 
     def load(self, model: Path, provider: str, threads: int, precision: str) -> LoadedModel:
         """Load a model file.

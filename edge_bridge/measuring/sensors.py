@@ -30,7 +30,14 @@ class Sensors(Protocol):
         """Name told with each reading."""
 
     def read(self) -> Readings:
-        """Read once; what cannot be read is left out."""
+        """Read once; what cannot be read is left out. Power and energy are read first: they are those of what has just
+        been run."""
+
+    def energy_j(self) -> float | None:
+        """The counter of energy alone; see `edge_bridge.wire.quantities.Readings`."""
+
+    def power_w(self) -> float | None:
+        """The power of this very moment alone; None where the machine tells only what it was some time ago."""
 
     def close(self) -> None:
         """Let go of what is held."""
@@ -44,6 +51,14 @@ class NoSensors:
     def read(self) -> Readings:
         """Nothing."""
         return Readings()
+
+    def energy_j(self) -> float | None:
+        """Nothing."""
+        return None
+
+    def power_w(self) -> float | None:
+        """Nothing."""
+        return None
 
     def close(self) -> None:
         """Nothing is held."""
@@ -92,6 +107,14 @@ class JtopSensors:
             energy_j=below.energy_j,
             throttle_events=below.throttle_events,
         )
+
+    def energy_j(self) -> float | None:
+        """What /sys tells."""
+        return self._linux.energy_j()
+
+    def power_w(self) -> float | None:
+        """What /sys tells: jtop's own may be as old as its interval."""
+        return self._linux.power_w()
 
     def close(self) -> None:
         """Leave the service."""

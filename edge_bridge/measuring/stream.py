@@ -80,7 +80,7 @@ def stream(order: StreamOrder, say: Say) -> StreamReport:
     work = ModelWork(model, spec, footage.frames, windows.starts.tolist(), order.batch)
     try:
         say(StreamPhaseLine("warming"))
-        warmup_runs = _warm_up(work, order.batch, len(windows.starts))
+        warmup_runs, warmup_cut = warm_up_work(work, order.batch, len(windows.starts), time.monotonic)
         say(StreamPhaseLine("replaying"))
         outcome = _replay_now(plan, work)
     except MemoryError:
@@ -111,6 +111,7 @@ def stream(order: StreamOrder, say: Say) -> StreamReport:
         camera_s=sent / order.rate_hz,
         load_s=load_s,
         warmup_runs=warmup_runs,
+        warmup_cut=warmup_cut,
         threads=order.threads,
         precision=order.precision,
         runtime=order.runtime,
@@ -178,18 +179,22 @@ def _windows(order: StreamOrder, footage: Footage, spec: WindowSpec, stride: int
     return windows
 
 
-def _warm_up(work: ModelWork, batch: int, windows: int) -> int:
-    start_s = time.monotonic()
+def warm_up_work(work: ModelWork, batch: int, windows: int, clock_s: Callable[[], float]) -> tuple[int, bool]:
+    """Return the runs, and whether time was over before every batch size had been run."""
+    start_s = clock_s()
     runs = 0
-    for count in range(min(batch, windows), 0, -1):
-        if runs and time.monotonic() - start_s > WARMUP_MOST_S:
+    cut = False
+    # A single window first, for most runs take one; then the others, the largest first.
+    for count in (1, *range(min(batch, windows), 1, -1)):
+        cut = runs > 0 and clock_s() - start_s >= WARMUP_MOST_S
+        if cut:
             break
         work.run(work.cut(0, count))
         runs += 1
-    while (now_s := time.monotonic() - start_s) < WARMUP_MOST_S and (now_s < WARMUP_S or runs < WARMUP_RUNS):
+    while (now_s := clock_s() - start_s) < WARMUP_MOST_S and (now_s < WARMUP_S or runs < WARMUP_RUNS):
         work.run(work.cut(runs % windows, 1))
         runs += 1
-    return runs
+    return runs, cut
 
 
 def _replay_now(plan: Plan, work: ModelWork) -> Outcome:

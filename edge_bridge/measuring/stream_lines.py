@@ -86,6 +86,8 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
         There were more frames than fit into `preload_bytes`.
     layers, recording_frames
         What was read; the camera sent `frames`, in `camera_s`.
+    warmup_cut
+        Not every batch size was run before the replay: there was no time. The first runs of the others may be slow.
     cropped
         Frames are larger or smaller than the model's, and each window was cut out around its brightest pixel.
     """
@@ -127,6 +129,7 @@ class StreamReport(msgspec.Struct, frozen=True, kw_only=True):
     camera_s: float
     load_s: float
     warmup_runs: int
+    warmup_cut: bool
     threads: int
     precision: str
     runtime: str

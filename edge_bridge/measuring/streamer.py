@@ -32,15 +32,20 @@ from edge_bridge.measuring.stream_lines import (
 )
 
 LINE_LIMIT_BYTES = 1 << 20
+#: The system takes no wait of years.
+MOST_WAIT_S = 3600.0
 
 
 def phase_limit_s(phase: StreamPhase, order: StreamOrder, load_s: float, stall_s: float) -> float:
-    """How long a phase may last before the test is given up; `stall_s` is the longest time of one run."""
+    """How long a phase may last before the test is given up; `stall_s` is the longest time of one run.
+
+    But for the first run at a batch size, in which a runtime may build an engine: that may take as long as loading.
+    """
     match phase:
         case "starting" | "loading" | "reading":
             return load_s
         case "warming":
-            return WARMUP_MOST_S + stall_s
+            return WARMUP_MOST_S + max(stall_s, load_s)
         case "replaying":
             return order.camera_s + (order.deadline_s or order.camera_s) + stall_s
 
@@ -109,7 +114,7 @@ def _read_more(descriptor: int, endings: Endings, deadline_s: float, overstayed:
         left_s = deadline_s - time.monotonic()
         if left_s <= 0:
             raise BridgeError(f"the stream test was given up: {overstayed}; see --load-seconds, --stall-seconds")
-        for ready in select.select([*endings.descriptors(), descriptor], [], [], left_s)[0]:
+        for ready in select.select([*endings.descriptors(), descriptor], [], [], min(left_s, MOST_WAIT_S))[0]:
             if ready == descriptor:
                 if data := os.read(descriptor, 65_536):
                     return data

@@ -54,6 +54,9 @@ class LinuxSensors:
     over the wrap of a counter as long as it wraps at most once between two readings (minutes apart).
     `throttle_events` counts what the kernel counts, and one more for each reading at which, or before which, a
     cooling device was slowing a processor down.
+
+    `power_w` is that of the rail that feeds all others, where there is one, else the sum of all rails, as jtop has it;
+    `name` tells which.
     """
 
     root: Path = Path("/")
@@ -73,9 +76,14 @@ class LinuxSensors:
         self._find_hwmon()
         self._find_clocks()
         self._find_energy()
+        if self._rails:
+            whole = [rail for rail in _TOTAL_RAILS if rail in self._rails]
+            self.name = f"linux ({' + '.join(whole[:1] or self._rails)})"[:120]
 
     def read(self) -> Readings:
         """Read everything once."""
+        # First: the power falls as soon as nothing runs.
+        power_w, energy_j = self.power_w(), self.energy_j()
         temperatures = {name: _number(file) for name, file in self._temperatures.items()}
         clocks = {name: _number(file) for name, file in self._clocks.items()}
         return Readings(
@@ -91,8 +99,8 @@ class LinuxSensors:
                 for name, value in clocks.items()
                 if value is not None
             },
-            power_w=self._power_w(),
-            energy_j=self._energy_j(),
+            power_w=power_w,
+            energy_j=energy_j,
             throttle_events=self._throttle_events(),
         )
 
@@ -101,9 +109,10 @@ class LinuxSensors:
 
     def tells_power(self) -> bool:
         """Whether power or energy can be read on this machine, by this user."""
-        return self._power_w() is not None or self._energy_j() is not None
+        return self.power_w() is not None or self.energy_j() is not None
 
-    def _power_w(self) -> float | None:
+    def power_w(self) -> float | None:
+        """Power of the rails, each read once."""
         watts: dict[str, float] = {}
         for name, (voltage, current) in self._rails.items():
             millivolts, milliamperes = _number(voltage), _number(current)
@@ -112,7 +121,8 @@ class LinuxSensors:
         whole = [watts[name] for name in _TOTAL_RAILS if name in watts]
         return whole[0] if whole else sum(watts.values()) if watts else None
 
-    def _energy_j(self) -> float | None:
+    def energy_j(self) -> float | None:
+        """Energy that the counters have counted since this object was made."""
         joules = [zone.read_j() for zone in self._zones]
         known = [each for each in joules if each is not None]
         # A part of the sum would look like a drop: all or nothing.

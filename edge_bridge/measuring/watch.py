@@ -26,7 +26,7 @@ class ChildLimits:
         On the CPU, address space of the model's process; elsewhere (CUDA reserves more than there is) its resident
         memory. 0 for no limit.
     load_s
-        Building the session.
+        Building the session; and once more for the first run at each batch size, in which engines are built.
     stall_s
         Beyond the time that the settings give to warm-up, measuring or judging: one run may take so long.
     """
@@ -51,12 +51,14 @@ def phase_limit_s(phase: Phase, settings: Settings | QualitySettings, limits: Ch
 
 def work_limit_s(settings: Settings | QualitySettings, limits: ChildLimits) -> float:
     """How long all phases together may last: a process that goes from phase to phase for ever is given up too."""
-    beginning_s = phase_limit_s("queued", settings, limits) + phase_limit_s("loading", settings, limits)
+    batches = 1 if isinstance(settings, QualitySettings) else len(settings.batches)
+    # The session, and the first run at each batch size.
+    beginning_s = phase_limit_s("queued", settings, limits) + (1 + batches) * limits.load_s
     if isinstance(settings, QualitySettings):
         return beginning_s + phase_limit_s("judging", settings, limits)
     phases: tuple[Phase, ...] = ("warming", "measuring", "cooling")
     attempt_s = sum(phase_limit_s(phase, settings, limits) for phase in phases)
-    return beginning_s + len(settings.batches) * settings.attempts * attempt_s
+    return beginning_s + batches * settings.attempts * attempt_s
 
 
 class Watch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,22 @@ import numpy as np
 
 from edge_bridge.errors import RuntimeMissingError
 from edge_bridge.measuring.benchmark import (
+    BLOCK_RUNS,
+    BLOCK_S,
+    LOADED_RUNS,
+    LOADED_S,
+    LONG_RUN_S,
     Clock,
     Run,
     Statistics,
     WarmUp,
     pause_before_next_s,
+    run_on,
     sample,
     summarise,
     warm_up,
 )
-from edge_bridge.measuring.effort import Effort, effort_of
+from edge_bridge.measuring.effort import Effort, counted_power_w, effort_of, mean_power_w, throttled_between
 from edge_bridge.measuring.inputs import UnmeasurableError, make_inputs
 from edge_bridge.measuring.lines import FailureLine, JudgedLine, JudgeOrder, Line, MeasuredLine, MeasureOrder, PhaseLine
 from edge_bridge.measuring.quality import batch_for, error_of, outputs_over, read_shard
@@ -39,10 +45,15 @@ Say = Callable[[Line], object]
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a measurement takes from outside: whom it tells, the machine's sensors, and time."""
+    """What a measurement takes from outside: whom it tells, the machine's sensors, and time.
+
+    `energy_j` and `power_w` are single readings, for moments at which `read` would take too long.
+    """
 
     say: Say
     read: Callable[[], Readings]
+    energy_j: Callable[[], float | None] = lambda: None
+    power_w: Callable[[], float | None] = lambda: None
     clock_ns: Clock = time.perf_counter_ns
     sleep: Callable[[float], None] = time.sleep
 
@@ -67,21 +78,44 @@ def take(run: Run, batch: int, settings: Settings, around: Surroundings) -> Take
         around.say(PhaseLine("warming", batch=batch, attempt=attempts))
         warm = warm_up(run, settings, around.clock_ns)
         around.say(PhaseLine("measuring", batch=batch, attempt=attempts))
-        before, start_ns = around.read(), around.clock_ns()
+        before = around.read()
+        if settings.warmup_max_seconds > 0 and warm.last_s <= LONG_RUN_S:
+            # The sensors took milliseconds, in which nothing ran and clocks may have fallen.
+            for _ in run_on(run, BLOCK_RUNS, BLOCK_S, around.clock_ns):
+                pass
+        before_j, start_ns = around.energy_j(), around.clock_ns()
         samples_ns = sample(run, settings, around.clock_ns)
-        elapsed_s, after = (around.clock_ns() - start_ns) / 1e9, around.read()
+        end_ns, after_j, after_w = around.clock_ns(), around.energy_j(), around.power_w()
+        after = around.read()
         found = summarise(samples_ns, settings.percentile)
-        effort = effort_of(before, after, elapsed_s, found.mean_s)
-        pause_s = pause_before_next_s(attempts, found.unsteady or effort.throttled is True, settings)
+        doubtful = found.unsteady or throttled_between(before, after) is True
+        pause_s = pause_before_next_s(attempts, doubtful, settings)
         if pause_s is None:
+            power_w = counted_power_w(before_j, after_j, (end_ns - start_ns) / 1e9)
+            if power_w is None and after_w is not None:
+                power_w = _loaded_power_w(run, found.mean_s, after_w, around)
+            effort = effort_of(before, after, power_w, found.mean_s, batch)
             return Taken(found, warm, attempts, before, after, effort)
         around.say(PhaseLine("cooling", batch=batch, attempt=attempts))
         around.sleep(pause_s)
 
 
+def _loaded_power_w(run: Run, run_s: float, after_w: float, around: Surroundings) -> float | None:
+    """Power of a machine that tells it for one moment only, read between runs that are not timed.
+
+    `after_w` was read when the last timed run was just over: of a long run it is the power.
+    """
+    if run_s > LONG_RUN_S:
+        return after_w
+    return mean_power_w([around.power_w() for _ in run_on(run, LOADED_RUNS, LOADED_S, around.clock_ns)])
+
+
 def measure(order: MeasureOrder, file: Path, runtime: Runtime, around: Surroundings) -> Measurement:
     """Load, warm up and time one model, in this process."""
     settings = order.settings
+    if order.profile.provider != "cpu":
+        # What a machine counts is the energy of its CPU.
+        around = replace(around, energy_j=lambda: None)
     memory_before_bytes = _status_bytes("VmRSS")
     model, load_s = _load(file, order.profile, settings.threads, settings.precision, runtime, around.say)
     takens, shapes = [], []
@@ -91,7 +125,12 @@ def measure(order: MeasureOrder, file: Path, runtime: Runtime, around: Surroundi
         first = next(iter(inputs.values()), np.zeros(0))
         shapes.append(list(first.shape))
         kind = str(first.dtype) if inputs else kind
+        around.say(PhaseLine("loading", batch=batch))
+        start_ns = around.clock_ns()
         run = model.bind(inputs)
+        # What a runtime puts off until the first run at a batch size (an engine, the choice of kernels) is loading too.
+        run()
+        load_s += (around.clock_ns() - start_ns) / 1e9
         gc.collect()
         gc.disable()
         takens.append(take(run, batch, settings, around))
@@ -130,13 +169,18 @@ def judge(order: JudgeOrder, file: Path, shard: bytes | memoryview, runtime: Run
     model, load_s = _load(file, profile, settings.threads, settings.precision, runtime, around.say)
     batch = batch_for(model.inputs, samples.inputs, settings.batch)
     name = model.inputs[0].name
-    around.say(PhaseLine("judging", batch=batch))
-    end_ns = around.clock_ns() + round(settings.max_seconds * 1e9)
 
     def first_output(inputs: Array) -> Array:
         outputs = model.run({name: inputs})
         return np.asarray(outputs[0]) if outputs else np.zeros(())
 
+    around.say(PhaseLine("loading", batch=batch))
+    start_ns = around.clock_ns()
+    # As in `measure`: the first run is part of loading.
+    first_output(np.zeros((batch, *samples.inputs.shape[1:]), samples.inputs.dtype))
+    load_s += (around.clock_ns() - start_ns) / 1e9
+    around.say(PhaseLine("judging", batch=batch))
+    end_ns = around.clock_ns() + round(settings.max_seconds * 1e9)
     outputs = outputs_over(first_output, samples.inputs, batch, lambda: around.clock_ns() < end_ns)
     found = error_of(outputs, samples.targets, settings.metric)
     return Quality(

@@ -186,8 +186,11 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
     ----------
     p50_s, p90_s, p95_s, p99_s
         Nearest-rank percentiles: the smallest sample that at least this share of the samples does not exceed.
+    samples
+        Those that the statistics are of: of very many fast runs, every second, fourth, … is kept.
     interval_s
-        99 % confidence interval of the percentile asked for; None where there are too few samples for one.
+        99 % confidence interval of the percentile asked for; None where there are too few samples for one. It is that
+        of independent samples: too narrow where they are correlated.
     coefficient_of_variation
         Standard deviation over mean of the samples.
     complete
@@ -227,15 +230,19 @@ class Measurement(Timing, frozen=True, kw_only=True):
     other_batches
         Timings at the further batch sizes asked for.
     load_s
-        Building the engine or the session.
+        Building the engine or the session, and the first run at each batch size, for much is built only then.
     input_type
         Of the model's first input, as measured; its shape is `input_shape`.
     peak_memory_bytes
         Resident memory that loading and running added at its peak.
     before, after
         Readings of the machine's sensors around the timed runs.
-    power_w, joules_per_inference
-        Mean power drawn by the machine during the timed runs, and that times the mean latency of one run.
+    power_w
+        Mean power during the timed runs by a counter of energy: that of the CPU and its memory, and only where the
+        model runs there. Without a counter, mean power of the board's rails in untimed runs right behind. Else None.
+    joules_per_inference
+        Power times mean latency, over the batch size: an inference is one sample of a batch. (A model whose batch is
+        fixed, measured with a batch size of 1, is one inference.)
     throttled
         The machine slowed itself down meanwhile; None where it does not tell.
     reference

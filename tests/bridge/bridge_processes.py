@@ -103,9 +103,8 @@ class Bridge:
 
     def device(self, *options: str, key: str = "device", state: str = "state", inside: str = "") -> Process:
         paths = ("--key", str(self.folder / f"{key}.key"), "--state", str(self.folder / state))
-        return self.run(
-            "device", str(self.file), *paths, "--name", "dut", "--stall-seconds", "3", *options, inside=inside
-        )
+        limits = ("--load-seconds", "10", "--stall-seconds", "3")
+        return self.run("device", str(self.file), *paths, "--name", "dut", *limits, *options, inside=inside)
 
     def client(self, key: str = "job") -> BridgeClient:
         return BridgeClient.open(self.connection, self.key(key), LIMIT_S)

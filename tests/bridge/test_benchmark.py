@@ -14,6 +14,7 @@ from edge_bridge.measuring.benchmark import (
     interval_ranks,
     pause_before_next_s,
     percentile,
+    run_on,
     sample,
     summarise,
     warm_up,
@@ -68,7 +69,7 @@ def test_the_warm_up_waits_until_runs_are_steady():
     slow = itertools.chain.from_iterable([each * MS] * 5 for each in (10, 8, 6))
     clock = Clock(itertools.chain(slow, itertools.repeat(4 * MS)))
     warm = warm_up(clock.run, Settings(), clock)
-    assert (warm.runs, warm.settled) == (30, True)
+    assert (warm.runs, warm.settled, warm.last_s) == (30, True, 0.004)
 
 
 def test_blocks_of_a_fast_model_last_ten_milliseconds():
@@ -85,7 +86,7 @@ def test_a_warm_up_that_never_settles_ends_with_its_time():
     clock = Clock(itertools.count(MS, MS))
     warm = warm_up(clock.run, Settings(warmup_max_seconds=1.0), clock)
     # 1 + 2 + … + 45 ms is the first sum over one second.
-    assert (warm.runs, warm.settled) == (45, False)
+    assert (warm.runs, warm.settled, warm.last_s) == (45, False, 0.045)
 
 
 def test_a_very_slow_model_is_run_once_to_warm_up():
@@ -108,9 +109,23 @@ def test_sampling_ends_with_its_time():
     assert len(sample(clock.run, Settings(max_seconds=0.05), clock)) == 1
 
 
-def test_samples_of_a_very_fast_model_are_bounded():
+def test_a_very_fast_model_is_measured_to_the_end_and_what_is_kept_lies_evenly():
+    # 15 ms of the first, 15 ms of the second: 225,000 runs. At 100,000 kept, and again, every second is dropped.
+    clock = Clock(itertools.chain(itertools.repeat(100, 150_000), itertools.repeat(200)))
+    kept = sample(clock.run, Settings(min_seconds=0.03), clock)
+    assert clock.runs == 225_000
+    assert kept == [100] * 37_500 + [200] * 18_750
+
+
+def test_as_many_samples_as_were_asked_for_are_kept():
     clock = Clock(itertools.repeat(100))
-    assert len(sample(clock.run, Settings(), clock)) == MOST_SAMPLES
+    assert len(sample(clock.run, Settings(samples=100_000, min_seconds=0.03), clock)) == 150_000
+
+
+@pytest.mark.parametrize(("run_ns", "runs"), [(4 * MS, 5), (MS, 10)])
+def test_running_on_goes_by_runs_and_by_time(run_ns, runs):
+    clock = Clock(itertools.repeat(run_ns))
+    assert len(list(run_on(clock.run, 5, 0.01, clock))) == clock.runs == runs
 
 
 @pytest.mark.parametrize(

@@ -382,7 +382,7 @@ def test_an_older_relay_is_told_nothing_that_it_does_not_know(rig: Rig):
     found = []
     while not found or not isinstance(found[-1], Result):
         found.append(rig.relay.next((Progress, Doubt, Result)))
-    assert [each.phase for each in found[:-1]] == ["loading", "warming", "measuring"]
+    assert [each.phase for each in found[:-1]] == ["loading", "loading", "warming", "measuring"]
     # The next relay, which knows, is told.
     rig.relay.close()
     rig.relay.open()

@@ -45,6 +45,32 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["BRIDGE.json"]
 
 
+def pip_steps(tmp_path: Path, has: str, *options: str) -> list[str]:
+    """What pip would do in an environment that is there already and has this package in it."""
+    python = tmp_path / "x" / "venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\n[ "$*" = "-m pip show -q {has}" ]\n')
+    python.chmod(0o755)
+    done = install("--no-systemd", "--prefix", str(tmp_path / "x"), *options, home=tmp_path)
+    assert done.returncode == 0, done.stderr
+    return [line.partition("-m pip ")[2] for line in done.stdout.splitlines() if "-m pip " in line]
+
+
+def test_an_update_leaves_the_runtime_for_the_gpu_alone(tmp_path):
+    assert pip_steps(tmp_path, "onnxruntime-gpu") == [f"install -q --upgrade --only-binary=:all: {ROOT} h5py"]
+
+
+def test_an_update_upgrades_the_runtime_for_the_cpu(tmp_path):
+    assert pip_steps(tmp_path, "onnxruntime") == [f"install -q --upgrade --only-binary=:all: {ROOT}\\[device\\]"]
+
+
+def test_another_runtime_takes_the_place_of_both(tmp_path):
+    assert pip_steps(tmp_path, "onnxruntime", "--onnxruntime", "gpu.whl") == [
+        "uninstall -q -y onnxruntime onnxruntime-gpu",
+        f"install -q --upgrade {ROOT} h5py gpu.whl",
+    ]
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [

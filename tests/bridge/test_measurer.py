@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from bridge_processes import LIMIT_S, children_of, is_alive, kill, until_true
 
+from edge_bridge.errors import RuntimeMissingError
 from edge_bridge.measuring.lines import FailureLine, JudgedLine, Line, MeasuredLine, PhaseLine
 from edge_bridge.measuring.measurer import ChildLimits, Measurer
 from edge_bridge.measuring.runtimes import InputSpec
@@ -22,7 +23,7 @@ from edge_bridge.wire.quantities import Profile, QualitySettings, Settings, Shar
 
 pytestmark = pytest.mark.timeout(120)
 FAKE = Path(__file__).parent / "fake_runtime"
-LIMITS = ChildLimits(memory_bytes=4 << 30, load_s=30.0, stall_s=2.0)
+LIMITS = ChildLimits(memory_bytes=4 << 30, load_s=10.0, stall_s=2.0)
 QUICK = Settings(min_seconds=0.01, max_seconds=5.0, warmup_max_seconds=0.2, attempts=1)
 #: As few runs as there can be.
 BRIEF = Settings(min_seconds=0.0, max_seconds=5.0, warmup_max_seconds=0.0, warmup_min_runs=1, attempts=1)
@@ -92,8 +93,8 @@ def test_batches_are_measured_in_one_request(measuring):
     bench = measuring()
     bench.measurer.begin(models.linear(), Settings(min_seconds=0.01, batches=(4, 1, 16), attempts=1, percentile="p95"))
     lines = bench.until(lambda line: isinstance(line, MeasuredLine))
-    assert phases(lines) == ["loading", *["warming", "measuring"] * 3]
-    assert [line.batch for line in lines if isinstance(line, PhaseLine)] == [None, 4, 4, 1, 1, 16, 16]
+    assert phases(lines) == ["loading", *["loading", "warming", "measuring"] * 3]
+    assert [line.batch for line in lines if isinstance(line, PhaseLine)] == [None, 4, 4, 4, 1, 1, 1, 16, 16, 16]
     found = lines[-1].measurement
     timings = [found, *found.other_batches]
     assert [(each.batch, each.input_shape) for each in timings] == [(4, [4, 16]), (1, [1, 16]), (16, [16, 16])]
@@ -134,7 +135,7 @@ BAD_MODELS = {
     "open file": (models.external("0"), "bad-model", "names files with its weights"),
     "wrapped engine": (models.wrapped_engine(), "bad-model", "wraps an engine built elsewhere"),
     "the runtime's own format": (b"\x00\x00\x00\x18ORTM" + bytes(100), "bad-model", "not ONNX"),
-    "never returns": (models.endless(), "time-out", "warming took more than 2.2 s"),
+    "never returns": (models.endless(), "time-out", "loading took more than 10 s"),
 }
 
 
@@ -245,7 +246,7 @@ def test_an_unsteady_model_is_measured_again_and_marked(measuring):
     settings = Settings(min_seconds=0, warmup_max_seconds=0, warmup_min_runs=1, attempts=2, pause_seconds=0.01)
     bench.measurer.begin(b"drift", settings)
     lines = bench.until(lambda line: not isinstance(line, PhaseLine))
-    assert phases(lines) == ["loading", "warming", "measuring", "cooling", "warming", "measuring"]
+    assert phases(lines) == ["loading", "loading", "warming", "measuring", "cooling", "warming", "measuring"]
     found = lines[-1].measurement
     assert (found.attempts, found.unsteady, found.doubts()) == (2, True, ["unsteady"])
 
@@ -347,7 +348,7 @@ def test_a_model_is_judged_on_a_shard(measuring, batch):
     bench = measuring()
     bench.measurer.begin(models.affine(weight, batch), settings, shard)
     lines = bench.until(lambda line: not isinstance(line, PhaseLine))
-    assert phases(lines) == ["loading", "judging"]
+    assert phases(lines) == ["loading", "loading", "judging"]
     assert isinstance(lines[-1], JudgedLine)
     found = lines[-1].quality
     assert (found.samples, found.metric, found.precision, found.device) == (7, "rmse", "model", "dut")
@@ -373,6 +374,24 @@ def test_what_cannot_be_judged_is_told(measuring):
     assert bench.outcome(b"no model", settings, shard).reason == "bad-model"
 
 
+def test_no_other_provider_takes_over_when_the_one_asked_for_does_not_start(tmp_path, monkeypatch):
+    onnx_runtime = pytest.importorskip("edge_bridge.measuring.onnx_runtime")
+    path = tmp_path / "model.onnx"
+    path.write_bytes(models.linear())
+    asked = []
+
+    def broken(file, options, **other):
+        asked.append(other)
+        raise RuntimeError("CUDA failure 35:\n driver too old")
+
+    monkeypatch.setattr(onnx_runtime.onnxruntime, "get_available_providers", lambda: ["CUDAExecutionProvider"])
+    monkeypatch.setattr(onnx_runtime.onnxruntime, "InferenceSession", broken)
+    with pytest.raises(RuntimeMissingError) as caught:
+        onnx_runtime.RUNTIME.load(path, "cuda", 1, "model")
+    assert str(caught.value) == "provider cuda could not be started on this machine: CUDA failure 35: driver too old"
+    assert asked == [{"providers": ["CUDAExecutionProvider"], "enable_fallback": 0}]
+
+
 def test_inputs_and_outputs_bound_to_memory_give_what_a_plain_run_gives(tmp_path):
     """The way that CUDA takes, on the memory that every machine has."""
     onnx_runtime = pytest.importorskip("edge_bridge.measuring.onnx_runtime")
@@ -380,6 +399,7 @@ def test_inputs_and_outputs_bound_to_memory_give_what_a_plain_run_gives(tmp_path
     weight = np.random.default_rng(5).random((4, 4), dtype=np.float32)
     path.write_bytes(models.affine(weight))
     plain = onnx_runtime.RUNTIME.load(path, "cpu", 1, "model")
+    assert plain._session._enable_fallback is False
     bound = onnx_runtime.OnnxModel(plain._session, "cpu")
     inputs = {"x": np.ones((2, 4), np.float32)}
     assert bound.inputs == [InputSpec("x", (None, 4), np.dtype(np.float32))]

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
 from test_benchmark import MS, Clock
 
-from edge_bridge.measuring.effort import Effort, effort_of
+from edge_bridge.measuring.effort import Effort, counted_power_w, effort_of, mean_power_w
 from edge_bridge.measuring.inputs import UnmeasurableError, make_inputs
-from edge_bridge.measuring.lines import FailureLine, PhaseLine
+from edge_bridge.measuring.lines import FailureLine, MeasureOrder, PhaseLine
 from edge_bridge.measuring.quality import batch_for, error_of, outputs_over, read_shard
 from edge_bridge.measuring.rehearsal import rehearse
 from edge_bridge.measuring.runtimes import InputSpec
 from edge_bridge.measuring.watch import ChildLimits, Watch, phase_limit_s, work_limit_s
-from edge_bridge.measuring.work import Surroundings, take
-from edge_bridge.wire.quantities import QualitySettings, Readings, Settings, Shard
+from edge_bridge.measuring.work import Surroundings, measure, take
+from edge_bridge.wire.quantities import Measurement, Profile, QualitySettings, Readings, Settings, Shard
 
 FLOAT = np.dtype(np.float32)
 
@@ -49,35 +50,60 @@ def test_inputs_that_cannot_be_made_have_a_reason(shape, reason):
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "effort"),
+    ("before", "after", "power_w", "effort"),
     [
-        # 3 J in 0.5 s are 6 W; a run of 2 ms takes 12 mJ. The counter is believed before the power.
-        (Readings(energy_j=10.0, power_w=1.0), Readings(energy_j=13.0, power_w=1.0), Effort(6.0, 0.012, None)),
-        # A counter that stands still, or goes back, tells nothing.
-        (Readings(energy_j=10.0, power_w=4.0), Readings(energy_j=10.0, power_w=6.0), Effort(5.0, 0.010, None)),
-        (Readings(energy_j=10.0), Readings(energy_j=9.0), Effort(None, None, None)),
-        (Readings(power_w=4.0), Readings(), Effort(4.0, 0.008, None)),
-        (Readings(throttle_events=3), Readings(throttle_events=3), Effort(None, None, False)),
-        (Readings(throttle_events=3), Readings(throttle_events=4), Effort(None, None, True)),
-        (Readings(throttle_events=3), Readings(), Effort(None, None, None)),
+        # A run of 2 ms at 6 W takes 12 mJ, and has four samples in it.
+        (Readings(), Readings(), 6.0, Effort(6.0, 0.003, None)),
+        # What was told when nothing ran is not the power.
+        (Readings(power_w=4.0), Readings(power_w=6.0), None, Effort(None, None, None)),
+        (Readings(throttle_events=3), Readings(throttle_events=3), None, Effort(None, None, False)),
+        (Readings(throttle_events=3), Readings(throttle_events=4), None, Effort(None, None, True)),
+        (Readings(throttle_events=3), Readings(), None, Effort(None, None, None)),
     ],
 )
-def test_effort(before, after, effort):
-    assert effort_of(before, after, elapsed_s=0.5, mean_s=0.002) == effort
+def test_effort(before, after, power_w, effort):
+    assert effort_of(before, after, power_w, run_s=0.002, batch=4) == effort
+
+
+@pytest.mark.parametrize(
+    ("before_j", "after_j", "power_w"),
+    # A counter that stands still, or goes back, tells nothing.
+    [(10.0, 13.0, 6.0), (10.0, 10.0, None), (10.0, 9.0, None), (None, 13.0, None), (10.0, None, None)],
+)
+def test_power_by_a_counter_of_energy(before_j, after_j, power_w):
+    assert counted_power_w(before_j, after_j, 0.5) == power_w
+
+
+def test_power_by_readings():
+    assert mean_power_w([4.0, None, 6.0]) == 5.0
+    assert mean_power_w([None]) is None
 
 
 class Bench:
-    """A model with given durations, sensors that say what is given, and a note of all that happened."""
+    """A model with given durations, sensors that say what is given, and a note of all that happened.
 
-    def __init__(self, durations_ns, readings=()) -> None:
+    Of the sensors it is noted after how many runs they were read.
+    """
+
+    def __init__(self, durations_ns, readings=(), joules=(), watts=()) -> None:
         self.clock = Clock(durations_ns)
         self.told: list[object] = []
         self._readings = iter(readings)
-        self.around = Surroundings(self.told.append, self._read, self.clock, self._sleep)
+        self._joules = iter(joules)
+        self._watts = iter(watts)
+        self.around = Surroundings(self.told.append, self._read, self._energy_j, self._power_w, self.clock, self._sleep)
 
     def _read(self) -> Readings:
-        self.told.append("read")
+        self.told.append(("read", self.clock.runs))
         return next(self._readings, Readings())
+
+    def _energy_j(self) -> float | None:
+        self.told.append(("energy", self.clock.runs))
+        return next(self._joules, None)
+
+    def _power_w(self) -> float | None:
+        self.told.append(("power", self.clock.runs))
+        return next(self._watts, None)
 
     def _sleep(self, seconds: float) -> None:
         self.told.append(seconds)
@@ -89,16 +115,39 @@ BRIEF = Settings(min_seconds=0.0, warmup_max_seconds=0.0, warmup_min_runs=1, pau
 
 
 def test_a_steady_model_is_measured_once_between_two_readings():
-    bench = Bench(itertools.repeat(MS), [Readings(energy_j=1.0), Readings(energy_j=1.64)])
+    bench = Bench(itertools.repeat(MS), joules=[1.0, 1.64])
     taken = take(bench.clock.run, 8, BRIEF, bench.around)
-    assert bench.told == [PhaseLine("warming", batch=8), PhaseLine("measuring", batch=8), "read", "read"]
+    # Behind the first reading a block of 10 ms, which does not count, and then the 64 runs that do.
+    assert bench.told == [
+        PhaseLine("warming", batch=8), PhaseLine("measuring", batch=8), ("read", 1), ("energy", 11), ("energy", 75),
+        ("power", 75), ("read", 75),
+    ]  # fmt: skip
     assert (taken.attempts, taken.found.samples, taken.found.unsteady) == (1, 64, False)
-    # 0.64 J in 64 ms, and each run 1 ms.
-    assert (taken.effort.power_w, taken.effort.joules_per_inference) == pytest.approx((10.0, 0.010))
+    # 0.64 J in 64 ms, and each run 1 ms for eight samples.
+    assert (taken.effort.power_w, taken.effort.joules_per_inference) == pytest.approx((10.0, 0.010 / 8))
+    assert bench.clock.runs == 75
+
+
+def test_without_a_counter_power_is_read_between_runs_that_are_not_timed():
+    bench = Bench(itertools.repeat(MS), watts=[3.0, *itertools.repeat(20.0, 150), *itertools.repeat(30.0, 150)])
+    taken = take(bench.clock.run, 4, BRIEF, bench.around)
+    assert taken.found.samples == 64
+    # 0.3 s of runs, and not what was read when the timed runs were over.
+    assert (taken.effort.power_w, taken.effort.joules_per_inference) == pytest.approx((25.0, 0.025 / 4))
+    powers = [each for each in bench.told if isinstance(each, tuple) and each[0] == "power"]
+    assert powers == [("power", runs) for runs in range(75, 376)]
+
+
+def test_a_long_run_is_not_repeated_for_the_clocks_or_the_power():
+    bench = Bench(itertools.repeat(200 * MS), watts=[12.0, 1.0])
+    taken = take(bench.clock.run, 1, BRIEF, bench.around)
+    assert bench.clock.runs == 1 + 64
+    assert (taken.effort.power_w, taken.effort.joules_per_inference) == pytest.approx((12.0, 2.4))
 
 
 def test_a_model_that_becomes_steady_is_told_by_its_last_attempt():
-    unsteady = [MS] * 33 + [2 * MS] * 32
+    # A run to warm up, a block of ten, 64 samples.
+    unsteady = [MS] * 43 + [2 * MS] * 32
     bench = Bench(itertools.chain(unsteady, unsteady, itertools.repeat(3 * MS)))
     taken = take(bench.clock.run, 1, BRIEF, bench.around)
     assert (taken.attempts, taken.found.p50_s, taken.found.unsteady) == (3, 0.003, False)
@@ -123,6 +172,56 @@ def test_a_throttled_model_is_measured_again():
     assert (taken.attempts, taken.effort.throttled) == (2, False)
 
 
+class Slow:
+    """A runtime with one model, whose runs move the clock of a bench."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self.inputs = (InputSpec("x", (None, 2), FLOAT),)
+
+    def precisions(self, provider):
+        return ("model",)
+
+    def load(self, model, provider, threads, precision):
+        return self
+
+    def bind(self, inputs):
+        return self._bench.clock.run
+
+
+def measured(bench: Bench, provider: str = "cpu", **other: object) -> Measurement:
+    profile = Profile(name="dut", hardware="", runtime="slow", provider=provider, versions={})
+    settings = Settings(min_seconds=0.0, attempts=1, **other)
+    order = MeasureOrder(settings=settings, profile=profile, memory_limit_bytes=0)
+    return measure(order, Path("/dev/null"), Slow(bench), bench.around)
+
+
+def test_the_first_run_at_each_batch_size_is_loading_and_not_warming():
+    # Engines that take 40 s and 20 s; the warm-up would be given up after 3 s. Then 30 + 10 + 64 runs for each.
+    one = [MS] * 104
+    bench = Bench([40_000 * MS, *one, 20_000 * MS, *one])
+    found = measured(bench, batches=(1, 8))
+    phases = [(each.phase, each.batch) for each in bench.told if isinstance(each, PhaseLine)]
+    assert phases == [
+        ("loading", None), ("loading", 1), ("warming", 1), ("measuring", 1),
+        ("loading", 8), ("warming", 8), ("measuring", 8),
+    ]  # fmt: skip
+    assert 60.0 <= found.load_s < 61.0
+    assert [each.warmup_settled for each in (found, *found.other_batches)] == [True, True]
+    assert found.p99_s == 0.001
+
+
+@pytest.mark.parametrize(("provider", "power_w"), [("cpu", 10.0), ("cuda", None)])
+def test_the_energy_of_the_cpu_says_nothing_of_another_processor(provider, power_w):
+    found = measured(Bench(itertools.repeat(MS), joules=[1.0, 1.64]), provider)
+    assert found.power_w == (power_w and pytest.approx(power_w))
+    assert found.joules_per_inference == (power_w and pytest.approx(power_w * 0.001))
+
+
+def test_power_of_the_board_holds_for_every_processor():
+    assert measured(Bench(itertools.repeat(MS), watts=itertools.repeat(15.0)), "cuda").power_w == pytest.approx(15.0)
+
+
 def test_a_rehearsal_is_a_whole_measurement():
     measurement = rehearse(lambda: Readings(sensor="test")).measurement
     assert (measurement.samples, measurement.before) == (64, Readings(sensor="test"))
@@ -137,7 +236,8 @@ def test_each_phase_has_its_limit():
         each: phase_limit_s(each, settings, LIMITS) for each in ("queued", "loading", "warming", "measuring", "cooling")
     }
     assert limits == {"queued": 100, "loading": 100, "warming": 13, "measuring": 40, "cooling": 30}
-    assert work_limit_s(settings, LIMITS) == 200 + 2 * 3 * (13 + 40 + 30)
+    # Queued, loading, and the first run at two batch sizes.
+    assert work_limit_s(settings, LIMITS) == 400 + 2 * 3 * (13 + 40 + 30)
 
 
 def test_a_phase_that_goes_on_is_told_every_two_seconds_and_given_up_at_its_limit():
@@ -147,6 +247,10 @@ def test_a_phase_that_goes_on_is_told_every_two_seconds_and_given_up_at_its_limi
     assert watch.due(12.0) == PhaseLine("loading", 2.0)
     assert watch.due(13.9) is None
     assert watch.due(14.5) == PhaseLine("loading", 4.5)
+    # The first run has the limit of loading to itself.
+    watch.enter(PhaseLine("loading", batch=4), 20.0)
+    assert watch.due(119.9) == PhaseLine("loading", 99.9, 4)
+    assert watch.due(120.1) == FailureLine("time-out", "loading took more than 100 s")
     watch.enter(PhaseLine("warming", batch=4, attempt=2), 20.0)
     assert watch.due(23.0) == PhaseLine("warming", 3.0, 4, 2)
     assert watch.due(33.1) == FailureLine("time-out", "warming took more than 13 s")
@@ -293,4 +397,4 @@ def test_quality_has_limits_of_its_own():
     _, shard = shard_of(np.zeros((3, 4), np.uint8), np.zeros((3, 1)))
     settings = QualitySettings(shard=shard, max_seconds=60)
     assert phase_limit_s("judging", settings, LIMITS) == 70
-    assert work_limit_s(settings, LIMITS) == 270
+    assert work_limit_s(settings, LIMITS) == 370

@@ -135,7 +135,7 @@ def test_a_jetson_is_read(tmp_path):
     tree(tmp_path, JETSON)
     found = open_sensors(tmp_path).read()
     assert found == Readings(
-        sensor="linux",
+        sensor="linux (VDD_IN)",
         temperatures_c={"cpu-thermal": 48.312},
         clocks_hz={"cpu0": 1.5104e9, "gpu": 624.75e6, "15340000.vic": 115.2e6},
         power_w=7.5,
@@ -153,13 +153,36 @@ def test_power_is_the_sum_of_the_rails_where_none_feeds_all(tmp_path):
         "hwmon2/curr2_input": 100,
     }  # fmt: skip
     tree(tmp_path / "sys/class/hwmon", rails)
-    assert LinuxSensors(tmp_path).read().power_w == pytest.approx(4.0 + 1.0 + 0.5)
+    found = LinuxSensors(tmp_path).read()
+    assert found.power_w == pytest.approx(4.0 + 1.0 + 0.5)
+    assert found.sensor == "linux (VDD_GPU_SOC + VDD_CPU_CV + VDDQ)"
+
+
+@pytest.mark.parametrize(("machine", "first"), [(PC, "energy_uj"), (JETSON, "hwmon3/in1_input")])
+def test_power_and_energy_are_read_before_the_rest(tmp_path, machine, first, monkeypatch):
+    tree(tmp_path, machine)
+    sensors = LinuxSensors(tmp_path)
+    files: list[str] = []
+    monkeypatch.setattr("edge_bridge.measuring.sysfs._number", files.append)
+    sensors.read()
+    assert files[0].endswith(first)
+    assert any("thermal_zone" in each for each in files)
+
+
+def test_power_and_energy_are_read_alone(tmp_path):
+    tree(tmp_path / "pc", PC)
+    tree(tmp_path / "jetson", JETSON)
+    pc, jetson = open_sensors(tmp_path / "pc"), open_sensors(tmp_path / "jetson")
+    tree(tmp_path / "pc", {"sys/class/powercap/intel-rapl:0/energy_uj": 907_000_000})
+    assert (pc.energy_j(), pc.power_w()) == (7.0, None)
+    assert (jetson.energy_j(), jetson.power_w()) == (None, 7.5)
 
 
 def test_a_machine_that_tells_nothing(tmp_path):
     sensors = open_sensors(tmp_path)
     assert isinstance(sensors, NoSensors)
     assert sensors.read() == Readings(sensor="none")
+    assert (sensors.energy_j(), sensors.power_w()) == (None, None)
     assert (power_mode(tmp_path), governors(tmp_path)) == ("", [])
     sensors.close()
 
@@ -206,7 +229,14 @@ def test_jtop_fills_what_the_files_do_not_tell(tmp_path):
     assert (found.sensor, found.temperatures_c, found.power_w) == ("jtop", {"cpu": 47.5}, 7.25)
     assert found.clocks_hz == {"cpu0": 1.5104e9, "gpu": 306e6, "15340000.vic": 115.2e6}
     assert found.throttle_events == 4
+    # Its power may be a second old: of no use for the runs of this moment.
+    assert (sensors.energy_j(), sensors.power_w()) == (None, None)
     sensors.close()
+
+
+def test_beside_jtop_the_power_of_this_moment_is_that_of_the_rails(tmp_path):
+    tree(tmp_path, JETSON)
+    assert JtopSensors(JtopOfVersion4(), LinuxSensors(tmp_path)).power_w() == 7.5
 
 
 def test_jtop_of_another_version_is_left_alone(tmp_path):

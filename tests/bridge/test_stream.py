@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
-from edge_bridge.cli.stream import verdict
+from edge_bridge.cli.stream import table, verdict
 from edge_bridge.errors import BridgeError
 from edge_bridge.measuring.footage import read_footage
 from edge_bridge.measuring.replay import Outcome, Plan, cut_windows, judge, replay
 from edge_bridge.measuring.runtimes import InputSpec
-from edge_bridge.measuring.stream_lines import StreamReport
+from edge_bridge.measuring.stream import warm_up_work
+from edge_bridge.measuring.stream_lines import StreamOrder, StreamReport
 from edge_bridge.measuring.stream_work import ModelWork, WindowSpec, window_spec
+from edge_bridge.measuring.streamer import _read_more, phase_limit_s
 
 MS = 1_000_000
 
@@ -143,6 +147,41 @@ def test_waiting_that_ends_late_is_told():
     plan = Plan(every(10, 10), 10 * MS)
     found = judge(plan, replay(plan, virtual, virtual.clock_ns, virtual.wait_until))
     assert (found.wake_p99_s, found.response_p50_s, found.service_p50_s) == (0.002, 0.003, 0.001)
+
+
+def warmed(run_s: float, batch: int, windows: int) -> tuple[list[int], int, bool]:
+    virtual = Virtual(lambda *_: round(run_s * 1e9))
+    runs, cut = warm_up_work(virtual, batch, windows, lambda: virtual.now_ns / 1e9)
+    return [count for _, count in virtual.taken], runs, cut
+
+
+def test_every_batch_size_is_warmed_up():
+    # Ten runs and half a second in all; the single window, of which most runs are, before the others.
+    assert warmed(0.1, 4, 100) == ([1, 4, 3, 2, 1, 1, 1, 1, 1, 1], 10, False)
+    assert warmed(0.1, 4, 2) == ([1, 2, 1, 1, 1, 1, 1, 1, 1, 1], 10, False)
+
+
+@pytest.mark.parametrize(("run_s", "sizes", "cut"), [(20.0, [1], True), (5.0, [1, 4], True), (4.0, [1, 4, 3], True)])
+def test_a_warm_up_without_time_for_every_batch_size_says_so(run_s, sizes, cut):
+    assert warmed(run_s, 4, 100) == (sizes, len(sizes), cut)
+
+
+def test_a_single_window_is_warmed_up_and_never_cut():
+    assert warmed(20.0, 1, 100) == ([1], 1, False)
+
+
+def test_the_first_run_of_a_batch_size_may_take_as_long_as_loading():
+    order = StreamOrder(model_path="m", recording_path="r", rate_hz=1.0)
+    assert [phase_limit_s("warming", order, *limits) for limits in ((120.0, 30.0), (20.0, 30.0))] == [130.0, 40.0]
+
+
+def test_a_limit_of_ages_is_no_error():
+    """The system takes no wait of more than some centuries."""
+    reader, writer = os.pipe()
+    os.write(writer, b"line")
+    assert _read_more(reader, SimpleNamespace(descriptors=list), 1e300, "") == b"line"
+    os.close(reader)
+    os.close(writer)
 
 
 def test_windows_stay_inside_their_layer_and_leftovers_take_their_time():
@@ -333,6 +372,7 @@ def test_the_command_reports_every_window_once(tmp_path, model):
     assert (report["window_shape"], report["frame_shape"], report["stride"]) == ([4, 9, 9], [8, 9], 4)
     assert (report["cropped"], report["simulated"], report["repeated"]) == (True, True, True)
     assert (report["deadline_s"], report["layers"], report["preload_cut"]) == (0.04, 2, False)
+    assert report["warmup_cut"] is False
     assert report["hardware"]
     assert 0 < report["model_p50_s"] <= report["service_p99_s"] <= report["response_max_s"]
 
@@ -357,6 +397,8 @@ def test_the_table_ends_with_the_answer(tmp_path, model):
         (["--layer", "nope"], "no layer nope; it has /layer1"),
         (["--provider", "abacus"], "provider abacus is not in this onnxruntime"),
         (["--memory-limit-mb", "100"], "it needs more memory than the 100 MB that it may take"),
+        (["--memory-limit-mb", "-5"], "--memory-limit-mb must be at least 0"),
+        (["--stall-seconds", "nan"], "--stall-seconds must be above 0"),
         (["--load-seconds", "0.001"], "starting took more than 0.001 s; see --load-seconds"),
         (["--rate", "1e8", "--repeat"], "give fewer --seconds"),
         (["--rate", "1e8", "--repeat", "--stride", "1000000"], "25000000 windows, at most 2000000 are replayed"),
@@ -382,6 +424,12 @@ def test_a_broken_model_is_one_line(tmp_path):
 def report_of(**changes: object) -> StreamReport:
     values: dict[str, object] = dict.fromkeys(StreamReport.__struct_fields__, 0)
     return StreamReport(**{**values, "rate_hz": 20000.0, "windows": 1000, "keeps_up": False, **changes})
+
+
+def test_a_warm_up_that_was_cut_is_told_in_the_table():
+    shapes = {"frame_shape": [8, 9], "window_shape": [4, 9, 9]}
+    assert "(cut short: not every batch size)" in table(report_of(warmup_cut=True, **shapes))
+    assert "cut short" not in table(report_of(**shapes))
 
 
 @pytest.mark.parametrize(

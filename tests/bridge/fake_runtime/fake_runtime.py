@@ -4,7 +4,7 @@ Found by its entry point where this folder is on PYTHONPATH, as a runtime of som
 bytes begin with a word does what the word says:
 
 - `abort`: its process ends by SIGABRT when it is run; `exit`: with code 3.
-- `hang`: a run does not return. `sleep SECONDS`: each run takes so long.
+- `hang`: a run after the first does not return. `sleep SECONDS`: each run takes so long.
 - `slow-load SECONDS`: loading takes so long.
 - `nan`: outputs that are not finite. `hungry`: its resident memory grows by 64 MB with each run.
 - `drift`: each run takes longer than the one before.
@@ -56,7 +56,7 @@ class FakeModel:
                 os.abort()
             case "exit":
                 os._exit(3)
-            case "hang":
+            case "hang" if self._runs > 1:
                 while True:
                     time.sleep(60)
             case "sleep":
