@@ -8,6 +8,7 @@ came about.
 from __future__ import annotations
 
 import heapq
+import logging
 import platform
 import random
 import time
@@ -19,6 +20,7 @@ import zmq
 from edge_bridge.errors import BridgeError, BridgeUnreachableError, KeyRefusedError, ProtocolError
 from edge_bridge.wire.keys import Connection, KeyPair
 from edge_bridge.wire.protocol import (
+    JOB_TO_RELAY,
     MINOR,
     MODEL_LIMIT_BYTES,
     RELAY_TO_JOB,
@@ -45,7 +47,9 @@ from edge_bridge.wire.protocol import (
     measure_of,
 )
 from edge_bridge.wire.quantities import ANY_PROFILE, Measurement, Profile, Quality, QualitySettings, Settings
-from edge_bridge.wire.sockets import Context, Link, LinkEvent, Socket
+from edge_bridge.wire.sockets import REOPEN_S, Context, Link, LinkEvent, Socket
+
+log = logging.getLogger("bridge")
 
 #: First and longest wait before an unacknowledged or refused request is sent again.
 RETRY_S = 1.0
@@ -54,8 +58,13 @@ RETRY_MOST_S = 60.0
 #: again.
 ACK_S = 20.0
 ACK_BYTES_PER_S = 200_000
-#: How often a key that was refused in mid-run is tried again.
+#: After a refused key or a failed handshake the relay is tried again this often; while nothing tells why there is no
+#: relay, every REOPEN_S.
 REFUSED_RETRY_S = 2.0
+#: A relay that does not answer HELLO, or is full, is asked again this often.
+HELLO_S = 3.0
+#: Messages taken at once, so that a relay that never stops talking does not keep the job from its work.
+BURST = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +139,8 @@ class _Pending:
     payload: tuple[bytes, ...]
     #: When to send (again); None while the relay holds it.
     send_at_s: float | None
+    #: When to give it up; None for never.
+    deadline_s: float | None = None
     tries: int = 0
 
 
@@ -141,24 +152,30 @@ class BridgeClient:
     """A job's connection to a relay. Not thread-safe; made by `open`."""
 
     def __init__(self, connection: Connection, key: KeyPair | None, access: Access | None = None) -> None:
-        self._endpoint = connection.job_endpoint
-        self._access = access
+        self._connection, self._key, self._access = connection, key, access
         self._link = _link_of(connection, key)
         self._pending: dict[str, _Pending] = {}
         #: (when, request id): what to send, and what to give up; entries that no longer hold are skipped.
         self._to_send: list[tuple[float, str]] = []
         self._deadlines: list[tuple[float, str]] = []
         self._state: State | None = None
-        self._hello_due = False
+        #: When to say HELLO (again); None while the link is down or the relay has answered.
+        self._hello_at_s: float | None = None
         self._welcome: Welcome | None = None
         #: The relay has answered, and the connection has stood since.
         self._up = False
         self._was_up = False
         self._refused: str | None = None
+        #: What a relay says that takes no more jobs.
+        self._full: str | None = None
+        #: When to connect anew; None while the link is up.
         self._reopen_at_s: float | None = None
         self._last_trouble = "nothing answers"
+        #: What was last wrong with connection file or key.
+        self._complained = ""
         self._devices: tuple[Profile, ...] | None = None
         self._jitter = random.Random()
+        self._reopen_in(REOPEN_S, time.monotonic())
 
     @classmethod
     def open(
@@ -179,20 +196,16 @@ class BridgeClient:
         timeout_s
             How long to wait for the answer.
         access
-            Reads connection file and key anew: used when the key is refused in mid-run, so that a key can be rolled
-            over without a restart.
+            Reads connection file and key anew: used whenever the relay is not there or refuses the key, so that a
+            relay can move and a key be rolled over without a restart.
 
         Raises
         ------
         KeyRefusedError
             When the relay does not know the key.
         BridgeUnreachableError
-            When it does not answer in time, or refuses this job for another reason.
+            When it does not answer in time, or takes no more jobs.
         """
-        if connection.relay_public_key is not None and key is None:
-            raise KeyRefusedError(
-                f"relay {connection.job_endpoint} takes known keys only: name a key file made by `edge-bridge keygen`"
-            )
         client = cls(connection, key, access)
         try:
             client._wait_for_welcome(timeout_s)
@@ -239,6 +252,11 @@ class BridgeClient:
             Give up after so long and say so; None waits for ever.
         priority
             0 to 9; higher goes first.
+
+        Raises
+        ------
+        ValueError
+            When no relay would take this; nothing is sent.
         """
         _check_size(len(model))
         return self._ask(measure_of(model, settings, profile, priority), cut(model), deadline_s)
@@ -258,6 +276,11 @@ class BridgeClient:
         ----------
         shard
             Inputs, then targets, as `settings.shard` describes them.
+
+        Raises
+        ------
+        ValueError
+            When no relay would take this; nothing is sent.
         """
         _check_size(len(model) + len(shard))
         if sum(settings.shard.sizes_bytes()) != len(shard):
@@ -283,10 +306,12 @@ class BridgeClient:
     def _ask(self, measure: Measure, payload: tuple[bytes, ...], deadline_s: float | None) -> str:
         now_s = time.monotonic()
         if measure.request_id not in self._pending:
-            self._pending[measure.request_id] = pending = _Pending(measure, payload, None)
+            _check(measure, payload)
+            pending = _Pending(measure, payload, None, None if deadline_s is None else now_s + deadline_s)
+            self._pending[measure.request_id] = pending
             self._send_at(pending, now_s)
-            if deadline_s is not None:
-                heapq.heappush(self._deadlines, (now_s + deadline_s, measure.request_id))
+            if pending.deadline_s is not None:
+                heapq.heappush(self._deadlines, (pending.deadline_s, measure.request_id))
             self._send_due(now_s)
         return measure.request_id
 
@@ -302,14 +327,15 @@ class BridgeClient:
         events: list[ClientEvent] = []
         for link_event in self._link.events():
             events += self._link_event(link_event, now_s)
+        # After the events: a relay that is back by itself is left in peace.
         if self._reopen_at_s is not None and now_s >= self._reopen_at_s:
-            self._reopen_at_s = None
-            self._reopen()
-        if self._hello_due:
-            versions = {"python": platform.python_version()}
-            hello = Hello(client=platform.node()[:200], versions=versions, minor=MINOR)
-            self._hello_due = not self._link.send(encode(hello))
-        while (frames := self._link.receive()) is not None:
+            events += self._reopen(now_s)
+        if self._hello_at_s is not None and now_s >= self._hello_at_s:
+            self._say_hello(now_s)
+        for _ in range(BURST):
+            frames = self._link.receive()
+            if frames is None:
+                break
             try:
                 events += self._said(decode(frames, RELAY_TO_JOB), now_s)
             except ProtocolError as error:
@@ -325,43 +351,67 @@ class BridgeClient:
 
     def _wait_for_welcome(self, timeout_s: float) -> None:
         end_s = time.monotonic() + timeout_s
-        poller = zmq.Poller()
-        for socket in self.sockets:
-            poller.register(socket, zmq.POLLIN)
+        self.poll()
         while not self._up:
-            self.poll()
             if self._refused is not None:
                 raise KeyRefusedError(self._refused)
             if time.monotonic() > end_s:
+                if self._full is not None:
+                    raise BridgeUnreachableError(f"relay {self._endpoint} takes no more jobs: {self._full}")
                 raise BridgeUnreachableError(
                     f"no relay at {self._endpoint} within {timeout_s:g} s ({self._last_trouble}): "
                     "start it with `edge-bridge relay`, or take its connection file anew"
                 )
-            poller.poll(10 if self._hello_due else 100)
+            poller = zmq.Poller()  # anew each time: so may the sockets be
+            for socket in self.sockets:
+                poller.register(socket, zmq.POLLIN)
+            poller.poll(20)
+            self.poll()
+
+    @property
+    def _endpoint(self) -> str:
+        return self._connection.job_endpoint
 
     def _link_event(self, event: LinkEvent, now_s: float) -> list[ClientEvent]:
-        if event is LinkEvent.UP:
-            self._hello_due, self._refused = True, None
-            self._last_trouble = "connected, but no answer"
-            return []
-        if event is LinkEvent.NO_HANDSHAKE:
-            self._last_trouble = "something answers, but it is not the relay that wrote the connection file"
-            return []
-        self._hello_due = False
-        if event is LinkEvent.KEY_REFUSED:
-            self._reopen_at_s = now_s + REFUSED_RETRY_S
-            self._refused = (
-                f"relay {self._endpoint} does not know this job's key: add its .pub line to the relay's allow-list"
-            )
+        match event:
+            case LinkEvent.UP:
+                self._hello_at_s, self._reopen_at_s = now_s, None
+                self._refused = None
+                self._last_trouble = "connected, but no answer"
+                return []
+            case LinkEvent.NO_HANDSHAKE:
+                self._last_trouble = "something answers, but it is not the relay that wrote the connection file"
+                return self._down(REFUSED_RETRY_S, now_s)
+            case LinkEvent.KEY_REFUSED:
+                self._refused = (
+                    f"relay {self._endpoint} does not know this job's key: add its .pub line to the relay's allow-list"
+                )
+                return self._down(REFUSED_RETRY_S, now_s)
+            case LinkEvent.DOWN:
+                return self._down(REOPEN_S, now_s)
+
+    def _down(self, reopen_s: float, now_s: float) -> list[ClientEvent]:
+        """The relay is not there, or not for this job: connect anew after so long, if it is not back by itself."""
+        self._hello_at_s = self._full = None
+        self._reopen_in(reopen_s, now_s)
         if not self._up:
             return []
         self._up = False
         return [RelayLost(self._refused or f"connection to {self._endpoint} lost")]
 
+    def _reopen_in(self, seconds: float, now_s: float) -> None:
+        at_s = now_s + seconds * self._jitter.uniform(0.75, 1.0)
+        self._reopen_at_s = at_s if self._reopen_at_s is None else min(self._reopen_at_s, at_s)
+
+    def _say_hello(self, now_s: float) -> None:
+        versions = {"python": platform.python_version()}
+        if self._link.send(encode(Hello(client=platform.node()[:200], versions=versions, minor=MINOR))):
+            self._hello_at_s = now_s + HELLO_S * self._jitter.uniform(0.75, 1.0)
+
     def _said(self, message: Message, now_s: float) -> list[ClientEvent]:  # noqa: PLR0911
         match message.header:
             case Welcome(devices=devices) as welcome:
-                self._welcome = welcome
+                self._welcome, self._hello_at_s, self._full = welcome, None, None
                 return [*self._stands(now_s), *self._devices_are(devices)]
             case Devices(devices=devices):
                 return self._devices_are(devices)
@@ -382,8 +432,9 @@ class BridgeClient:
                 return [MeasurementFailed(request_id, reason, detail)]
             case Error(code="refused", detail=detail):
                 self._refused = f"relay {self._endpoint} refuses this job: {detail}"
-                return self._link_event(LinkEvent.DOWN, now_s)
+                return self._down(REFUSED_RETRY_S, now_s)
             case Error(code=code, detail=detail):
+                self._full = detail if code == "full" else self._full
                 self._last_trouble = f"the relay says {code}: {detail}"
             case Ping() | _:
                 pass
@@ -391,6 +442,8 @@ class BridgeClient:
 
     def _stands(self, now_s: float) -> list[ClientEvent]:
         """The relay has answered on a new connection: what it may have forgotten is sent again."""
+        if self._up:
+            return []  # an answer to a second HELLO
         for pending in self._pending.values():
             pending.tries = 0
             self._send_at(pending, now_s)
@@ -450,29 +503,49 @@ class BridgeClient:
     def _expire(self, now_s: float) -> list[ClientEvent]:
         over = []
         while self._deadlines and self._deadlines[0][0] <= now_s:
-            request_id = heapq.heappop(self._deadlines)[1]
-            if request_id in self._pending:
+            at_s, request_id = heapq.heappop(self._deadlines)
+            pending = self._pending.get(request_id)
+            # Another request of this id may have been answered meanwhile, and this one asked anew.
+            if pending is not None and pending.deadline_s == at_s:
                 over.append(request_id)
                 self.cancel(request_id)
         return [MeasurementFailed(each, "deadline", "no answer before the client's deadline") for each in over]
 
-    def _reopen(self) -> None:
+    def _reopen(self, now_s: float) -> list[ClientEvent]:
         """Connect anew, with connection file and key as they are now."""
-        if self._access is None:
+        self._reopen_at_s = None
+        lost = self._down(REOPEN_S, now_s)
+        if not self._replace():
             self._link.reopen()
-            return
+        return lost
+
+    def _replace(self) -> bool:
+        """Take another link where connection file or key have changed; say whether they had."""
+        if self._access is None:
+            return False
         try:
             connection, key = self._access()
+            if (connection, key) == (self._connection, self._key):
+                return False
             link = _link_of(connection, key)
         except BridgeError as error:
+            # The file may be in the middle of its replacement: what was good goes on.
             self._last_trouble = str(error)
-            self._link.reopen()
-            return
+            if self._complained != str(error):
+                self._complained = str(error)
+                log.warning("%s; going on with what it said before", error)
+            return False
         self._link.close()
-        self._link, self._endpoint = link, connection.job_endpoint
+        self._link, self._connection, self._key = link, connection, key
+        self._complained = ""
+        return True
 
 
 def _link_of(connection: Connection, key: KeyPair | None) -> Link:
+    if connection.relay_public_key is not None and key is None:
+        raise KeyRefusedError(
+            f"relay {connection.job_endpoint} takes known keys only: name a key file made by `edge-bridge keygen`"
+        )
     context: Context = zmq.Context.instance()
     return Link(context, connection.job_endpoint, key, connection.relay_public_key)
 
@@ -480,3 +553,15 @@ def _link_of(connection: Connection, key: KeyPair | None) -> Link:
 def _check_size(size_bytes: int) -> None:
     if not 1 <= size_bytes <= MODEL_LIMIT_BYTES:
         raise ValueError(f"a payload of {size_bytes} bytes; from 1 to {MODEL_LIMIT_BYTES} are taken")
+
+
+def _check(measure: Measure, payload: tuple[bytes, ...]) -> None:
+    """Refuse what the relay could not decode: it would drop this job, and its other requests with it."""
+    try:
+        decode(encode(measure, payload), JOB_TO_RELAY)
+        if measure.work == "latency":
+            measure.decoded_settings()
+        else:
+            measure.decoded_quality_settings()
+    except ProtocolError as error:
+        raise ValueError(f"no relay would take this request: {error}") from None

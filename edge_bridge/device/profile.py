@@ -13,8 +13,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from edge_bridge.errors import BridgeError, ProtocolError
 from edge_bridge.measuring.runtimes import runtime_versions
 from edge_bridge.measuring.sysfs import power_mode
+from edge_bridge.wire.protocol import DEVICE_TO_RELAY, MINOR, Register, decode, encode
 from edge_bridge.wire.quantities import Profile
 
 #: A runtime may take so long to be imported; from a slow SD card it takes its time.
@@ -40,8 +42,14 @@ class ProbeError(Exception):
 
 
 def describe_device(name: str, runtime: str, provider: str) -> Profile:
-    """Profile of this machine."""
-    return Profile(
+    """Profile of this machine.
+
+    Raises
+    ------
+    BridgeError
+        When no relay would take it, for its name as a rule.
+    """
+    profile = Profile(
         name=name or platform.node() or "device",
         hardware=_hardware(),
         runtime=runtime,
@@ -55,6 +63,13 @@ def describe_device(name: str, runtime: str, provider: str) -> Profile:
         power_mode=power_mode(),
         precisions=_precisions(runtime, provider),
     )
+    # As the agent will send it, its other fields as long as they can be.
+    register = Register(profile=profile, instance="0" * 32, busy_with="0" * 64, device_id="0" * 32, minor=MINOR)
+    try:
+        decode(encode(register), DEVICE_TO_RELAY)
+    except (ProtocolError, ValueError) as error:
+        raise BridgeError(f"no relay would take this device, give another --name or --provider: {error}") from None
+    return profile
 
 
 def ask_runtime(runtime: str, provider: str) -> tuple[str, ...]:
@@ -111,4 +126,4 @@ def _hardware() -> str:
             model = lines[0].partition(":")[2].strip() if marker else lines[0].strip("\0 ")
             break
     memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{model}, {os.cpu_count()} cores, {memory_gib:.0f} GiB"[:2000]
+    return f"{model}, {os.cpu_count()} cores, {memory_gib:.0f} GiB"[:200]

@@ -117,10 +117,19 @@ def split_remote(path: Path) -> tuple[str, str] | None:
 
 
 def ssh_options(given: Sequence[str]) -> list[str]:
-    """Options of ssh: what begins with ``-`` as it stands (``-p 2222``), all else as ``-o``."""
+    """Options of ssh: what begins with ``-`` as it stands (``-p 2222``), all else as ``-o``.
+
+    Raises
+    ------
+    TunnelError
+        When one has a quote that is not closed.
+    """
     words = []
     for each in given:
-        words += shlex.split(each) if each.startswith("-") else ["-o", each]
+        try:
+            words += shlex.split(each) if each.startswith("-") else ["-o", each]
+        except ValueError as error:
+            raise TunnelError(f"--ssh-option {each!r} cannot be split into words: {error}") from None
     for each in _ALWAYS:
         words += ["-o", each]
     return words

@@ -19,7 +19,7 @@ import zmq
 from edge_bridge.errors import BridgeError, KeyRefusedError, ProtocolError
 from edge_bridge.wire.keys import Connection, KeyPair
 from edge_bridge.wire.protocol import RELAY_TO_DEVICE, Header, Message, decode, encode
-from edge_bridge.wire.sockets import Context, Link, LinkEvent, Socket
+from edge_bridge.wire.sockets import REOPEN_S, Context, Link, LinkEvent, Socket
 
 log = logging.getLogger("device")
 
@@ -27,7 +27,8 @@ log = logging.getLogger("device")
 COMPLAIN_S = 30.0
 #: Key and connection file are looked at this often.
 FILES_S = 1.0
-#: After a refused key or a failed handshake, both files are read and the relay is tried again this often.
+#: After a refused key or a failed handshake, both files are read and the relay is tried again this often; while
+#: nothing tells why there is no relay, every REOPEN_S.
 RETRY_S = 2.0
 #: A relay that breaks the protocol this often on one connection is left alone: so long at first, then longer.
 OFFENCES = 10
@@ -66,12 +67,14 @@ class Uplink:
         self._link: Link | None = self._open()
         #: The relay has taken this device at least once: from then on, nothing it says ends the agent.
         self._trusted = False
+        #: When to read both files and to connect anew; None while the relay is there.
         self._reopen_at_s: float | None = None
         self._files_at_s = time.monotonic() + FILES_S
         self._offences = self._drops = 0
         self._dropped_at_s = 0.0
         self._complaints: dict[str, float] = {}
         self._jitter = random.Random()
+        self._reopen_in(REOPEN_S, time.monotonic())
 
     @property
     def endpoint(self) -> str:
@@ -105,11 +108,12 @@ class Uplink:
             if stamp != self._stamp:
                 self._stamp = stamp
                 self._reread(now_s)
-        if self._reopen_at_s is not None and now_s >= self._reopen_at_s:
-            self._reread(now_s, even_if_same=True)
         events = [] if self._link is None else self._link.events()
         for event in events:
             self._heard(event, now_s)
+        # After the events: a relay that is back by itself is left in peace.
+        if self._reopen_at_s is not None and now_s >= self._reopen_at_s:
+            self._reread(now_s, even_if_same=True)
         return events
 
     def receive(self, now_s: float) -> list[Message]:
@@ -141,7 +145,9 @@ class Uplink:
         if not self._trusted:
             raise KeyRefusedError(f"{line}, then start the device again{f' ({detail})' if detail else ''}")
         self.complain(f"{line}; trying again until it does", now_s)
-        self._reopen_in(RETRY_S, now_s)
+        # Without a link it is left alone for breaking the protocol: what it said before shortens nothing.
+        if self._link is not None:
+            self._reopen_in(RETRY_S, now_s)
 
     def complain(self, line: str, now_s: float, detail: str = "") -> None:
         """Log a line, unless the same, but for its detail, was logged just now."""
@@ -164,13 +170,13 @@ class Uplink:
                 self._reopen_at_s = None
             case LinkEvent.DOWN:
                 self.complain(f"relay {self.endpoint} is gone, waiting for it", now_s)
+                self._reopen_in(REOPEN_S, now_s)
             case LinkEvent.KEY_REFUSED:
                 self.refused("", now_s)
             case LinkEvent.NO_HANDSHAKE:
                 self.complain(
                     f"relay {self.endpoint} answers but the handshake fails: is the connection file its latest?", now_s
                 )
-                # ZeroMQ gives up by itself after some of these.
                 self._reopen_in(RETRY_S, now_s)
 
     def _offend(self, detail: str, now_s: float) -> None:
@@ -192,8 +198,8 @@ class Uplink:
         self._reopen_at_s = now_s + pause_s
 
     def _reopen_in(self, seconds: float, now_s: float) -> None:
-        if self._reopen_at_s is None:
-            self._reopen_at_s = now_s + seconds * self._jitter.uniform(0.75, 1.0)
+        at_s = now_s + seconds * self._jitter.uniform(0.75, 1.0)
+        self._reopen_at_s = at_s if self._reopen_at_s is None else min(self._reopen_at_s, at_s)
 
     def _reread(self, now_s: float, even_if_same: bool = False) -> None:
         """Read connection and key anew; connect anew where they differ, or where that is wanted anyway."""
@@ -211,6 +217,7 @@ class Uplink:
         self.close()
         try:
             self._link = self._open()
+            self._reopen_in(REOPEN_S, now_s)
         except BridgeError as error:
             self.complain(str(error), now_s)
             self._reopen_in(RETRY_S, now_s)

@@ -6,6 +6,7 @@ Only the files and their lines. Must not know sockets or messages.
 from __future__ import annotations
 
 import logging
+import os
 import stat
 import time
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from pathlib import Path
 import msgspec
 
 from edge_bridge.errors import KeyFileError
-from edge_bridge.wire.files import NAME_RULE, PublicKey, Role, is_name, read_small
+from edge_bridge.wire.files import NAME_RULE, Role, is_key, is_name, read_small
 
 log = logging.getLogger("keys")
 
@@ -23,8 +24,8 @@ LOOK_S = 0.5
 #: So long after a change the files are read at every look: file times may be too coarse to show a second change.
 SETTLE_S = 3.0
 
-#: Of each file: path, inode, time of change in ns, size.
-_Stamp = tuple[tuple[str, int, int, int], ...]
+#: Of each file: path, inode, mode, time of change in ns, size.
+_Stamp = tuple[tuple[str, int, int, int, int], ...]
 
 
 class AllowList:
@@ -33,7 +34,8 @@ class AllowList:
     A line is ``KEY NAME ROLE``; an empty line or one that begins with ``# `` is skipped. What is on disk counts, at the
     latest `LOOK_S` after it was written and no restart needed: adding lets in, removing shuts out. A line that is
     none stops a relay from starting; appearing later it lets nobody in, is logged, and leaves the other lines
-    alone. A list that cannot be read, or that anybody could write, lets nobody in.
+    alone. So does a file of a folder that cannot be read, or that anybody could write. A list of which that is true as
+    a whole lets nobody in.
 
     Parameters
     ----------
@@ -76,7 +78,8 @@ class AllowList:
         stamp = tuple(each for path in (self._path, *files) for each in self._stamp_of(path))
         if stamp != self._stamp:
             self._changed_s = now_s
-        elif now_s >= self._changed_s + SETTLE_S:
+        elif now_s >= self._changed_s + SETTLE_S and not self._complaints:
+            # What could not be read may be readable now, and need not show it.
             return
         known, self._stamp = self._complaints, stamp
         self._names, self._complaints = self._read(files)
@@ -91,7 +94,15 @@ class AllowList:
             if self._path.stat().st_mode & stat.S_IWOTH:
                 return {}, [f"allow-list {self._path} lets nobody in: everybody could write it, chmod o-w {self._path}"]
             for file in files or ([] if self._path.is_dir() else [self._path]):
-                content, mode = read_small(file)
+                try:
+                    content, mode = read_small(file)
+                except OSError as error:
+                    if file is self._path:
+                        raise
+                    # One that was removed since the folder was listed is no trouble; a link to nowhere is.
+                    if os.path.lexists(file):
+                        complaints.append(f"allow-list {file} cannot be read ({error.strerror}) and lets nobody in")
+                    continue
                 if mode & stat.S_IWOTH:
                     complaints.append(f"allow-list {file} lets nobody in: everybody could write it, chmod o-w {file}")
                     continue
@@ -115,16 +126,14 @@ class AllowList:
         try:
             info = path.stat()
         except OSError:
-            return ((str(path), 0, 0, 0),)
-        return ((str(path), info.st_ino, info.st_mtime_ns, info.st_size),)
+            return ((str(path), 0, 0, 0, 0),)
+        return ((str(path), info.st_ino, info.st_mode, info.st_mtime_ns, info.st_size),)
 
 
 def _allowed(line: str) -> tuple[str, str, Role] | str:
     """Key, name and role of a line; or what is wrong with it."""
     key, *rest = line.split()
-    try:
-        msgspec.convert(key, PublicKey)
-    except msgspec.ValidationError:
+    if not is_key(key):
         return "not a public key (take the line from a .pub file)"
     if len(rest) < 2:
         return f"key {key[:8]}… has no role: write KEY NAME job, or KEY NAME device"

@@ -8,12 +8,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
 from pathlib import Path
 from typing import Annotated, Literal
 
 import msgspec
+from zmq.utils import z85
 
-#: 40 characters of ZeroMQ's base 85 alphabet.
+#: 40 characters of ZeroMQ's base 85 alphabet; not all of them are a key (`is_key`).
 KEY_PATTERN = r"^[0-9a-zA-Z.\-:+=^!/*?&<>()\[\]{}@%$#]{40}$"
 PublicKey = Annotated[str, msgspec.Meta(pattern=KEY_PATTERN)]
 #: What a key opens: the relay's job side, its device side, or nothing (the relay's own).
@@ -23,6 +25,14 @@ NAME_RULE = "at most 64 printable characters without blanks"
 FILE_LIMIT_BYTES = 1 << 20
 
 
+def is_key(text: str) -> bool:
+    """Say whether this is a key: characters of base 85 may also be numbers too large for 32 bytes."""
+    try:
+        return len(z85.decode(text.encode())) == 32
+    except (ValueError, KeyError, struct.error):
+        return False
+
+
 def is_name(text: str) -> bool:
     """Say whether this may stand as a name in an allow-list (`NAME_RULE`)."""
     return 0 < len(text) <= 64 and text.isprintable() and " " not in text
@@ -30,10 +40,12 @@ def is_name(text: str) -> bool:
 
 def read_small(path: Path) -> tuple[bytes, int]:
     """Content and permissions of a plain file; a pipe, a device or a huge file is an OSError and no wait."""
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as stream:
-        info = os.fstat(stream.fileno())
-        if not stat.S_ISREG(info.st_mode):
-            raise OSError(errno.EINVAL, "not a plain file")
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    info = os.fstat(descriptor)
+    if not stat.S_ISREG(info.st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a plain file")
+    with open(descriptor, "rb") as stream:
         content = stream.read(FILE_LIMIT_BYTES + 1)
     if len(content) > FILE_LIMIT_BYTES:
         raise OSError(errno.EFBIG, f"larger than {FILE_LIMIT_BYTES} bytes")

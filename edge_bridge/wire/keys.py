@@ -21,6 +21,7 @@ from edge_bridge.wire.files import (
     NAME_RULE,
     PublicKey,
     Role,
+    is_key,
     is_name,
     read_small,
     write_new,
@@ -35,6 +36,10 @@ class KeyPair(msgspec.Struct, frozen=True, kw_only=True):
 
     public: PublicKey
     secret: Annotated[str, msgspec.Meta(pattern=KEY_PATTERN)]
+
+    def __post_init__(self) -> None:
+        if not is_key(self.public) or not is_key(self.secret):
+            raise ValueError("no key pair")
 
 
 class Connection(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,6 +56,8 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
     def __post_init__(self) -> None:
         if self.protocol != VERSION.decode():
             raise ValueError(f"speaks {self.protocol}, this is {VERSION.decode()}")
+        if self.relay_public_key is not None and not is_key(self.relay_public_key):
+            raise ValueError("its relay_public_key is no key")
         endpoints = (self.job_endpoint, self.device_endpoint)
         if self.relay_public_key is None and not all(end.startswith("ipc://") for end in endpoints):
             raise ValueError("names no relay_public_key, and its endpoints are not private ipc sockets")
@@ -68,16 +75,19 @@ def write_key_pair(stem: Path, name: str, role: Role) -> tuple[Path, Path]:
     Raises
     ------
     KeyFileError
-        When the name will not do in an allow-list, or one of the files exists or cannot be written.
+        When STEM is no file's name, the name will not do in an allow-list, or one of the files exists or cannot be
+        written.
     """
+    if stem.name in ("", ".."):
+        raise KeyFileError(f"key files {stem}.key and {stem}.pub: give a file's name, not a folder")
     if not is_name(name):
         raise KeyFileError(f"key name {name!r} will not do: give --name, {NAME_RULE}")
     pair = new_key_pair()
     secret_path, public_path = _with_suffix(stem, ".key"), _with_suffix(stem, ".pub")
-    for path in (secret_path, public_path):
-        if path.exists():
-            raise KeyFileError(f"key file {path} exists: choose another name, or move it away to replace the key")
     try:
+        for path in (secret_path, public_path):
+            if path.exists():
+                raise KeyFileError(f"key file {path} exists: choose another name, or move it away to replace the key")
         stem.parent.mkdir(parents=True, exist_ok=True)
         write_new(secret_path, msgspec.json.encode(pair) + b"\n", mode=0o600)
         try:

@@ -23,6 +23,10 @@ RECONNECT_MOST_MS = 2000
 #: A connection that does not come about is begun anew: after a long cut the kernel's own back-off would be waited out.
 CONNECT_TIMEOUT_MS = 1500
 HANDSHAKE_TIMEOUT_MS = 3000
+#: Who uses a link opens it anew when it has not been up for so long, by up to a quarter less: after bytes that are no
+#: ZeroMQ, or a frame beyond the limit, ZeroMQ does not try again, and nothing tells that from a relay that is away.
+#: Never shorter than one whole attempt (connection and handshake), which would be cut off each time.
+REOPEN_S = 6.0
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
@@ -116,7 +120,7 @@ class Link:
         return happened
 
     def reopen(self) -> None:
-        """Connect anew: after a refused key ZeroMQ does not try again by itself."""
+        """Connect anew, on the same sockets; no event tells of the end of the old connection."""
         with contextlib.suppress(zmq.ZMQError):  # ENOENT: ZeroMQ has already dropped the endpoint
             self.socket.disconnect(self.endpoint)
         self.socket.connect(self.endpoint)

@@ -56,7 +56,7 @@ def test_a_model_is_measured_over_curve(bridge: Bridge):
     request_id = client.submit(models.linear(), QUICK)
     events = until(client, _measured)
     phases = [event.phase for event in events if isinstance(event, Progressed)]
-    assert phases == ["loading", "warming", "measuring"]
+    assert phases == ["loading", "loading", "warming", "measuring"]
     found = events[-1]
     assert found.request_id == request_id
     measurement = found.measurement
@@ -300,6 +300,11 @@ def test_measure_prints_json(tmp_path):
         (["relay", "--local", "nothing"], "folder nothing for a local bridge"),
         (["measure", __file__, "--runtime", "unheard-of"], "no runtime unheard-of"),
         (["measure", __file__, "--batch", "0"], "settings: "),
+        (["keygen", ".", "--role", "job", "--name", "me"], "give a file's name, not a folder"),
+        (["keygen", "x" * 300, "--role", "job", "--name", "me"], "File name too long"),
+        (["device", "nothing.json", "--name", "x" * 121], "give another --name or --provider: REGISTER: "),
+        (["device", "nothing.json", "--provider", "x" * 121], "give another --name or --provider: REGISTER: "),
+        (["device", "login:B.json", "--ssh-option", "-p '2222"], '--ssh-option "-p \'2222" cannot be split'),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(tmp_path, arguments, says):

@@ -25,6 +25,8 @@ from edge_bridge.wire.keys import (
 )
 
 PUBLIC, OTHER = new_key_pair().public, new_key_pair().public
+#: 40 characters of base 85, but numbers too large for a key.
+NO_KEY = "#" * 40
 
 
 class Clock:
@@ -71,7 +73,18 @@ def test_a_key_that_others_can_read_is_refused(tmp_path, mode):
         read_key_pair(secret)
 
 
-@pytest.mark.parametrize("content", ["", "{}", '{"public": "x", "secret": "y"}', "\xff", "[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{}",
+        '{"public": "x", "secret": "y"}',
+        "\xff",
+        "[" * 100_000,
+        json.dumps({"public": PUBLIC, "secret": NO_KEY}),
+        json.dumps({"public": NO_KEY, "secret": PUBLIC}),
+    ],
+)
 def test_what_is_no_key_is_refused(tmp_path, content):
     path = tmp_path / "mine.key"
     path.write_text(content)
@@ -85,6 +98,22 @@ def test_a_pipe_in_place_of_a_file_is_refused_and_not_waited_for(tmp_path):
     for read in (read_key_pair, read_connection, AllowList):
         with pytest.raises(KeyFileError, match="not a plain file"):
             read(tmp_path / "pipe")
+
+
+def test_a_folder_in_place_of_a_file_is_refused_and_not_held_open(tmp_path):
+    before = os.listdir("/proc/self/fd")
+    for read in (read_key_pair, read_connection):
+        with pytest.raises(KeyFileError, match="not a plain file"):
+            read(tmp_path)
+    assert os.listdir("/proc/self/fd") == before
+
+
+@pytest.mark.parametrize("stem", [".", "/", "..", "folder/.."])
+def test_key_files_need_a_name_of_their_own(tmp_path, monkeypatch, stem):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(KeyFileError, match="give a file's name, not a folder"):
+        write_key_pair(Path(stem), "me", "job")
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_huge_file_is_refused(tmp_path):
@@ -105,17 +134,17 @@ def test_a_key_opens_the_side_of_its_role_only(tmp_path):
     assert (allowed.name_of(relay_key, "job"), allowed.name_of(relay_key, "device")) == (None, None)
 
 
-def test_a_key_may_begin_with_the_sign_of_a_comment(tmp_path):
-    key = "#" + PUBLIC[1:]
-    (tmp_path / "allowed").write_text(f"# {PUBLIC} was job\n\n#\n{key} odd job\n")
+def test_comments_and_empty_lines_are_passed_over(tmp_path):
+    (tmp_path / "allowed").write_text(f"# {PUBLIC} was job\n\n#\n{OTHER} is job\n")
     allowed = AllowList(tmp_path / "allowed")
-    assert (allowed.name_of(key, "job"), allowed.name_of(PUBLIC, "job")) == ("odd", None)
+    assert (allowed.name_of(OTHER, "job"), allowed.name_of(PUBLIC, "job")) == ("is", None)
 
 
 @pytest.mark.parametrize(
     ("line", "says"),
     [
         ("rubbish b job", "line 2: not a public key"),
+        (f"{NO_KEY} b job", "line 2: not a public key"),
         (PUBLIC, f"line 2: key {PUBLIC[:8]}… has no role: write KEY NAME job, or KEY NAME device"),
         (f"{PUBLIC} b", "has no role"),
         (f"{PUBLIC} the job job", "'the job job' is not NAME ROLE"),
@@ -180,6 +209,21 @@ def test_a_second_change_within_the_files_clock_is_seen(tmp_path):
     assert allowed.name_of(OTHER, "job") == "a"
 
 
+def test_what_would_not_do_is_read_again_until_it_does(tmp_path):
+    path, clock = tmp_path / "allowed", Clock()
+    write(path, f"{PUBLIC} a job\n")
+    allowed = AllowList(path, clock)
+    write(path, f"{PUBLIC} a jab\n", changed_ns=10**9)
+    clock.now_s += LOOK_S
+    assert allowed.name_of(PUBLIC, "job") is None
+    clock.now_s += 2 * SETTLE_S
+    assert allowed.name_of(PUBLIC, "job") is None
+    # As after an owner that has changed, or a file system's error that is over: nothing but the content tells.
+    write(path, f"{PUBLIC} a job\n", changed_ns=10**9)
+    clock.now_s += LOOK_S
+    assert allowed.name_of(PUBLIC, "job") == "a"
+
+
 def test_a_list_that_is_taken_away_lets_nobody_in_until_it_is_back(tmp_path, caplog):
     path, clock = tmp_path / "allowed", Clock()
     path.write_text(f"{PUBLIC} a job\n")
@@ -214,6 +258,42 @@ def test_a_folder_of_public_keys_is_an_allow_list(tmp_path):
     (tmp_path / "a.pub").unlink()
     clock.now_s += LOOK_S
     assert allowed.name_of(PUBLIC, "job") is None
+
+
+def test_a_file_of_a_folder_that_cannot_be_read_is_named_and_the_others_count(tmp_path, caplog):
+    clock = Clock()
+    (tmp_path / "a.pub").write_text(f"{PUBLIC} a job")
+    allowed = AllowList(tmp_path, clock)
+    (tmp_path / "b.pub").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "c.pub").mkdir()
+    (tmp_path / "z.pub").write_text(f"{OTHER} z job")
+    for _ in range(3):
+        clock.now_s += LOOK_S
+        assert (allowed.name_of(PUBLIC, "job"), allowed.name_of(OTHER, "job")) == ("a", "z")
+    assert [each.message for each in caplog.records] == [
+        f"allow-list {tmp_path}/b.pub cannot be read (No such file or directory) and lets nobody in",
+        f"allow-list {tmp_path}/c.pub cannot be read (not a plain file) and lets nobody in",
+    ]
+    with pytest.raises(KeyFileError, match=rf"{tmp_path}/b\.pub cannot be read"):
+        AllowList(tmp_path)
+
+
+def test_a_list_that_everybody_could_write_for_a_while_lets_nobody_in_for_that_while(tmp_path, caplog):
+    path, clock = tmp_path / "allowed", Clock()
+    write(path, f"{PUBLIC} a job\n")
+    allowed = AllowList(path, clock)
+    # Long unchanged; a mode leaves the file's time as it is.
+    clock.now_s += SETTLE_S
+    assert allowed.name_of(PUBLIC, "job") == "a"
+    path.chmod(0o666)
+    clock.now_s += LOOK_S
+    assert allowed.name_of(PUBLIC, "job") is None
+    assert "everybody could write it" in caplog.text
+    clock.now_s += SETTLE_S
+    assert allowed.name_of(PUBLIC, "job") is None
+    path.chmod(0o644)
+    clock.now_s += LOOK_S
+    assert allowed.name_of(PUBLIC, "job") == "a"
 
 
 def test_a_missing_list_is_one_line(tmp_path):
@@ -253,6 +333,7 @@ def test_a_connection_file_is_read_as_written(tmp_path):
         ({"protocol": "MPINAS-EDGE/7"}, "speaks MPINAS-EDGE/7, this is MPINAS-EDGE/1"),
         ({"job_endpoint": "http://login"}, "not usable"),
         ({"relay_public_key": "short"}, "not usable"),
+        ({"relay_public_key": NO_KEY}, "not usable: its relay_public_key is no key"),
     ],
 )
 def test_a_connection_file_that_will_not_do_is_refused(tmp_path, change, says):

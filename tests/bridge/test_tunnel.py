@@ -7,6 +7,7 @@ import random
 import socket
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -30,9 +31,11 @@ from edge_bridge.device.ssh import (
     tunnel_command,
 )
 from edge_bridge.device.tunnel import PAUSE_MOST_S, PAUSE_REFUSED_S, Tunnel, pause_s
+from edge_bridge.device.uplink import Uplink
 from edge_bridge.errors import TunnelError
 from edge_bridge.wire.keys import Connection, write_connection
 from edge_bridge.wire.quantities import Settings
+from edge_bridge.wire.sockets import LinkEvent
 
 pytestmark = pytest.mark.timeout(120)
 QUICK = Settings(min_seconds=0.01, max_seconds=5.0, warmup_max_seconds=0.2)
@@ -47,6 +50,11 @@ def test_the_users_options_come_first_and_win():
     assert words[:6] == ["-p", "2222", "-o", "ConnectTimeout=60", "-J", "a b"]
     assert words.index("ConnectTimeout=60") < words.index("ConnectTimeout=8")
     assert "BatchMode=yes" in words
+
+
+def test_an_option_with_an_open_quote_is_refused():
+    with pytest.raises(TunnelError, match=r"--ssh-option .* cannot be split into words: No closing quotation"):
+        ssh_options(["-p '2222"])
 
 
 def test_a_tunnel_is_bound_to_this_machine_only():
@@ -261,7 +269,7 @@ def test_the_ssh_ends_with_an_agent_that_is_killed(bridge: Bridge, server: Sshd)
 
 
 @sshd.wanted
-@pytest.mark.parametrize("case", ["key", "host key", "option", "login", "name"])
+@pytest.mark.parametrize("case", ["key", "host key", "option", "quote", "login", "name"])
 def test_a_login_that_refuses_is_one_line_and_the_end(bridge: Bridge, server: Sshd, case):
     bridge.relay()
     options, more, says = server.options(), (), ""
@@ -271,6 +279,8 @@ def test_a_login_that_refuses_is_one_line_and_the_end(bridge: Bridge, server: Ss
         options, says = server.options(known_hosts="none"), "its host key is not known here"
     elif case == "option":
         options, says = ["Bogus=1"], "check --ssh-option"
+    elif case == "quote":
+        options, says = ["-p '2222"], "cannot be split into words"
     elif case == "login":
         more, says = ("--ssh", "-oProxyCommand=touch x"), "login '-oProxyCommand=touch x' for ssh: give HOST"
     else:
@@ -335,7 +345,7 @@ def test_the_connection_file_is_fetched(bridge: Bridge, server: Sshd, form):
 
 @sshd.wanted
 def test_a_fetched_file_is_fetched_again_after_a_while_and_stays_if_it_cannot_be(
-    bridge: Bridge, server: Sshd, monkeypatch
+    bridge: Bridge, server: Sshd, monkeypatch, caplog
 ):
     bridge.relay()
     old = bridge.connection
@@ -346,9 +356,14 @@ def test_a_fetched_file_is_fetched_again_after_a_while_and_stays_if_it_cannot_be
     write_connection(bridge.file, new)
     assert source.read() == old
     monkeypatch.setattr(connection_file, "REFETCH_S", 0.0)
-    assert source.read() == new
+    # Not waited for: the agent has other things to do.
+    assert source.read() == old
+    until_true(lambda: source.read() == new)
     server.stop()
-    assert source.read() == new
+    until_true(lambda: source.read() == new and "not fetched again, the old one stays" in caplog.text)
+    server.start()
+    bridge.file.write_bytes(b"{}")
+    until_true(lambda: source.read() == new and "is not usable" in caplog.text)
 
 
 @sshd.wanted
@@ -407,6 +422,35 @@ def test_a_tunnel_follows_a_relay_that_moves(bridge: Bridge, server: Sshd):
         # The old way ends and the new one opens, on the same local port.
         other.settimeout(0.2)
         until_true(lambda: _reaches(tunnel.connection, other))
+
+
+@sshd.wanted
+def test_a_running_device_finds_a_moved_relay_by_the_file_that_it_fetched(bridge: Bridge, server: Sshd, monkeypatch):
+    monkeypatch.setattr(connection_file, "REFETCH_S", 1.0)
+    relay = bridge.relay()
+    source = ConnectionFile(Path(f"{server.login}:{bridge.file}"), "", server.options())
+    uplink = Uplink(lambda: (source.read(), bridge.key("device")), source.watched)
+    before = uplink.endpoint
+    until_true(lambda: LinkEvent.UP in uplink.advance(time.monotonic()))
+    relay.kill()
+    # The next one takes other ports; at the old ones nobody answers.
+    bridge.file.unlink()
+    bridge.relay()
+    until_true(lambda: LinkEvent.UP in uplink.advance(time.monotonic()))
+    assert uplink.endpoint == bridge.connection.device_endpoint != before
+    uplink.close()
+
+
+@sshd.wanted
+def test_a_running_device_follows_its_tunnel_to_another_port(bridge: Bridge, server: Sshd):
+    bridge.relay()
+    tunnel = Tunnel(server.login, bridge.connection, server.options())
+    uplink = Uplink(lambda: (tunnel.through(bridge.connection), bridge.key("device")), ())
+    before = uplink.endpoint
+    with _listener(int(before.rpartition(":")[2])), tunnel:
+        until_true(lambda: LinkEvent.UP in uplink.advance(time.monotonic()))
+        assert uplink.endpoint == tunnel.connection.device_endpoint != before
+    uplink.close()
 
 
 def _listener(port: int) -> socket.socket:
