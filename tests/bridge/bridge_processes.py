@@ -8,18 +8,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 import zmq
 
-from edge_bridge.client import BridgeClient, ClientEvent
+from edge_bridge.client import BridgeClient
 from edge_bridge.wire.files import Role
 from edge_bridge.wire.keys import Connection, KeyPair, read_connection, read_key_pair, write_key_pair
 
 #: No wait of these tests is longer; the events themselves come much sooner.
 LIMIT_S = 60.0
 ROOT = Path(__file__).parents[2]
+E = TypeVar("E")
+E_co = TypeVar("E_co", covariant=True)
 #: The keys of a bridge by name; a stranger could be a job, but is not on the list.
 ROLES: dict[str, Role] = {"relay": "relay", "job": "job", "device": "device", "stranger": "job"}
 
@@ -114,13 +117,22 @@ class Bridge:
             process.close()
 
 
-def until(client: BridgeClient, wanted: Callable[[ClientEvent], bool]) -> list[ClientEvent]:
+class Polled(Protocol[E_co]):
+    """What brings events: the bridge's client, or the search's."""
+
+    @property
+    def sockets(self) -> list[zmq.Socket[bytes]]: ...
+
+    def poll(self) -> Sequence[E_co]: ...
+
+
+def until(client: Polled[E], wanted: Callable[[E], bool]) -> list[E]:
     """Poll the client until the wanted event has come; return all events up to it."""
     poller = zmq.Poller()
     for socket in client.sockets:
         poller.register(socket, zmq.POLLIN)
     end_s = time.monotonic() + LIMIT_S
-    events: list[ClientEvent] = []
+    events: list[E] = []
     while time.monotonic() < end_s:
         fresh = client.poll()
         events += fresh

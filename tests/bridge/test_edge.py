@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,8 +14,7 @@ import bridge_models as models
 import msgspec
 import numpy as np
 import pytest
-import zmq
-from bridge_processes import LIMIT_S, ROOT, Bridge, children_of, is_alive, kill, until_true
+from bridge_processes import LIMIT_S, ROOT, Bridge, children_of, is_alive, kill, until, until_true
 from onnx import TensorProto, load_from_string, numpy_helper
 
 from edge_bridge.errors import BridgeError
@@ -50,21 +48,6 @@ def opened() -> Iterator[Callable[..., EdgeClient]]:
             return stack.enter_context(contextlib.closing(open_edge(*arguments, **settings)))
 
         yield opened
-
-
-def until(client: EdgeClient, wanted: Callable[[EdgeEvent], bool]) -> list[EdgeEvent]:
-    poller = zmq.Poller()
-    for socket in client.sockets:
-        poller.register(socket, zmq.POLLIN)
-    end_s = time.monotonic() + LIMIT_S
-    events: list[EdgeEvent] = []
-    while time.monotonic() < end_s:
-        fresh = client.poll()
-        events += fresh
-        if any(map(wanted, fresh)):
-            return events
-        poller.poll(50)
-    raise AssertionError(f"not within {LIMIT_S} s; came: {events}")
 
 
 def _answered(*candidates: int) -> Callable[[EdgeEvent], bool]:
