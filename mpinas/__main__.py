@@ -12,7 +12,10 @@ from mpinas.errors import UserError
 
 def main() -> None:
     """0: done; 2: something the user can mend, said in one line by one rank; 130: interrupted."""
-    from mpinas.cli import cli
+    try:
+        from mpinas.cli import cli
+    except KeyboardInterrupt:
+        sys.exit(130)
     from mpinas.parallel.world import LeaveAlike
 
     try:
@@ -25,9 +28,16 @@ def main() -> None:
         if _speaks():
             print(f"mpinas: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("mpinas"):
+            raise
+        if _speaks():
+            print(f"mpinas: error: {error.name} is not installed here: `pip install 'mpinas[job]'`, or `make setup`",
+                  file=sys.stderr)  # fmt: skip
+        sys.exit(2)
     except LeaveAlike:
         sys.exit(2)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
 
 

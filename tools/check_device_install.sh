@@ -50,6 +50,9 @@ assert not wrong, f"came with it, and must not: {wrong}"
 assert pathlib.Path(sys.argv[1]) not in pathlib.Path(edge_bridge.__file__).parents, "the tree is used, not the package"
 PY
 step "no torch, no MPI"
+# The search's own command is there, too; it says what it lacks.
+code=0; said=$(mpinas results . 2>&1) || code=$?
+[ "$code" = 2 ] && [[ $said == "mpinas: error: "*" is not installed here: "* ]] || { echo "mpinas: $code, $said"; exit 1; }
 
 edge-bridge --help > /dev/null
 for role in relay job device; do edge-bridge keygen "$role" --role "$role" > /dev/null; done

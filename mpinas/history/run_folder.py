@@ -79,8 +79,7 @@ class RunFolder:
 
     def clear_exports(self) -> None:
         """Remove the untrained artifacts: no job is under way."""
-        for path in self.exports.glob("*"):
-            path.unlink(missing_ok=True)
+        shutil.rmtree(self.exports, ignore_errors=True)
 
     def experiment(self) -> Experiment:
         """The experiment of this run, complete."""

@@ -258,6 +258,9 @@ class Desk:
         begun = ev.Begun(mpinas.__version__, ranks, groups, self.task.name, self.simulated)
         with closing(open_display(sys.stdout, search.evaluations, self.folder.logs / "search.log")) as display:
             coordinate(coordinator, shell, display, begun, stop)
+        if coordinator.ledger.finished is None:
+            _say(f"to go on: the same command with `mpinas search --resume --run {self._path}`")
+        _say(f"to see the results: mpinas results {self._path}")
 
     def _serial_channel(self, means: Means, should_stop: Callable[[], bool]) -> Any:
         from mpinas.parallel.channel import SerialChannel

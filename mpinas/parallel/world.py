@@ -76,6 +76,11 @@ def whole_or_nothing(world: Any) -> Iterator[None]:
         yield
     except (UserError, LeaveAlike):
         raise
+    except KeyboardInterrupt:
+        if world.Get_rank() == 0:
+            sys.stdout.flush()
+            print("mpinas: interrupted", file=sys.stderr, flush=True)
+        world.Abort(130)
     except BaseException:
         text = traceback.format_exc()
         sys.stdout.flush()

@@ -82,10 +82,10 @@ def _line_of_device(
             return f"{name_of(candidate)} {ends}: measurement: {reason}: {detail}"
         case ev.Doubted(request_ids, detail):
             return f"{len(request_ids)} measurement(s) in doubt: {detail}"
-        case ev.Judged(candidate, device, error, expected):
+        case ev.Judged(candidate, device, error, expected, by=by):
             accepted = "accepted" if ledger.terms.accepts(error, expected) else "NOT ACCEPTED"
             there = f"error {error:.4f} on its samples, {expected:.4f} expected"
-            return f"{name_of(candidate)} {accepted} on {device}: {there}"
+            return f"{name_of(candidate)} {accepted} on {by or device}: {there}"
         case ev.JudgingFailed(candidate, device, reason, detail):
             outcome = "not checked" if reason in NOT_RUN else "NOT ACCEPTED"
             return f"{name_of(candidate)} {outcome} on {device}: {reason}: {detail}"
@@ -202,7 +202,7 @@ class LiveDisplay:
         table = Table("group", "ranks", "does", "epoch", "since", box=None, padding=(0, 2, 0, 0))
         for group in list(ledger.groups.values())[:12]:
             if group.order is None:
-                table.add_row(str(group.id), str(len(group.members)), "gone" if group.stopped else "waits", "", "")
+                table.add_row(str(group.id), str(len(group.members)), "done" if group.stopped else "waits", "", "")
                 continue
             epoch = str(ledger.candidates[group.order.candidate].epoch) if group.order.work == "evaluate" else ""
             work = f"{group.order.work} {group.order.candidate}"

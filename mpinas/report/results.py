@@ -146,6 +146,8 @@ def show(ledger: Ledger, console: Console) -> None:
     # A number that is cut is worse than a line that the terminal breaks.
     console.width = max(console.width, widths[fitting])
     console.print(tables[fitting])
+    missing = f"; on a wider terminal, or with --json: {', '.join(EXPENDABLE[:fitting][::-1])}" if fitting else ""
+    console.print(f"* = Pareto front{missing}", markup=False, highlight=False, soft_wrap=True)
     for note in notes(ledger):
         console.print(note, markup=False, highlight=False, soft_wrap=True)
 
@@ -195,7 +197,7 @@ def _title(ledger: Ledger) -> str:
     busy = f"; trainers busy {used:.0%}" if used is not None else ""
     state = "finished" if ledger.finished else "not finished"
     data = f"{ledger.task}{' on SIMULATED data' if ledger.simulated else ''}"
-    return f"{data}, {state}: {counts or 'nothing proposed yet'}{busy}   (* = Pareto front)"
+    return f"{data}, {state}: {counts or 'nothing proposed yet'}{busy}"
 
 
 def _number(value: float | None, form: str) -> str:
