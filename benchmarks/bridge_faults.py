@@ -44,8 +44,11 @@ def main() -> None:
     arguments = parser.parse_args()
     outcomes: dict[str, list[Outcome]] = {}
     left_out: dict[str, str] = {}
+    commands = [] if arguments.read else [shlex.join(["python", "benchmarks/bridge_faults.py", *sys.argv[1:]])]
     for file in arguments.read or []:
-        for each in json.loads(file.read_text(encoding="utf-8"))["outcomes"]:
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+        commands.append(earlier["command"])
+        for each in earlier["outcomes"]:
             outcomes.setdefault(each["fault"], []).append(Outcome(**each))
     for name in [] if arguments.read else arguments.only or FAULTS:
         obstacle = FAULTS[name].obstacle()
@@ -57,16 +60,16 @@ def main() -> None:
         outcomes[FAULTS[name].name] = _try_all(FAULTS[name], list(seeds))
     if arguments.json:
         every = [dataclasses.asdict(each) for tried in outcomes.values() for each in tried]
-        print(json.dumps({"cores": os.cpu_count(), "outcomes": every, "left_out": left_out}, indent=1))
+        print(json.dumps({"command": commands[0], "cores": os.cpu_count(), "outcomes": every, "left_out": left_out}, indent=1))
     else:
-        print(table(outcomes, left_out))
+        print(table(outcomes, left_out, commands))
     if arguments.write:
-        _replace(arguments.write, table(outcomes, left_out))
+        _replace(arguments.write, table(outcomes, left_out, commands))
     if any(_bad(each) for tried in outcomes.values() for each in tried):
         sys.exit(1)
 
 
-def table(outcomes: dict[str, list[Outcome]], left_out: dict[str, str]) -> str:
+def table(outcomes: dict[str, list[Outcome]], left_out: dict[str, str], commands: list[str]) -> str:
     """One row for each fault, and how it was filled."""
     rows = [
         "| fault | trials | requests | lost | error answers | measured twice | hangs | back in service, p50 / max |",
@@ -81,8 +84,8 @@ def table(outcomes: dict[str, list[Outcome]], left_out: dict[str, str]) -> str:
         times = f"{statistics.median(back_s):.2f} s / {max(back_s):.2f} s"
         rows.append(f"| {name} | {' | '.join(map(str, counts))} | {times} |")
     rows += [f"| {name} | 0 | left out: {why} | | | | | |" for name, why in left_out.items()]
-    command = shlex.join(["python", "benchmarks/bridge_faults.py", *sys.argv[1:]])
-    return "\n".join([*rows, "", f"Filled by `{command}` on {date.today()}, {os.cpu_count()} cores."])
+    told = ", ".join(f"`{each}`" for each in commands)
+    return "\n".join([*rows, "", f"Filled by {told} on {date.today()}, {os.cpu_count()} cores."])
 
 
 def _try_all(fault: Fault, seeds: list[int]) -> list[Outcome]:
