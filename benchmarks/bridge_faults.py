@@ -60,7 +60,8 @@ def main() -> None:
         outcomes[FAULTS[name].name] = _try_all(FAULTS[name], list(seeds))
     if arguments.json:
         every = [dataclasses.asdict(each) for tried in outcomes.values() for each in tried]
-        print(json.dumps({"command": commands[0], "cores": os.cpu_count(), "outcomes": every, "left_out": left_out}, indent=1))
+        found = {"command": commands[0], "cores": os.cpu_count(), "outcomes": every, "left_out": left_out}
+        print(json.dumps(found, indent=1))
     else:
         print(table(outcomes, left_out, commands))
     if arguments.write:
