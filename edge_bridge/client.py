@@ -384,7 +384,8 @@ class BridgeClient:
                 return self._down(REFUSED_RETRY_S, now_s)
             case LinkEvent.KEY_REFUSED:
                 self._refused = (
-                    f"relay {self._endpoint} does not know this job's key: add its .pub line to the relay's allow-list"
+                    f"relay {self._endpoint} does not know this job's key: "
+                    "add its .pub line, of role job, to the relay's allow-list"
                 )
                 return self._down(REFUSED_RETRY_S, now_s)
             case LinkEvent.DOWN:

@@ -1,6 +1,7 @@
 """The commands of `edge-bridge`, one module each: only readers of argv, only writers of standard output.
 
-What the user can mend ends a command with one line on standard error and exit code 2.
+What the user can mend ends a command with one line on standard error and exit code 2. A service that is asked to end
+has done its work: 0. A command with one answer that is ended before it has one: 130.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 import click
 
 from edge_bridge.cli.check import check
+from edge_bridge.cli.common import InterruptedCommandError
 from edge_bridge.cli.device import device
 from edge_bridge.cli.keygen import keygen
 from edge_bridge.cli.measure import measure
@@ -23,16 +25,30 @@ from edge_bridge.errors import BridgeError
 def main() -> None:
     """Run the command line; errors of the user are one line and exit code 2."""
     try:
-        cli.main(prog_name="edge-bridge", standalone_mode=True)
+        sys.exit(cli.main(prog_name="edge-bridge", standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        # What click makes of Ctrl-C.
+        sys.exit(130)
+    except InterruptedCommandError as error:
+        click.echo(f"edge-bridge: {error}", err=True)
+        sys.exit(130)
     except BridgeError as error:
         click.echo(f"edge-bridge: {error}", err=True)
         sys.exit(2)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="mpinas", prog_name="edge-bridge")
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning"]), default="info", show_default=True)
 def cli(log_level: str) -> None:
-    """Latencies from a real edge device, over ZeroMQ."""
+    """Latencies from a real edge device, over ZeroMQ.
+
+    Exit codes: 0 done; 2 something that you can mend, in one line on standard error. Ended by Ctrl-C or SIGTERM, the
+    services (relay, device, status --watch) end with 0 once they serve, all other commands with 130.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(OneLine("%(asctime)s %(name)s %(levelname)s %(message)s", "%H:%M:%S"))
     logging.basicConfig(handlers=[handler], level=log_level.upper())

@@ -14,7 +14,9 @@ from typing import TypeVar
 import click
 import msgspec
 
+from edge_bridge.endings import Endings
 from edge_bridge.errors import BridgeError
+from edge_bridge.wire.files import read_small
 from edge_bridge.wire.keys import Connection, KeyPair, read_key_pair
 
 log = logging.getLogger("edge-bridge")
@@ -40,6 +42,22 @@ def within(
     return checked
 
 
+class InterruptedCommandError(BridgeError):
+    """A command with one answer was asked to end before it had one."""
+
+
+class AnswerEndings(Endings):
+    """Endings of a command with one answer: to be asked to end is an error."""
+
+    def __init__(self) -> None:
+        super().__init__(with_stdin=False)
+
+    def asked_by(self, readable: int) -> None:
+        """Raise if what became readable is a wish to end."""
+        if asked := super().asked_by(readable):
+            raise InterruptedCommandError(f"ended by {asked}")
+
+
 #: Limits on what a model may take.
 LIMIT_SECONDS = within(DAY_S, above=0.0)
 MEGABYTES = within(1 << 24, least=0)
@@ -59,9 +77,24 @@ def key_for(connection: Connection, path: Path | None) -> KeyPair | None:
         return None
     if path is None:
         raise BridgeError(
-            f"relay {connection.job_endpoint} takes known keys only: give --key, from `edge-bridge keygen`"
+            "the relay of this connection file takes known keys only: give --key, see `edge-bridge keygen`"
         )
     return read_key_pair(path)
+
+
+def role_beside(path: Path, pair: KeyPair) -> str:
+    """Role of a key by the .pub file beside it, as `edge-bridge keygen` wrote it; "" where none tells."""
+    try:
+        words = read_small(path.with_suffix(".pub"))[0].decode(errors="replace").split()
+    except OSError:
+        return ""
+    return words[2] if len(words) == 3 and words[0] == pair.public else ""
+
+
+def check_parent(path: Path, what: str) -> None:
+    """Refuse a file to be written in a folder that is not there: a misspelt path, as a rule."""
+    if not path.parent.is_dir():
+        raise BridgeError(f"{what} {path}: there is no folder {path.parent}, make it first")
 
 
 def memory_limit_bytes(megabytes: int) -> int:

@@ -32,16 +32,28 @@ from edge_bridge.errors import BridgeError
 from edge_bridge.measuring.measurer import ChildLimits
 from edge_bridge.wire.keys import Connection, KeyPair
 
+#: A runtime alone takes more address space than this.
+_LEAST_MEMORY_MB = 256
+
+
+def _model_memory(context: click.Context, option: click.Parameter, megabytes: int) -> int:
+    """Refuse a limit under which no model at all could be measured."""
+    if 0 < megabytes < _LEAST_MEMORY_MB:
+        raise BridgeError(
+            f"{option.opts[0]} must be 0 or at least {_LEAST_MEMORY_MB}, not {megabytes}: the runtime needs as much"
+        )
+    return MEGABYTES(context, option, megabytes)
+
 
 @click.command()
 @click.argument("connection", type=FILE, metavar="BRIDGE.json")
 @click.option("--key", type=FILE, help="This device's key file.")
-@click.option("--name", default="", help="Name of the device profile (default: the host's).")
+@click.option("--name", default="", help="Name of the device profile: letters, digits, . _ - [default: the host's].")
 @click.option("--state", type=FOLDER, help="Folder for results [default: ~/.local/state/edge-bridge/NAME].")
 @click.option("--runtime", default="onnxruntime", show_default=True)
 @click.option("--provider", default="cpu", show_default=True, help="For onnxruntime: cpu, cuda or tensorrt.")
 @click.option(
-    "--memory-limit-mb", default=0, callback=MEGABYTES, help="Memory of a model [default: half of the memory]."
+    "--memory-limit-mb", default=0, callback=_model_memory, help="Memory of a model [default: half of the memory]."
 )
 @click.option(
     "--load-seconds",
@@ -122,7 +134,8 @@ def device(  # noqa: PLR0913, PLR0917 - one parameter for each option, as click 
         first_wait_s=min(5.0, cooling_seconds),
         most_wait_s=cooling_seconds,
     )
-    profile = describe_device(name, runtime, provider)
+    # Asked before the relay is: a device whose runtime is not there must not be given anything.
+    profile = describe_device(name, runtime, provider, ask=True)
     source = ConnectionFile(connection, login, ssh_given)
     found = source.read()
     key_for(found, key)

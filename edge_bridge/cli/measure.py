@@ -8,14 +8,18 @@ from pathlib import Path
 import click
 import msgspec
 
-from edge_bridge.cli.common import FILE, LIMIT_SECONDS, log, memory_limit_bytes, option_text
+from edge_bridge.cli.common import FILE, LIMIT_SECONDS, AnswerEndings, log, memory_limit_bytes, option_text
 from edge_bridge.cli.timing_table import timing_table
 from edge_bridge.device.profile import describe_device
-from edge_bridge.endings import Endings
 from edge_bridge.errors import BridgeError
 from edge_bridge.measuring.lines import FailureLine, MeasuredLine, PhaseLine
 from edge_bridge.measuring.measurer import ChildLimits, Measurer
+from edge_bridge.wire.files import read_small
+from edge_bridge.wire.protocol import MODEL_LIMIT_BYTES
 from edge_bridge.wire.quantities import Measurement, Percentile, Profile, Settings
+
+#: What ONNX Runtime says of bytes that are no ONNX at all, among other words.
+_NO_ONNX = "INVALID_PROTOBUF"
 
 
 @click.command()
@@ -56,11 +60,17 @@ def measure(
             f"settings: --min-seconds {settings.min_seconds:g} is more than --max-seconds {settings.max_seconds:g}"
         )
     try:
-        content = model.read_bytes()
+        content, _ = read_small(model, MODEL_LIMIT_BYTES)
     except OSError as error:
         raise BridgeError(f"model {model} cannot be read: {error.strerror}") from None
+    profile = describe_device("", runtime, provider)
+    if settings.precision not in profile.precisions:
+        raise BridgeError(
+            f"--precision {settings.precision}: {runtime} with {provider} runs a model in its own precision only, "
+            f"not in {settings.precision}"
+        )
     limits = ChildLimits(memory_limit_bytes(0), load_seconds)
-    measurement = _measure_here(content, settings, describe_device("", runtime, provider), limits, model)
+    measurement = _measure_here(content, settings, profile, limits, model)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(measurement), indent=1).decode())
     else:
@@ -70,7 +80,7 @@ def measure(
 def _measure_here(content: bytes, settings: Settings, profile: Profile, limits: ChildLimits, path: Path) -> Measurement:
     measurer = Measurer(profile, limits)
     try:
-        with Endings(with_stdin=False) as endings:
+        with AnswerEndings() as endings:
             measurer.begin(content, settings)
             while True:
                 for line in measurer.advance():
@@ -80,10 +90,10 @@ def _measure_here(content: bytes, settings: Settings, profile: Profile, limits: 
                         case MeasuredLine(measurement=measurement):
                             return measurement
                         case FailureLine(reason=reason, detail=detail):
-                            raise BridgeError(f"model {path} was not measured ({reason}): {detail}")
+                            why = "it is not an ONNX model" if _NO_ONNX in detail else detail
+                            raise BridgeError(f"model {path} was not measured ({reason}): {why}")
                 for ready in select.select([*endings.descriptors(), *measurer.descriptors()], [], [], 1.0)[0]:
-                    if asked := endings.asked_by(ready):
-                        raise BridgeError(f"ended by {asked}")
+                    endings.asked_by(ready)
     finally:
         measurer.close()
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import click
 
-from edge_bridge.cli.common import FILE, FOLDER, announce, log
+from edge_bridge.cli.common import FILE, FOLDER, announce, check_parent, log, role_beside, within
 from edge_bridge.endings import END_OF_STDIN, Endings
 from edge_bridge.errors import BridgeError
 from edge_bridge.relay.service import RelayPlan, RelayService
 from edge_bridge.wire.keys import AllowList, KeyPair, check_private_folder, read_connection, read_key_pair
+
+PORT = within(65_535, least=0)
 
 
 @click.command()
@@ -21,8 +23,13 @@ from edge_bridge.wire.keys import AllowList, KeyPair, check_private_folder, read
 @click.option("--allow", type=click.Path(path_type=Path), help="Allow-list: a file, or a folder of .pub files.")
 @click.option("--bind", default="127.0.0.1", show_default=True, help="Address to listen on; * for all.")
 @click.option("--public-host", default="", help="Host name for the connection file (default: --bind).")
-@click.option("--job-port", default=0, help="Port for jobs; 0: the one of an earlier connection file, or a free one.")
-@click.option("--device-port", default=0, help="Port for devices; likewise.")
+@click.option(
+    "--job-port",
+    default=0,
+    callback=PORT,
+    help="Port for jobs; 0: the one of an earlier connection file, or a free one.",
+)
+@click.option("--device-port", default=0, callback=PORT, help="Port for devices; likewise.")
 @click.option("--local", type=FOLDER, help="Private bridge of one job: ipc sockets in this folder of mode 0700.")
 @click.option("--exit-with-stdin", is_flag=True, help="End when standard input ends.")
 @click.option("--remove-folder", is_flag=True, help="With both: remove the folder DIR when standard input ends.")
@@ -43,7 +50,14 @@ def relay(
     elif key is None or allow is None:
         raise BridgeError("a relay on a network needs --key and --allow (make keys with `edge-bridge keygen`)")
     else:
+        check_parent(connection, "connection file")
         pair = read_key_pair(key)
+        role = role_beside(key, pair)
+        if role not in ("", "relay"):
+            raise BridgeError(
+                f"key file {key} is a {role}'s, says {key.with_suffix('.pub')}: a relay has a key of its own, "
+                "`edge-bridge keygen relay --role relay`"
+            )
         job_port, device_port = _ports(connection, pair, int(where["job_port"]), int(where["device_port"]))
         bind = str(where["bind"])
         plan = RelayPlan(

@@ -13,13 +13,15 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 
-from edge_bridge.cli.common import FILE, LIMIT_SECONDS, key_for
-from edge_bridge.client import BridgeClient
-from edge_bridge.errors import BridgeError, BridgeUnreachableError
+from edge_bridge.cli.common import FILE, LIMIT_SECONDS, key_for, role_beside
+from edge_bridge.client import BridgeClient, RelayLost
+from edge_bridge.errors import BridgeError, BridgeUnreachableError, KeyRefusedError
 from edge_bridge.wire.keys import Connection, read_connection
-from edge_bridge.wire.protocol import DeviceState, State
+from edge_bridge.wire.protocol import DeviceState, JobState, State
 
 EVERY_S = 1.0
+#: With --watch a relay that has not answered for so long is said not to.
+PATIENCE_S = 2.0
 
 
 @click.command()
@@ -39,34 +41,73 @@ EVERY_S = 1.0
 )
 def status(connection: Path, key: Path | None, timeout_s: float, watch: bool, as_json: bool) -> None:
     """Show a relay's devices, jobs, queue, rate and last error."""
+    if connection.suffix in (".pub", ".key"):
+        raise BridgeError(f"{connection} is no connection file: give the BRIDGE.json that `edge-bridge relay` wrote")
     found = read_connection(connection)
-    client = BridgeClient.open(found, key_for(found, key), timeout_s)
+    pair = key_for(found, key)
     try:
-        state = _ask(client, timeout_s)
+        client = BridgeClient.open(found, pair, timeout_s)
+    except KeyRefusedError as error:
+        role = "" if key is None or pair is None else role_beside(key, pair)
+        raise KeyRefusedError(f"{error}{f' ({key} is a {role} key)' if role not in ('', 'job') else ''}") from None
+    questions = _Questions(client)
+    try:
         if watch and as_json:
-            _watch(client, state, timeout_s, lambda told: click.echo(json_line(told)))
+            _watch(questions, lambda told: click.echo(json_line(told)))
         elif watch:
             with Live(console=_console(), auto_refresh=False, screen=False) as live:
-                _watch(client, state, timeout_s, lambda told: live.update(_shown(found, told), refresh=True))
+                _watch(questions, lambda told: live.update(_shown(found, told), refresh=True))
         elif as_json:
-            click.echo(msgspec.json.format(msgspec.json.encode(state), indent=1).decode())
+            click.echo(msgspec.json.format(msgspec.json.encode(questions.state(timeout_s)), indent=1).decode())
         else:
-            _console().print(show(found, state))
+            _console().print(show(found, questions.state(timeout_s)))
     finally:
         client.close()
 
 
-def _watch(client: BridgeClient, state: State, timeout_s: float, tell: Callable[[State | str], None]) -> None:
-    """Tell the state, or in words that it is not to be had, until Ctrl-C."""
-    told: State | str = state
+class _Questions:
+    """Asks a relay how it is, and keeps in mind why it was last lost."""
+
+    def __init__(self, client: BridgeClient) -> None:
+        self._client = client
+        self._lost = "is it running?"
+
+    def state(self, timeout_s: float) -> State:
+        """The relay's state; asked again after a reconnection."""
+        client = self._client
+        if client.welcome is not None and client.welcome.minor < 1:
+            raise BridgeError("the relay speaks version 1.0 of the protocol and does not tell its state: update it")
+        end_s = time.monotonic() + timeout_s
+        while (now_s := time.monotonic()) < end_s:
+            client.ask_state()
+            ask_again_s = min(end_s, now_s + 1.0)
+            while client.state is None and time.monotonic() < ask_again_s:
+                poller = zmq.Poller()  # anew each time: so may the sockets be
+                for socket in client.sockets:
+                    poller.register(socket, zmq.POLLIN)
+                poller.poll(100)
+                for event in client.poll():
+                    if isinstance(event, RelayLost):
+                        self._lost = event.detail
+            if client.state is not None:
+                return client.state
+        raise BridgeUnreachableError(f"the relay has not answered within {timeout_s:g} s: {self._lost}")
+
+
+def _watch(questions: _Questions, tell: Callable[[State | str], None]) -> None:
+    """Tell the state, or in words that it is not to be had, until Ctrl-C or SIGTERM."""
+    answered_s = time.monotonic()
     try:
         while True:
-            tell(told)
-            time.sleep(EVERY_S)
             try:
-                told = _ask(client, timeout_s)
+                state = questions.state(PATIENCE_S)
             except BridgeUnreachableError as error:
-                told = str(error)
+                why = str(error).partition(": ")[2]
+                tell(f"relay does not answer since {duration(time.monotonic() - answered_s)}: {why}")
+                continue
+            answered_s = time.monotonic()
+            tell(state)
+            time.sleep(EVERY_S)
     except KeyboardInterrupt:
         return
 
@@ -78,25 +119,6 @@ def _shown(found: Connection, told: State | str) -> RenderableType:
 def json_line(told: State | str) -> str:
     """One line of JSON: the state, or an object with nothing but `error`."""
     return msgspec.json.encode({"error": told} if isinstance(told, str) else told).decode()
-
-
-def _ask(client: BridgeClient, timeout_s: float) -> State:
-    """The relay's state; asked again after a reconnection."""
-    if client.welcome is not None and client.welcome.minor < 1:
-        raise BridgeError("the relay speaks version 1.0 of the protocol and does not tell its state: update it")
-    end_s = time.monotonic() + timeout_s
-    while time.monotonic() < end_s:
-        client.ask_state()
-        poller = zmq.Poller()
-        for socket in client.sockets:
-            poller.register(socket, zmq.POLLIN)
-        ask_again_s = time.monotonic() + 1.0
-        while client.state is None and time.monotonic() < ask_again_s:
-            poller.poll(100)
-            client.poll()
-        if client.state is not None:
-            return client.state
-    raise BridgeUnreachableError(f"the relay has not answered within {timeout_s:g} s: is it running?")
 
 
 def show(found: Connection, state: State) -> RenderableType:
@@ -140,9 +162,21 @@ def _jobs(state: State) -> RenderableType:
     table.add_column("job")
     for title in ("running", "queued", "answered"):
         table.add_column(title, justify="right")
-    for each in state.jobs:
+    others, note = without_asker(state.jobs)
+    for each in others:
         table.add_row(each.name, str(each.running), str(each.queued), str(each.answered))
-    return table
+    return Group(table, note) if note else table
+
+
+def without_asker(jobs: list[JobState]) -> tuple[list[JobState], str]:
+    """The jobs but for this command, which the relay counts among them; where it cannot be told, all and a note."""
+    idle = [each for each in jobs if not (each.running or each.queued or each.answered)]
+    if len({each.name for each in idle}) > 1:
+        return jobs, "one of the jobs without requests is this command"
+    others = list(jobs)
+    if idle:
+        others.remove(idle[0])
+    return others, ""
 
 
 def duration(seconds: float) -> str:

@@ -7,9 +7,16 @@ from pathlib import Path
 import click
 import msgspec
 
-from edge_bridge.cli.common import FILE, LIMIT_SECONDS, MEGABYTES, log, memory_limit_bytes, option_text
+from edge_bridge.cli.common import (
+    FILE,
+    LIMIT_SECONDS,
+    MEGABYTES,
+    AnswerEndings,
+    log,
+    memory_limit_bytes,
+    option_text,
+)
 from edge_bridge.device.profile import describe_device
-from edge_bridge.endings import Endings
 from edge_bridge.errors import BridgeError
 from edge_bridge.measuring.stream_lines import StreamOrder, StreamReport
 from edge_bridge.measuring.streamer import run_stream
@@ -91,9 +98,11 @@ def stream(  # noqa: PLR0913, PLR0917 - one parameter for each option that is no
         )
     except msgspec.ValidationError as error:
         raise BridgeError(option_text(error, _OPTIONS)) from None
-    if not model.is_file():
+    if not model.exists():
         raise BridgeError(f"model {model}: no such file; check the path")
-    with Endings(with_stdin=False) as endings:
+    if not model.is_file():
+        raise BridgeError(f"model {model}: not a plain file; give an ONNX file")
+    with AnswerEndings() as endings:
         report = run_stream(order, endings, lambda phase: log.info("%s", phase), load_seconds, stall_seconds)
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(report), indent=1).decode())
@@ -109,14 +118,20 @@ def table(report: StreamReport) -> str:
 
 def verdict(report: StreamReport) -> str:
     """Return the answer in one line."""
-    misses = [
+    said = [
         f"{_percent(count, report.windows)} of the windows {what}"
         for count, what in ((report.late, "late"), (report.dropped, "dropped"))
         if count
     ]
     answer = "yes" if report.keeps_up else "no"
+    if report.keeps_up and report.windows < FEW_WINDOWS:
+        answer += f", but only {report.windows} windows"
+    if not report.keeps_up:
+        # What is fast enough as a rule was held up now and then.
+        slow = report.service_p50_s > min(report.stride / report.rate_hz, report.deadline_s)
+        said.insert(0, "the model is too slow" if slow else "the machine stalled")
     of = " (simulated recording)" if report.simulated else ""
-    return f"keeps up with {report.rate_hz:.10g} frames/s: {answer}{': ' if misses else ''}{', '.join(misses)}{of}"
+    return f"keeps up with {report.rate_hz:.10g} frames/s: {answer}{': ' if said else ''}{', '.join(said)}{of}"
 
 
 def _percent(count: int, of: int) -> str:
@@ -165,7 +180,7 @@ def _rows(report: StreamReport) -> list[tuple[str, str]]:
         ),
         ("noticed late ms", f"p99 {_ms(report.wake_p99_s)} (a window, by the idle loop: the machine's part)"),
         ("busy", f"{report.busy_share:.1%} of the time"),
-        ("highest rate", f"about {report.highest_rate_hz:.3g} frames/s (estimate, from service p99)"),
+        ("highest rate", f"about {_rounded(report.highest_rate_hz)} frames/s (estimate, from service p99)"),
         (
             "load ms",
             f"{report.load_s * 1e3:.1f}, then {report.warmup_runs} warm-up runs"
@@ -174,6 +189,11 @@ def _rows(report: StreamReport) -> list[tuple[str, str]]:
         ("runtime", f"{report.runtime} {report.provider}, {report.threads} thread(s), precision {report.precision}"),
         ("hardware", report.hardware),
     ]
+
+
+def _rounded(number: float) -> str:
+    """Three digits, without an exponent: 42,800."""
+    return f"{float(f'{number:.3g}'):,.10g}"
 
 
 def _ms(seconds: float) -> str:

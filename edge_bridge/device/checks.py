@@ -1,4 +1,4 @@
-"""What must be right on a device before it measures, looked at one thing at a time.
+"""What must be right on a device before it measures, or for a job to reach its relay, one thing at a time.
 
 Each check returns findings and has a limit on its time; none changes anything. Must not print.
 """
@@ -28,11 +28,13 @@ from edge_bridge.measuring.lines import FailureLine, MeasuredLine
 from edge_bridge.measuring.measurer import ChildLimits, Measurer
 from edge_bridge.measuring.sensors import open_sensors
 from edge_bridge.measuring.sysfs import governors, power_mode
-from edge_bridge.wire.keys import Connection, KeyPair
+from edge_bridge.wire.keys import KeyPair
 from edge_bridge.wire.quantities import Profile, Readings
 from edge_bridge.wire.sockets import Context, Link, LinkEvent
 
 Level = Literal["OK", "WARN", "FAIL"]
+#: Of the relay.
+Side = Literal["job", "device"]
 #: Longest wait for the relay's port, and for its handshake.
 REACH_S, HANDSHAKE_S = 5.0, 5.0
 #: Readings of the reference model, and how long they may take together.
@@ -152,9 +154,8 @@ def check_state(folder: Path) -> Iterator[Finding]:
         yield Finding("state folder", "OK", text)
 
 
-def check_reach(connection: Connection) -> Iterator[Finding]:
+def check_reach(endpoint: str, side: Side) -> Iterator[Finding]:
     """Something listens where the relay should."""
-    endpoint = connection.device_endpoint
     kind, _, place = endpoint.partition("://")
     try:
         if kind == "ipc":
@@ -168,18 +169,18 @@ def check_reach(connection: Connection) -> Iterator[Finding]:
         reason = getattr(error, "strerror", None) or str(error)
         yield Finding(
             "reach", "FAIL",
-            f"{endpoint}: {reason}; is the relay running, and the way open? else `edge-bridge device --ssh LOGIN`",
+            f"{endpoint}: {reason}; is the relay running, and the way open?"
+            f"{' else `edge-bridge device --ssh LOGIN`' if side == 'device' else ''}",
         )  # fmt: skip
     else:
         yield Finding("reach", "OK", f"{endpoint} answers")
 
 
-def check_handshake(connection: Connection, key: KeyPair | None) -> Iterator[Finding]:
-    """The relay is the right one, and lets this key in as a device."""
-    endpoint = connection.device_endpoint
+def check_handshake(endpoint: str, side: Side, key: KeyPair | None, relay_key: str | None) -> Iterator[Finding]:
+    """The relay is the right one, and lets this key in on this side."""
     context: Context = zmq.Context()
     try:
-        link = Link(context, endpoint, key, connection.relay_public_key)
+        link = Link(context, endpoint, key, relay_key)
         start_s = time.monotonic()
         try:
             outcome = _first_event(link, start_s + HANDSHAKE_S)
@@ -193,9 +194,9 @@ def check_handshake(connection: Connection, key: KeyPair | None) -> Iterator[Fin
     took_ms = (time.monotonic() - start_s) * 1e3
     match outcome:
         case LinkEvent.UP:
-            yield Finding("handshake", "OK", f"the relay has let this key in after {took_ms:.0f} ms")
+            yield Finding("handshake", "OK", f"the relay has let this key in as a {side} after {took_ms:.0f} ms")
         case LinkEvent.KEY_REFUSED:
-            text = "the relay does not know this key: add its .pub line, role device, to the relay's allow-list"
+            text = f"the relay does not know this key: add its .pub line, of role {side}, to the relay's allow-list"
             yield Finding("handshake", "FAIL", text)
         case LinkEvent.NO_HANDSHAKE:
             text = "what answers is not the relay of this connection file: copy the relay's latest"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -17,10 +18,12 @@ from edge_bridge.errors import BridgeError, ProtocolError
 from edge_bridge.measuring.runtimes import runtime_versions
 from edge_bridge.measuring.sysfs import power_mode
 from edge_bridge.wire.protocol import DEVICE_TO_RELAY, MINOR, Register, decode, encode
-from edge_bridge.wire.quantities import Profile
+from edge_bridge.wire.quantities import ANY_PROFILE, Profile
 
 #: A runtime may take so long to be imported; from a slow SD card it takes its time.
 PROBE_S = 60.0
+#: A device's name is a folder's too.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PROBE = """
 import json, os, sys
 lines = os.fdopen(os.dup(1), "w")
@@ -41,16 +44,28 @@ class ProbeError(Exception):
     """The runtime could not be asked; the text says why."""
 
 
-def describe_device(name: str, runtime: str, provider: str) -> Profile:
+def describe_device(name: str, runtime: str, provider: str, ask: bool = False) -> Profile:
     """Profile of this machine.
+
+    Parameters
+    ----------
+    name
+        "" for the host's.
+    ask
+        Have the runtime say whether it is there and has the provider, which takes as long as its import.
 
     Raises
     ------
     BridgeError
-        When no relay would take it, for its name as a rule.
+        When the name will not do, the runtime says that it is not there, or no relay would take the profile.
     """
+    if name and (name == ANY_PROFILE or not _NAME.fullmatch(name)):
+        raise BridgeError(
+            f"device name {name[:80]!r} will not do: give --name, at most 64 letters, digits and . _ -, "
+            f"a letter or digit first, and not {ANY_PROFILE!r}"
+        )
     profile = Profile(
-        name=name or platform.node() or "device",
+        name=name or _host_name(),
         hardware=_hardware(),
         runtime=runtime,
         provider=provider,
@@ -61,14 +76,14 @@ def describe_device(name: str, runtime: str, provider: str) -> Profile:
         },
         threads=len(os.sched_getaffinity(0)),
         power_mode=power_mode(),
-        precisions=_precisions(runtime, provider),
+        precisions=_asked(runtime, provider) if ask else _precisions(runtime, provider),
     )
     # As the agent will send it, its other fields as long as they can be.
     register = Register(profile=profile, instance="0" * 32, busy_with="0" * 64, device_id="0" * 32, minor=MINOR)
     try:
         decode(encode(register), DEVICE_TO_RELAY)
     except (ProtocolError, ValueError) as error:
-        raise BridgeError(f"no relay would take this device, give another --name or --provider: {error}") from None
+        raise BridgeError(f"no relay would take this device, give another --provider: {error}") from None
     return profile
 
 
@@ -101,6 +116,20 @@ def ask_runtime(runtime: str, provider: str) -> tuple[str, ...]:
         raise ProbeError(
             f"runtime {runtime} ended its process with code {done.returncode}: {''.join(last)[:300]}"
         ) from None
+
+
+def _host_name() -> str:
+    """This host's name, as far as it can be a device's."""
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", platform.node()).lstrip("._-")[:64]
+    return "device" if name in ("", ANY_PROFILE) else name
+
+
+def _asked(runtime: str, provider: str) -> tuple[str, ...]:
+    """Precisions as the runtime says; BridgeError where it is not there."""
+    try:
+        return ask_runtime(runtime, provider) or ("model",)
+    except ProbeError as error:
+        raise BridgeError(str(error)) from None
 
 
 def _precisions(runtime: str, provider: str) -> tuple[str, ...]:

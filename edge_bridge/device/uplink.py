@@ -67,6 +67,8 @@ class Uplink:
         self._link: Link | None = self._open()
         #: The relay has taken this device at least once: from then on, nothing it says ends the agent.
         self._trusted = False
+        #: The relay has said that it does not want this key, and has not let it in since.
+        self._is_refused = False
         #: When to read both files and to connect anew; None while the relay is there.
         self._reopen_at_s: float | None = None
         self._files_at_s = time.monotonic() + FILES_S
@@ -142,6 +144,7 @@ class Uplink:
             When it has never taken this device.
         """
         line = f"relay {self.endpoint} does not know this device's key: add its .pub line to the relay's allow-list"
+        self._is_refused = True
         if not self._trusted:
             raise KeyRefusedError(f"{line}, then start the device again{f' ({detail})' if detail else ''}")
         self.complain(f"{line}; trying again until it does", now_s)
@@ -168,8 +171,10 @@ class Uplink:
             case LinkEvent.UP:
                 self._offences = 0
                 self._reopen_at_s = None
+                self._is_refused = False
             case LinkEvent.DOWN:
-                self.complain(f"relay {self.endpoint} is gone, waiting for it", now_s)
+                if not self._is_refused:
+                    self.complain(f"relay {self.endpoint} is gone, waiting for it", now_s)
                 self._reopen_in(REOPEN_S, now_s)
             case LinkEvent.KEY_REFUSED:
                 self.refused("", now_s)

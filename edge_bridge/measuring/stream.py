@@ -43,7 +43,9 @@ WARMUP_S = 0.5
 WARMUP_RUNS = 10
 #: A sleep may end late; so long before a window is due the loop looks at the clock instead.
 SPIN_NS = 100_000
-#: How runtimes and the loader of libraries say that there is no memory.
+#: How ONNX Runtime names bytes that are no ONNX at all, and how runtimes and the loader of libraries say that there is
+#: no memory.
+NO_ONNX = "INVALID_PROTOBUF"
 OUT_OF_MEMORY = ("bad_alloc", "allocate memory", "Failed to allocate", "failed to map segment")
 
 Say = Callable[[StreamLine], None]
@@ -140,14 +142,15 @@ def _load(order: StreamOrder) -> LoadedModel:
     known = runtime.precisions(order.provider)
     if order.precision not in known:
         raise BridgeError(
-            f"{order.runtime} {order.provider} has no precision {order.precision}; it has: {', '.join(known)}"
+            f"--precision {order.precision}: {order.runtime} with {order.provider} runs a model as {' or '.join(known)}"
         )
     try:
         return runtime.load(Path(order.model_path), order.provider, order.threads, order.precision)
     except OSError as error:
         raise BridgeError(f"model {order.model_path}: cannot be read ({error.strerror}); check the path") from None
     except BadModelError as error:
-        raise BridgeError(f"model {order.model_path}: cannot be loaded ({_line(error)})") from None
+        why = "it is not an ONNX model" if NO_ONNX in str(error) else _line(error)
+        raise BridgeError(f"model {order.model_path}: cannot be loaded ({why})") from None
 
 
 def _most_frames(order: StreamOrder) -> int:

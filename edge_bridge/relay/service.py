@@ -5,6 +5,7 @@ Must not decide anything about requests: it receives, hands over, sends.
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections import OrderedDict, deque
@@ -110,6 +111,7 @@ class RelayService:
             self._context.destroy(linger=0)
             raise
         self.connection = connection
+        self._look_at_list()
         self._core = Relay(plan.limits, time.monotonic())
         self._offences: OrderedDict[tuple[Side, bytes], int] = OrderedDict()
         #: Key of each peer that the core knows, to shut it out when the key is taken off the list.
@@ -145,11 +147,28 @@ class RelayService:
         finally:
             self._context.destroy(linger=0)
 
+    def _look_at_list(self) -> None:
+        """Say what is odd about an allow-list that will do."""
+        if self._plan.allowed is None:
+            return
+        roles = set(self._plan.allowed.roles())
+        if not roles - {"relay"}:
+            log.warning("nobody is on the allow-list yet: add the .pub lines of jobs and devices")
+        if "relay" in roles:
+            log.warning("a line of the allow-list has role relay, which lets nobody in: jobs and devices have others")
+
     def _bind(self, socket: Socket, endpoint: str) -> str:
         try:
             socket.bind(endpoint)
         except zmq.ZMQError as error:
-            raise BridgeError(f"relay cannot listen on {endpoint}: {error.strerror}, choose another port") from None
+            if error.errno == zmq.EADDRINUSE:
+                why = "is a relay already running there? end it, or choose another port"
+            elif error.errno == errno.EACCES:
+                why = "choose a port above 1023"
+            else:
+                why = "is it an address of this machine? see --bind"
+            said = str(error.strerror).partition(" (addr=")[0]
+            raise BridgeError(f"relay cannot listen on {endpoint} ({said}): {why}") from None
         bound = bytes(socket.getsockopt(zmq.LAST_ENDPOINT)).decode().rstrip("\0")
         if bound.startswith("ipc://"):
             return bound

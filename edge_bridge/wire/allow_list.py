@@ -71,6 +71,10 @@ class AllowList:
             name = self._names.get((public_key, role))
         return name
 
+    def roles(self) -> list[Role]:
+        """The role of each key on the list."""
+        return [role for _, role in self._names]
+
     def _look(self, now_s: float) -> None:
         """Take over what is on disk, if it may have changed."""
         self._next_look_s = now_s + LOOK_S

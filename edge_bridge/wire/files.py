@@ -38,7 +38,7 @@ def is_name(text: str) -> bool:
     return 0 < len(text) <= 64 and text.isprintable() and " " not in text
 
 
-def read_small(path: Path) -> tuple[bytes, int]:
+def read_small(path: Path, limit_bytes: int = FILE_LIMIT_BYTES) -> tuple[bytes, int]:
     """Content and permissions of a plain file; a pipe, a device or a huge file is an OSError and no wait."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     info = os.fstat(descriptor)
@@ -46,9 +46,9 @@ def read_small(path: Path) -> tuple[bytes, int]:
         os.close(descriptor)
         raise OSError(errno.EINVAL, "not a plain file")
     with open(descriptor, "rb") as stream:
-        content = stream.read(FILE_LIMIT_BYTES + 1)
-    if len(content) > FILE_LIMIT_BYTES:
-        raise OSError(errno.EFBIG, f"larger than {FILE_LIMIT_BYTES} bytes")
+        content = stream.read(limit_bytes + 1)
+    if len(content) > limit_bytes:
+        raise OSError(errno.EFBIG, f"larger than {limit_bytes} bytes")
     return content, stat.S_IMODE(info.st_mode)
 
 

@@ -77,6 +77,7 @@ class Bridge:
         self.allowed = folder / "allowed"
         self.allowed.mkdir()
         self.processes: list[Process] = []
+        self._clients: list[BridgeClient] = []
         for name, role in ROLES.items():
             write_key_pair(folder / name, name, role)
         for name in ("job", "device"):
@@ -110,9 +111,14 @@ class Bridge:
         return self.run("device", str(self.file), *paths, "--name", "dut", *limits, *options, inside=inside)
 
     def client(self, key: str = "job") -> BridgeClient:
-        return BridgeClient.open(self.connection, self.key(key), LIMIT_S)
+        """A client that is closed with the bridge, however a test ends."""
+        client = BridgeClient.open(self.connection, self.key(key), LIMIT_S)
+        self._clients.append(client)
+        return client
 
     def close(self) -> None:
+        for client in self._clients:
+            client.close()
         for process in self.processes:
             process.close()
 

@@ -583,7 +583,9 @@ def test_check_finds_a_device_that_will_do(bridge: Bridge):
 
 def test_check_says_what_is_wrong_and_what_to_do(bridge: Bridge):
     relay = bridge.relay()
-    code, found = check(str(bridge.file), "--key", str(bridge.folder / "stranger.key"), "--runtime", "unheard-of")
+    code, found = check(
+        str(bridge.file), "--key", str(bridge.folder / "stranger.key"), "--as", "device", "--runtime", "unheard-of"
+    )
     assert code == 2
     assert found["handshake"]["level"] == "FAIL"
     assert "add its .pub line" in found["handshake"]["text"]
@@ -598,3 +600,26 @@ def test_check_says_what_is_wrong_and_what_to_do(bridge: Bridge):
     code, found = check(str(bridge.file), "--key", str(bridge.folder / "device.key"))
     assert (code, found["reach"]["level"], "handshake" in found) == (2, "FAIL", False)
     assert "is the relay running" in found["reach"]["text"]
+
+
+def test_check_with_a_jobs_key_looks_at_the_jobs_side(bridge: Bridge):
+    bridge.relay()
+    code, found = check(str(bridge.file), "--key", str(bridge.folder / "job.key"))
+    assert code == 0
+    assert list(found) == ["packages", "connection file", "key file", "reach", "handshake"]
+    assert bridge.connection.job_endpoint in found["connection file"]["text"]
+    assert "let this key in as a job" in found["handshake"]["text"]
+    code, found = check(str(bridge.file), "--key", str(bridge.folder / "stranger.key"))
+    assert (code, "of role job" in found["handshake"]["text"]) == (2, True)
+    code, found = check(str(bridge.file), "--key", str(bridge.folder / "device.key"), "--as", "job")
+    assert (code, "of role job" in found["handshake"]["text"]) == (2, True)
+
+
+def test_check_says_each_thing_once(bridge: Bridge):
+    bridge.relay()
+    code, found = check(str(bridge.folder / "nothing.json"), "--as", "job")
+    assert (code, found["connection file"]["text"].count("connection file")) == (2, 0)
+    code, found = check(str(bridge.file), "--as", "job")
+    assert (code, found["key file"]["text"]) == (
+        2, "the relay of this connection file takes known keys only: give --key, see `edge-bridge keygen`"
+    )  # fmt: skip

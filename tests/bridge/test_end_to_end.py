@@ -6,10 +6,13 @@ import functools
 import json
 import logging
 import os
+import signal
 import sqlite3
 import stat
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import bridge_models as models
 import pytest
@@ -302,8 +305,21 @@ def test_measure_prints_json(tmp_path):
         (["measure", __file__, "--batch", "0"], "settings: "),
         (["keygen", ".", "--role", "job", "--name", "me"], "give a file's name, not a folder"),
         (["keygen", "x" * 300, "--role", "job", "--name", "me"], "File name too long"),
-        (["device", "nothing.json", "--name", "x" * 121], "give another --name or --provider: REGISTER: "),
-        (["device", "nothing.json", "--provider", "x" * 121], "give another --name or --provider: REGISTER: "),
+        (["device", "nothing.json", "--name", "x" * 200], "will not do: give --name, at most 64 letters"),
+        (["device", "nothing.json", "--name", "../../x"], "device name '../../x' will not do"),
+        (["device", "nothing.json", "--name", "any"], "device name 'any' will not do"),
+        (["device", "nothing.json", "--name", "a b"], "device name 'a b' will not do"),
+        (["device", "nothing.json", "--provider", "abacus"], "provider abacus is not in this onnxruntime"),
+        (["device", "nothing.json", "--runtime", "unheard-of"], "no runtime unheard-of"),
+        (["device", "nothing.json", "--memory-limit-mb", "5"], "--memory-limit-mb must be 0 or at least 256, not 5"),
+        (["check", "--name", "..", "nothing.json"], "device name '..' will not do"),
+        (["measure", "/dev/zero"], "model /dev/zero cannot be read: not a plain file"),
+        (["measure", __file__], "(bad-model): it is not an ONNX model"),
+        (["measure", __file__, "--precision", "fp16"], "onnxruntime with cpu runs a model in its own precision only"),
+        (["status", "device.pub"], "device.pub is no connection file: give the BRIDGE.json that"),
+        (["keygen", "nowhere/me", "--role", "job"], "there is no folder nowhere"),
+        (["relay", "--job-port", "99999"], "--job-port must be at least 0 and at most 65535, not 99999"),
+        (["relay", "--device-port", "-1"], "--device-port must be at least 0 and at most 65535, not -1"),
         (["device", "login:B.json", "--ssh-option", "-p '2222"], '--ssh-option "-p \'2222" cannot be split'),
     ],
 )
@@ -317,6 +333,7 @@ def test_what_the_user_can_mend_is_one_line(tmp_path, arguments, says):
 
 
 def test_keygen_writes_a_secret_that_nobody_else_reads(tmp_path):
+    (tmp_path / "keys").mkdir()
     command = [sys.executable, "-m", "edge_bridge", "keygen", "keys/mine", "--role", "job"]
     subprocess.run(command, timeout=LIMIT_S, cwd=tmp_path, check=True, capture_output=True)
     assert stat.S_IMODE((tmp_path / "keys/mine.key").stat().st_mode) == 0o600
@@ -345,4 +362,97 @@ def test_status_shows_devices_jobs_and_the_last_error(bridge: Bridge):
     assert "0 running, 0 queued" in shown
     assert "dut     idle" in shown
     assert "bad-model" in shown
+    # The command itself is no job.
+    jobs = [line.split() for line in shown.splitlines() if line.startswith("job ")]
+    assert jobs == [["job", "running", "queued", "answered"], ["job", "0", "0", "1"]]
     client.close()
+
+
+def relay_ends(bridge: Bridge, key: str, *options: str) -> str:
+    """The one line of a relay that does not start."""
+    paths = ("--connection", str(bridge.file), "--key", str(bridge.folder / f"{key}.key"))
+    relay = bridge.run("relay", *paths, "--allow", str(bridge.allowed), *options)
+    assert relay.popen.wait(LIMIT_S) == 2
+    (line,) = relay.log.read_text().splitlines()
+    return line
+
+
+def test_a_relay_that_cannot_start_says_what_to_do(bridge: Bridge):
+    assert "a job's, says" in relay_ends(bridge, "job")
+    assert "is it an address of this machine? see --bind" in relay_ends(bridge, "relay", "--bind", "300.1.1.1")
+    assert not bridge.file.exists()
+    missing = bridge.folder / "missing" / "B.json"
+    assert "there is no folder" in relay_ends(bridge, "relay", "--connection", str(missing))
+    assert not missing.parent.exists()
+    bridge.relay()
+    assert "is a relay already running there?" in relay_ends(bridge, "relay")
+
+
+def test_a_relay_says_what_is_odd_about_its_list(bridge: Bridge):
+    for name in ("job", "device"):
+        (bridge.allowed / f"{name}.pub").unlink()
+    relay = bridge.relay()
+    assert "nobody is on the allow-list yet" in relay.log.read_text()
+    relay.kill()
+    bridge.allow("relay")
+    relay = bridge.relay()
+    assert "role relay, which lets nobody in" in relay.log.read_text()
+    relay.kill()
+    (bridge.allowed / "relay.pub").unlink()
+    bridge.allow("job")
+    assert "allow-list" not in bridge.relay().log.read_text()
+
+
+def test_the_last_word_on_a_revoked_key_is_the_refusal(bridge: Bridge):
+    relay = bridge.relay()
+    device = bridge.device("--no-reference")
+    device.line()
+    (bridge.allowed / "device.pub").unlink()
+    # Turned away at the door a second time: by then all that follows a first time has been logged.
+    until_true(lambda: relay.log.read_text().count("refused device key") == 2)
+    assert "does not know this device's key" in device.log.read_text().splitlines()[-1]
+    bridge.allow("device")
+    device.line()
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_ended_while_it_starts_says_nothing(tmp_path, ended_by):
+    codes = []
+    for wait_s in (0.0, 0.05, 0.1, 0.2, 0.3):
+        command = [sys.executable, "-m", "edge_bridge", "device", "--help"]
+        started = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
+        until_true(functools.partial(is_caught, started.pid, ended_by))
+        time.sleep(wait_s)
+        started.send_signal(ended_by)
+        assert "Traceback" not in started.communicate(timeout=LIMIT_S)[1].decode()
+        codes.append(started.returncode)
+    assert codes[0] == 130
+    # A late one may find the command done, or Python, without handlers by then, on its way out.
+    assert set(codes) <= {130, 0, -ended_by}
+
+
+def is_caught(pid: int, number: signal.Signals) -> bool:
+    """Whether the process handles this signal; Python itself takes SIGINT, but not SIGTERM, from its beginning."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = int(status.partition("SigCgt:")[2].split()[0], 16)
+    return bool(caught >> (signal.SIGTERM - 1) & 1) and bool(caught >> (number - 1) & 1)
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGINT, signal.SIGTERM])
+def test_services_end_with_0_and_commands_without_an_answer_with_130(bridge: Bridge, ended_by):
+    relay = bridge.relay()
+    device = bridge.device("--no-reference")
+    device.line()
+    (bridge.folder / "m.onnx").write_bytes(models.linear(512))
+    measure = bridge.run("measure", str(bridge.folder / "m.onnx"), "--min-seconds", "30")
+    until_true(lambda: "measuring" in measure.log.read_text())
+    for process, code in ((measure, 130), (device, 0), (relay, 0)):
+        process.popen.send_signal(ended_by)
+        assert process.popen.wait(LIMIT_S) == code, process.log.read_text()
+    assert measure.log.read_text().splitlines()[-1] == f"edge-bridge: ended by {ended_by.name}"
+
+
+def test_the_version_is_told():
+    command = [sys.executable, "-m", "edge_bridge", "--version"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=True)
+    assert done.stdout.startswith("edge-bridge, version ")

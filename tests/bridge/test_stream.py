@@ -414,7 +414,12 @@ def test_what_the_user_can_mend_is_one_line_and_exit_code_2(tmp_path, model, opt
 def test_a_broken_model_is_one_line(tmp_path):
     recording = write(tmp_path / "s.h5", {"layer1": grey(40)})
     (tmp_path / "text.onnx").write_text("no model")
-    for name, said in {"none.onnx": "no such file", "text.onnx": "cannot be loaded"}.items():
+    os.mkfifo(tmp_path / "pipe.onnx")
+    saids = {
+        "none.onnx": "no such file", "text.onnx": "cannot be loaded (it is not an ONNX model)",
+        "pipe.onnx": "not a plain file",
+    }  # fmt: skip
+    for name, said in saids.items():
         done = edge_bridge(tmp_path / name, recording)
         assert done.returncode == 2
         assert said in done.stderr
@@ -432,16 +437,29 @@ def test_a_warm_up_that_was_cut_is_told_in_the_table():
     assert "cut short" not in table(report_of(**shapes))
 
 
+def test_the_highest_rate_is_a_plain_number():
+    shapes = {"frame_shape": [8, 9], "window_shape": [4, 9, 9]}
+    assert "about 42,800 frames/s" in table(report_of(highest_rate_hz=42_812.3, **shapes))
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"keeps_up": True}, "keeps up with 20000 frames/s: yes"),
-        ({"late": 310}, "keeps up with 20000 frames/s: no: 31% of the windows late"),
-        ({"late": 1}, "keeps up with 20000 frames/s: no: 0.1% of the windows late"),
-        ({"late": 999}, "keeps up with 20000 frames/s: no: 99.9% of the windows late"),
+        ({"keeps_up": True, "windows": 3}, "keeps up with 20000 frames/s: yes, but only 3 windows"),
+        ({"late": 310}, "keeps up with 20000 frames/s: no: the machine stalled, 31% of the windows late"),
+        ({"late": 1}, "keeps up with 20000 frames/s: no: the machine stalled, 0.1% of the windows late"),
+        (
+            {"late": 999, "service_p50_s": 0.002, "deadline_s": 0.01, "stride": 16},
+            "keeps up with 20000 frames/s: no: the model is too slow, 99.9% of the windows late",
+        ),
+        (
+            {"late": 999, "service_p50_s": 0.0007, "deadline_s": 0.0005, "stride": 16},
+            "keeps up with 20000 frames/s: no: the model is too slow, 99.9% of the windows late",
+        ),
         (
             {"late": 960, "dropped": 40},
-            "keeps up with 20000 frames/s: no: 96% of the windows late, 4% of the windows dropped",
+            "keeps up with 20000 frames/s: no: the machine stalled, 96% of the windows late, 4% of the windows dropped",
         ),
         ({"late": 1, "keeps_up": True, "simulated": True},
          "keeps up with 20000 frames/s: yes: 0.1% of the windows late (simulated recording)"),
