@@ -52,7 +52,10 @@ PY
 step "no torch, no MPI"
 # The search's own command is there, too; it says what it lacks.
 code=0; said=$(mpinas results . 2>&1) || code=$?
-[ "$code" = 2 ] && [[ $said == "mpinas: error: "*" is not installed here: "* ]] || { echo "mpinas: $code, $said"; exit 1; }
+if [ "$code" != 2 ] || [[ $said != "mpinas: error: "*" is not installed here: "* ]]; then
+  echo "mpinas ended with $code and said: $said"
+  exit 1
+fi
 
 edge-bridge --help > /dev/null
 for role in relay job device; do edge-bridge keygen "$role" --role "$role" > /dev/null; done
