@@ -37,6 +37,8 @@ from edge_bridge.wire.quantities import Settings  # noqa: E402
 LIMIT_S = 120.0
 #: All that takes time by intention is left out: what remains is the way there and back.
 INSTANT = Settings(min_seconds=0.0, warmup_min_runs=1, warmup_max_seconds=0.0, attempts=1)
+#: After so long a device that has answered is ready for the next model.
+IDLE_S = 0.05
 FAKE = ("--runtime", "fake", "--no-reference")
 Figures = dict[str, Any]
 
@@ -68,12 +70,13 @@ def answers(client: BridgeClient, enough: Callable[[ClientEvent], bool], limit_s
     raise TimeoutError(f"no answer within {limit_s} s")
 
 
-def round_trips(client: BridgeClient, size_bytes: int, count: int) -> list[float]:
-    """Seconds from submit to result for models of random bytes, one after the other; the same ones in every call."""
-    rng = np.random.default_rng(size_bytes)
+def round_trips(client: BridgeClient, size_bytes: int, count: int, seed: int = 0, pause_s: float = 0.0) -> list[float]:
+    """Seconds from submit to result for models of random bytes, one after the other, the same for the same seed."""
+    rng = np.random.default_rng((seed, size_bytes))
     times_s = []
     for _ in range(count):
         model = rng.bytes(size_bytes)
+        time.sleep(pause_s)
         began_s = time.perf_counter()
         client.submit(model, INSTANT)
         answers(client, lambda event: isinstance(event, Measured))
@@ -125,7 +128,8 @@ def quartiles_ms(times_s: list[float]) -> Figures:
 def overhead(count: int) -> Figures:
     """Submit to result over CURVE on loopback, beyond measuring: the fake runtime measures nothing at all.
 
-    The second time the device knows the answer: what is left is the way there and back.
+    By a device that was idle; by one that has just answered, and must first make a new process for the next model; and
+    by one that knows the answer, which leaves the way there and back.
     """
     with bridge_in_a_folder() as bridge:
         bridge.relay()
@@ -134,8 +138,9 @@ def overhead(count: int) -> Figures:
         round_trips(client, 999, 20)
         found: Figures = {}
         for size_bytes in (1_000, 1_000_000):
-            found[f"bridge_{size_bytes}_bytes"] = quartiles_ms(round_trips(client, size_bytes, count))
-            found[f"bridge_{size_bytes}_bytes_known"] = quartiles_ms(round_trips(client, size_bytes, count))
+            found[f"bridge_{size_bytes}_bytes"] = quartiles_ms(round_trips(client, size_bytes, count, 1, IDLE_S))
+            found[f"bridge_{size_bytes}_bytes_back_to_back"] = quartiles_ms(round_trips(client, size_bytes, count, 2))
+            found[f"bridge_{size_bytes}_bytes_known"] = quartiles_ms(round_trips(client, size_bytes, count, 2))
             found[f"bare_zeromq_{size_bytes}_bytes"] = quartiles_ms(floor(size_bytes, count))
         client.close()
     return found
