@@ -12,13 +12,12 @@ import logging
 import platform
 import random
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import zmq
 
 from edge_bridge.errors import BridgeError, BridgeUnreachableError, KeyRefusedError, ProtocolError
-from edge_bridge.wire.keys import Connection, KeyPair
+from edge_bridge.wire.keys import Access, Connection, KeyPair
 from edge_bridge.wire.protocol import (
     JOB_TO_RELAY,
     MINOR,
@@ -47,7 +46,7 @@ from edge_bridge.wire.protocol import (
     measure_of,
 )
 from edge_bridge.wire.quantities import ANY_PROFILE, Measurement, Profile, Quality, QualitySettings, Settings
-from edge_bridge.wire.sockets import REOPEN_S, Context, Link, LinkEvent, Socket
+from edge_bridge.wire.sockets import BURST, REOPEN_S, Context, Link, LinkEvent, Socket, reopen_at
 
 log = logging.getLogger("bridge")
 
@@ -63,8 +62,6 @@ ACK_BYTES_PER_S = 200_000
 REFUSED_RETRY_S = 2.0
 #: A relay that does not answer HELLO, or is full, is asked again this often.
 HELLO_S = 3.0
-#: Messages taken at once, so that a relay that never stops talking does not keep the job from its work.
-BURST = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +139,6 @@ class _Pending:
     #: When to give it up; None for never.
     deadline_s: float | None = None
     tries: int = 0
-
-
-#: The relay's connection file and this job's key as they are now; BridgeError where they cannot be read.
-Access = Callable[[], tuple[Connection, KeyPair | None]]
 
 
 class BridgeClient:
@@ -372,6 +365,10 @@ class BridgeClient:
     def _endpoint(self) -> str:
         return self._connection.job_endpoint
 
+    @property
+    def _relay_minor(self) -> int:
+        return MINOR if self._welcome is None else self._welcome.minor
+
     def _link_event(self, event: LinkEvent, now_s: float) -> list[ClientEvent]:
         match event:
             case LinkEvent.UP:
@@ -401,8 +398,7 @@ class BridgeClient:
         return [RelayLost(self._refused or f"connection to {self._endpoint} lost")]
 
     def _reopen_in(self, seconds: float, now_s: float) -> None:
-        at_s = now_s + seconds * self._jitter.uniform(0.75, 1.0)
-        self._reopen_at_s = at_s if self._reopen_at_s is None else min(self._reopen_at_s, at_s)
+        self._reopen_at_s = reopen_at(self._reopen_at_s, seconds, now_s, self._jitter)
 
     def _say_hello(self, now_s: float) -> None:
         versions = {"python": platform.python_version()}
@@ -448,7 +444,7 @@ class BridgeClient:
         for pending in self._pending.values():
             pending.tries = 0
             self._send_at(pending, now_s)
-        back = self._was_up and not self._up
+        back = self._was_up
         self._up = self._was_up = True
         return [RelayBack()] if back else []
 
@@ -469,7 +465,7 @@ class BridgeClient:
 
     def _beyond_relay(self) -> list[ClientEvent]:
         """Give up what an older relay would pass on in part."""
-        minor = MINOR if self._welcome is None else self._welcome.minor
+        minor = self._relay_minor
         if minor >= MINOR:
             return []
         beyond = [each for each, pending in self._pending.items() if pending.measure.needs > minor]
@@ -487,7 +483,7 @@ class BridgeClient:
             at_s, request_id = self._to_send[0]
             pending = self._pending.get(request_id)
             if pending is not None and pending.send_at_s == at_s:
-                if pending.measure.needs > (MINOR if self._welcome is None else self._welcome.minor):
+                if pending.measure.needs > self._relay_minor:
                     return  # `poll` gives it up
                 if not self._link.send(encode(pending.measure, pending.payload)):
                     return

@@ -23,14 +23,14 @@ from edge_bridge.device.reference import SETTINGS as REFERENCE_SETTINGS
 from edge_bridge.device.reference import ReferenceWatch
 from edge_bridge.device.store import Standing, Store
 from edge_bridge.device.tasks import Job, Refusal, Waiting, job_of
-from edge_bridge.device.uplink import Access, Uplink
+from edge_bridge.device.uplink import Uplink
 from edge_bridge.endings import Endings
 from edge_bridge.errors import ProtocolError, RuntimeMissingError
 from edge_bridge.measuring.lines import FailureLine, JudgedLine, Line, MeasuredLine, PhaseLine
 from edge_bridge.measuring.measurer import ChildLimits, Measurer
+from edge_bridge.wire.keys import Access
 from edge_bridge.wire.protocol import (
     MINOR,
-    MOST_DOUBTED,
     OLD_PHASES,
     Cancel,
     Doubt,
@@ -48,6 +48,7 @@ from edge_bridge.wire.protocol import (
     Result,
     Task,
     decode_part,
+    doubts_of,
 )
 from edge_bridge.wire.quantities import Measurement, Profile, Quality
 from edge_bridge.wire.sockets import LinkEvent
@@ -324,8 +325,7 @@ class Agent:
                 doubtful, why = self._reference.read(measurement.p50_s, now_s)
                 if self._reference.cooling and not was_cooling:
                     self._cooling_since_s, self._cooling_told_s = now_s, now_s - COOLING_S
-                for start in range(0, len(doubtful), MOST_DOUBTED):
-                    self._unsent_doubts.append(Doubt(request_ids=doubtful[start : start + MOST_DOUBTED], detail=why))
+                self._unsent_doubts += doubts_of(doubtful, why)
                 self._send_doubts()
             case FailureLine(reason="unsupported", detail=detail):
                 raise RuntimeMissingError(detail)

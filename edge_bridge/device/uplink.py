@@ -11,15 +11,14 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import zmq
 
 from edge_bridge.errors import BridgeError, KeyRefusedError, ProtocolError
-from edge_bridge.wire.keys import Connection, KeyPair
+from edge_bridge.wire.keys import Access
 from edge_bridge.wire.protocol import RELAY_TO_DEVICE, Header, Message, decode, encode
-from edge_bridge.wire.sockets import REOPEN_S, Context, Link, LinkEvent, Socket
+from edge_bridge.wire.sockets import BURST, REOPEN_S, Context, Link, LinkEvent, Socket, reopen_at
 
 log = logging.getLogger("device")
 
@@ -35,11 +34,7 @@ OFFENCES = 10
 OFFENDED_S, OFFENDED_MOST_S = 1.0, 30.0
 #: A relay that has kept to the protocol for so long has made up for it.
 FORGIVEN_S = 120.0
-#: Messages taken at once, so that a relay that never stops talking does not keep the agent from its work.
-BURST = 64
 
-#: Connection and key as the files have them now; BridgeError where they cannot be read.
-Access = Callable[[], tuple[Connection, KeyPair | None]]
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
@@ -203,8 +198,7 @@ class Uplink:
         self._reopen_at_s = now_s + pause_s
 
     def _reopen_in(self, seconds: float, now_s: float) -> None:
-        at_s = now_s + seconds * self._jitter.uniform(0.75, 1.0)
-        self._reopen_at_s = at_s if self._reopen_at_s is None else min(self._reopen_at_s, at_s)
+        self._reopen_at_s = reopen_at(self._reopen_at_s, seconds, now_s, self._jitter)
 
     def _reread(self, now_s: float, even_if_same: bool = False) -> None:
         """Read connection and key anew; connect anew where they differ, or where that is wanted anyway."""

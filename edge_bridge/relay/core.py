@@ -29,7 +29,6 @@ from edge_bridge.relay.records import Away, Device, Job, Limits, Request
 from edge_bridge.relay.tally import Tally
 from edge_bridge.wire.protocol import (
     MINOR,
-    MOST_DOUBTED,
     OLD_PHASES,
     Ack,
     Cancel,
@@ -48,6 +47,7 @@ from edge_bridge.wire.protocol import (
     State,
     Status,
     Welcome,
+    doubts_of,
     task_of,
 )
 from edge_bridge.wire.quantities import ANY_PROFILE, Profile
@@ -406,11 +406,7 @@ class Relay:
         texts: dict[str, list[str]] = {}
         for request_id, detail in self._doubts.items():
             texts.setdefault(detail, []).append(request_id)
-        return [
-            Doubt(request_ids=ids[start : start + MOST_DOUBTED], detail=detail)
-            for detail, ids in texts.items()
-            for start in range(0, len(ids), MOST_DOUBTED)
-        ]
+        return [doubt for detail, ids in texts.items() for doubt in doubts_of(ids, detail)]
 
     # The queue
 

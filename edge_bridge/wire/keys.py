@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -61,6 +62,10 @@ class Connection(msgspec.Struct, frozen=True, kw_only=True):
         endpoints = (self.job_endpoint, self.device_endpoint)
         if self.relay_public_key is None and not all(end.startswith("ipc://") for end in endpoints):
             raise ValueError("names no relay_public_key, and its endpoints are not private ipc sockets")
+
+
+#: Connection and key as the files have them now; BridgeError where they cannot be read.
+Access = Callable[[], tuple[Connection, KeyPair | None]]
 
 
 def new_key_pair() -> KeyPair:

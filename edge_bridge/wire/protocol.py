@@ -398,6 +398,14 @@ def broken_identity(measure: Measure, payload: Sequence[bytes]) -> str | None:
     return None if shard.hexdigest() == wanted.sha256 else "the shard's bytes do not match their SHA-256"
 
 
+def doubts_of(request_ids: Sequence[str], detail: str) -> list[Doubt]:
+    """The messages that call these doubtful, in as few as there may be."""
+    return [
+        Doubt(request_ids=list(request_ids[start : start + MOST_DOUBTED]), detail=detail)
+        for start in range(0, len(request_ids), MOST_DOUBTED)
+    ]
+
+
 def task_of(measure: Measure) -> Task:
     """Return the same request as it goes to a device."""
     return Task(**{name: getattr(measure, name) for name in measure.__struct_fields__})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import random
 from typing import Any
 
 import zmq
@@ -30,6 +31,14 @@ REOPEN_S = 6.0
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
+#: Messages taken at once, so that a relay that never stops talking does not keep job or agent from its work.
+BURST = 64
+
+
+def reopen_at(planned_s: float | None, seconds: float, now_s: float, jitter: random.Random) -> float:
+    """When to open a link anew: after so long, or a quarter less, if that is not planned for sooner already."""
+    at_s = now_s + seconds * jitter.uniform(0.75, 1.0)
+    return at_s if planned_s is None else min(planned_s, at_s)
 
 
 class LinkEvent(enum.Enum):

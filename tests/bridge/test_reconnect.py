@@ -19,7 +19,6 @@ from bridge_processes import LIMIT_S, Bridge, until, until_true
 from hand_relay import HandRelay
 
 from edge_bridge.client import (
-    BURST,
     BridgeClient,
     DevicesChanged,
     Measured,
@@ -46,7 +45,7 @@ from edge_bridge.wire.protocol import (
     encode,
 )
 from edge_bridge.wire.quantities import QualitySettings, Settings, Shard
-from edge_bridge.wire.sockets import REOPEN_S, LinkEvent
+from edge_bridge.wire.sockets import BURST, REOPEN_S, LinkEvent
 
 pytestmark = pytest.mark.timeout(120)
 QUICK = Settings(min_seconds=0.01, max_seconds=5.0, warmup_max_seconds=0.2)
