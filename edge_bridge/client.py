@@ -338,6 +338,13 @@ class BridgeClient:
         events += self._expire(now_s)
         return events
 
+    def wait(self, most_ms: int) -> None:
+        """Wait until `poll` has something to do, or for so long; for whoever has nothing else to wait for."""
+        poller = zmq.Poller()  # anew each time: so may the sockets be
+        for socket in self.sockets:
+            poller.register(socket, zmq.POLLIN)
+        poller.poll(most_ms)
+
     def close(self) -> None:
         """Close the connection. The relay drops what only this job waited for."""
         self._link.close()
@@ -355,10 +362,7 @@ class BridgeClient:
                     f"no relay at {self._endpoint} within {timeout_s:g} s ({self._last_trouble}): "
                     "start it with `edge-bridge relay`, or take its connection file anew"
                 )
-            poller = zmq.Poller()  # anew each time: so may the sockets be
-            for socket in self.sockets:
-                poller.register(socket, zmq.POLLIN)
-            poller.poll(20)
+            self.wait(20)
             self.poll()
 
     @property

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 import msgspec
 
-from edge_bridge.cli.common import FILE, FOLDER, key_for, role_beside
+from edge_bridge.cli.common import FILE, FOLDER, key_for, role_beside, state_folder
 from edge_bridge.device.checks import (
     Finding,
     Side,
@@ -59,7 +59,6 @@ def check(  # noqa: PLR0913, PLR0917 - one parameter for each option, as click w
         checks.append(lambda: _check_relay(connection, key, whose))
     if whose == "device":
         profile = describe_device(name, runtime, provider)
-        folder = state or Path.home() / ".local/state/edge-bridge" / profile.name
         # The load first: what follows is load itself.
         checks[:1] = [
             check_load,
@@ -67,7 +66,7 @@ def check(  # noqa: PLR0913, PLR0917 - one parameter for each option, as click w
             lambda: check_runtime(runtime, provider),
             check_sensors,
             check_power_mode,
-            lambda: check_state(folder),
+            lambda: check_state(state_folder(state, profile)),
         ]
         checks.append(lambda: check_reference(profile))
     findings = []

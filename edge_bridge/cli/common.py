@@ -18,6 +18,7 @@ from edge_bridge.endings import Endings
 from edge_bridge.errors import BridgeError
 from edge_bridge.wire.files import read_small
 from edge_bridge.wire.keys import Connection, KeyPair, read_key_pair
+from edge_bridge.wire.quantities import Profile
 
 log = logging.getLogger("edge-bridge")
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -95,6 +96,11 @@ def check_parent(path: Path, what: str) -> None:
     """Refuse a file to be written in a folder that is not there: a misspelt path, as a rule."""
     if not path.parent.is_dir():
         raise BridgeError(f"{what} {path}: there is no folder {path.parent}, make it first")
+
+
+def state_folder(given: Path | None, profile: Profile) -> Path:
+    """Folder of a device's results."""
+    return given or Path.home() / ".local/state/edge-bridge" / profile.name
 
 
 def memory_limit_bytes(megabytes: int) -> int:

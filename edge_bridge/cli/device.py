@@ -20,6 +20,7 @@ from edge_bridge.cli.common import (
     key_for,
     log,
     memory_limit_bytes,
+    state_folder,
     within,
 )
 from edge_bridge.device.agent import Agent, DevicePlan
@@ -150,7 +151,7 @@ def device(  # noqa: PLR0913, PLR0917 - one parameter for each option, as click 
             access=access,
             watched=source.watched if key is None else (*source.watched, key),
             profile=profile,
-            state=state or Path.home() / ".local/state/edge-bridge" / profile.name,
+            state=state_folder(state, profile),
             limits=ChildLimits(memory_limit_bytes(memory_limit_mb), load_seconds, stall_seconds),
             drift=None if no_reference else drift,
             forget_reference=new_reference,

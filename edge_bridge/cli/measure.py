@@ -14,12 +14,10 @@ from edge_bridge.device.profile import describe_device
 from edge_bridge.errors import BridgeError
 from edge_bridge.measuring.lines import FailureLine, MeasuredLine, PhaseLine
 from edge_bridge.measuring.measurer import ChildLimits, Measurer
+from edge_bridge.measuring.runtimes import in_short
 from edge_bridge.wire.files import read_small
 from edge_bridge.wire.protocol import MODEL_LIMIT_BYTES
 from edge_bridge.wire.quantities import Measurement, Percentile, Profile, Settings
-
-#: What ONNX Runtime says of bytes that are no ONNX at all, among other words.
-_NO_ONNX = "INVALID_PROTOBUF"
 
 
 @click.command()
@@ -90,8 +88,7 @@ def _measure_here(content: bytes, settings: Settings, profile: Profile, limits: 
                         case MeasuredLine(measurement=measurement):
                             return measurement
                         case FailureLine(reason=reason, detail=detail):
-                            why = "it is not an ONNX model" if _NO_ONNX in detail else detail
-                            raise BridgeError(f"model {path} was not measured ({reason}): {why}")
+                            raise BridgeError(f"model {path} was not measured ({reason}): {in_short(detail)}")
                 for ready in select.select([*endings.descriptors(), *measurer.descriptors()], [], [], 1.0)[0]:
                     endings.asked_by(ready)
     finally:

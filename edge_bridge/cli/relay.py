@@ -12,7 +12,8 @@ from edge_bridge.cli.common import FILE, FOLDER, announce, check_parent, log, ro
 from edge_bridge.endings import END_OF_STDIN, Endings
 from edge_bridge.errors import BridgeError
 from edge_bridge.relay.service import RelayPlan, RelayService
-from edge_bridge.wire.keys import AllowList, KeyPair, check_private_folder, read_connection, read_key_pair
+from edge_bridge.wire.allow_list import AllowList
+from edge_bridge.wire.keys import KeyPair, check_private_folder, read_connection, read_key_pair
 
 PORT = within(65_535, least=0)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 import msgspec
-import zmq
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -82,10 +81,7 @@ class _Questions:
             client.ask_state()
             ask_again_s = min(end_s, now_s + 1.0)
             while client.state is None and time.monotonic() < ask_again_s:
-                poller = zmq.Poller()  # anew each time: so may the sockets be
-                for socket in client.sockets:
-                    poller.register(socket, zmq.POLLIN)
-                poller.poll(100)
+                client.wait(100)
                 for event in client.poll():
                     if isinstance(event, RelayLost):
                         self._lost = event.detail

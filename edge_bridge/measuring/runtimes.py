@@ -121,3 +121,8 @@ def runtime_versions(name: str) -> dict[str, str]:
             if entry.dist is not None:
                 versions[entry.dist.name] = entry.dist.version
     return versions
+
+
+def in_short(detail: str) -> str:
+    """What ONNX Runtime says of a model; of bytes that are no ONNX at all in plain words."""
+    return "it is not an ONNX model" if "INVALID_PROTOBUF" in detail else detail

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from edge_bridge.errors import BridgeError
 from edge_bridge.measuring.child import die_with
 from edge_bridge.measuring.replay import Outcome, Plan, Windows, cut_windows, judge, replay
-from edge_bridge.measuring.runtimes import BadModelError, LoadedModel, get_runtime, runtime_versions
+from edge_bridge.measuring.runtimes import BadModelError, LoadedModel, get_runtime, in_short, runtime_versions
 from edge_bridge.measuring.stream_lines import (
     MOST_WINDOWS,
     WARMUP_MOST_S,
@@ -43,9 +43,7 @@ WARMUP_S = 0.5
 WARMUP_RUNS = 10
 #: A sleep may end late; so long before a window is due the loop looks at the clock instead.
 SPIN_NS = 100_000
-#: How ONNX Runtime names bytes that are no ONNX at all, and how runtimes and the loader of libraries say that there is
-#: no memory.
-NO_ONNX = "INVALID_PROTOBUF"
+#: How runtimes and the loader of libraries say that there is no memory.
 OUT_OF_MEMORY = ("bad_alloc", "allocate memory", "Failed to allocate", "failed to map segment")
 
 Say = Callable[[StreamLine], None]
@@ -149,8 +147,7 @@ def _load(order: StreamOrder) -> LoadedModel:
     except OSError as error:
         raise BridgeError(f"model {order.model_path}: cannot be read ({error.strerror}); check the path") from None
     except BadModelError as error:
-        why = "it is not an ONNX model" if NO_ONNX in str(error) else _line(error)
-        raise BridgeError(f"model {order.model_path}: cannot be loaded ({why})") from None
+        raise BridgeError(f"model {order.model_path}: cannot be loaded ({in_short(_line(error))})") from None
 
 
 def _most_frames(order: StreamOrder) -> int:

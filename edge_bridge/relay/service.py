@@ -32,7 +32,8 @@ from edge_bridge.relay.events import (
     ToJob,
 )
 from edge_bridge.relay.records import Limits
-from edge_bridge.wire.keys import AllowList, Connection, KeyPair, write_connection
+from edge_bridge.wire.allow_list import AllowList
+from edge_bridge.wire.keys import Connection, KeyPair, write_connection
 from edge_bridge.wire.protocol import (
     DEVICE_TO_RELAY,
     JOB_TO_RELAY,

@@ -15,7 +15,6 @@ import msgspec
 import zmq
 
 from edge_bridge.errors import KeyFileError
-from edge_bridge.wire.allow_list import AllowList as AllowList  # noqa: PLC0414 - the relay takes it from here
 from edge_bridge.wire.files import (
     FILE_LIMIT_BYTES,
     KEY_PATTERN,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.coordination.commands import Command, Discard, Export, Judge, Leave, Measure, Record, Release, Send
-from mpinas.coordination.ledger import BASELINE, NO_ANSWER, Ledger, following
+from mpinas.coordination.ledger import BASELINE, NO_ANSWER, Ledger, answered_by, following
 from mpinas.coordination.lifecycle import State
 from mpinas.search import GeneticSearch, Genome, SpaceExhaustedError
 
@@ -124,8 +124,8 @@ class Coordinator:
                     candidates[id_].readings[device].request_id for id_, device in self.ledger.measured_by(request_ids)
                 ]
                 return ev.Doubted(tuple(dict.fromkeys(ours)), detail) if ours else None
-            case ev.Measured(measurement=measurement, device=device):
-                here = (str(measurement.get("device", "")), str(measurement.get("hardware", "")))
+            case ev.Measured(device=device):
+                here = answered_by(event)
                 first = self.ledger.first_answered.get(device, here)
                 if here != first:
                     return replace(event, doubts=(*event.doubts, f"another device: not {first[0]} ({first[1]})"))

@@ -179,8 +179,7 @@ class Ledger:
         before = it.readings.get(device)
         if it.state is State.PROPOSED or (before is not None and event.repetition <= before.repetition):
             raise ProtocolError(f"candidate {it.id}, {it.state}, was not to be measured on {device}: {event}")
-        name, hardware = (str(event.measurement.get(key, "")) for key in ("device", "hardware"))
-        self.first_answered.setdefault(device, (name, hardware))
+        self.first_answered.setdefault(device, answered_by(event))
         reading = Reading(event.measurement, event.doubts, event.repetition, event.request_id, event.factor)
         if before is not None:
             reading = replace(reading, times=before.times + 1)
@@ -353,6 +352,11 @@ class Ledger:
         baseline = self.candidates.get(BASELINE)
         wanted = {*self.front, BASELINE} if baseline and baseline.state is State.EVALUATED else set(self.front)
         return sorted(wanted)
+
+
+def answered_by(event: ev.Measured) -> tuple[str, str]:
+    """Name and hardware of the device that measured."""
+    return str(event.measurement.get("device", "")), str(event.measurement.get("hardware", ""))
 
 
 def _dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
