@@ -347,7 +347,7 @@ def test_a_log_line_is_one_line_whatever_a_peer_calls_itself():
 
 
 def test_status_shows_devices_jobs_and_the_last_error(bridge: Bridge):
-    bridge.relay()
+    relay = bridge.relay()
     bridge.device().line()
     client = bridge.client()
     client.submit(b"no model", QUICK)
@@ -358,6 +358,8 @@ def test_status_shows_devices_jobs_and_the_last_error(bridge: Bridge):
     (device,) = state["devices"]
     assert (device["profile"]["name"], device["doing"], device["measured"], device["failed"]) == ("dut", "idle", 0, 1)
     assert "bad-model" in state["last_error"]
+    # The relay counts whoever has left until its next ping.
+    until_true(lambda: "job job is gone" in relay.log.read_text())
     shown = run(command, env={**os.environ, "COLUMNS": "200"}).stdout
     assert "0 running, 0 queued" in shown
     assert "dut     idle" in shown
