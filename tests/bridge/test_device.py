@@ -45,9 +45,9 @@ from edge_bridge.wire.protocol import (
 from edge_bridge.wire.quantities import QualitySettings, Settings, Shard, request_id
 
 pytestmark = pytest.mark.timeout(120)
-QUICK = Settings(min_seconds=0.01, max_seconds=5.0, warmup_max_seconds=0.2)
+QUICK = Settings(min_seconds=0.01, max_seconds=5.0, warmup_max_seconds=0.2, attempts=1)
 #: Longer than any test waits; a small model would soon have the most samples there are.
-LONG = Settings(min_seconds=3000.0, max_seconds=3000.0, warmup_max_seconds=0.1)
+LONG = Settings(min_seconds=3000.0, max_seconds=3000.0, warmup_max_seconds=0.1, attempts=1)
 SLOW = models.linear(1536)
 
 
@@ -190,7 +190,7 @@ def test_a_relay_that_gives_too_much_is_refused(rig: Rig):
 def test_a_result_waits_in_the_store_for_a_relay_that_was_away(rig: Rig):
     agent = rig.agent("--no-reference")
     rig.relay.welcome()
-    settings = Settings(min_seconds=1.0, max_seconds=1.0, warmup_max_seconds=0.1)
+    settings = Settings(min_seconds=1.0, max_seconds=1.0, warmup_max_seconds=0.1, attempts=1)
     request_id = rig.measure(models.linear(), settings)
     rig.measuring(request_id)
     rig.relay.close()

@@ -34,9 +34,9 @@ from edge_bridge.wire.protocol import RELAY_TO_JOB, Error, decode, encode, measu
 from edge_bridge.wire.quantities import Settings
 
 pytestmark = pytest.mark.timeout(120)
-QUICK = Settings(min_seconds=0.01, max_seconds=5.0, warmup_max_seconds=0.2)
+QUICK = Settings(min_seconds=0.01, max_seconds=5.0, warmup_max_seconds=0.2, attempts=1)
 #: Long enough that a fault in the middle of it is in the middle of it.
-LONG = Settings(min_seconds=3.0, max_seconds=3.0, warmup_max_seconds=0.1)
+LONG = Settings(min_seconds=3.0, max_seconds=3.0, warmup_max_seconds=0.1, attempts=1)
 
 
 def _measured(event) -> bool:

@@ -48,7 +48,7 @@ from edge_bridge.wire.quantities import QualitySettings, Settings, Shard
 from edge_bridge.wire.sockets import BURST, REOPEN_S, LinkEvent
 
 pytestmark = pytest.mark.timeout(120)
-QUICK = Settings(min_seconds=0.01, max_seconds=5.0, warmup_max_seconds=0.2)
+QUICK = Settings(min_seconds=0.01, max_seconds=5.0, warmup_max_seconds=0.2, attempts=1)
 HTTP = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
 SSH = b"SSH-2.0-OpenSSH_9.9\r\n"
 WELCOME = Welcome(devices=[], jobs=1, queued=0, running=0, uptime_s=1.0, versions={}, minor=1)

@@ -38,8 +38,8 @@ from edge_bridge.wire.quantities import Settings
 from edge_bridge.wire.sockets import LinkEvent
 
 pytestmark = pytest.mark.timeout(120)
-QUICK = Settings(min_seconds=0.01, max_seconds=5.0, warmup_max_seconds=0.2)
-LONG = Settings(min_seconds=3.0, max_seconds=3.0, warmup_max_seconds=0.1)
+QUICK = Settings(min_seconds=0.01, max_seconds=5.0, warmup_max_seconds=0.2, attempts=1)
+LONG = Settings(min_seconds=3.0, max_seconds=3.0, warmup_max_seconds=0.1, attempts=1)
 
 
 # What ssh is told
