@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -92,6 +93,64 @@ def predict(model: Path, recording: Path, output: Path) -> None:
     rows = predict_lines(deployed.run, deployed.input_shape, deployed.metadata, recording)
     write_csv(rows, output)
     click.echo(f"{output}: {len(rows)} scan lines")
+
+
+@cli.command("simulate")
+@click.argument("experiment", type=PATH)
+@click.option("--ranks", type=int, default=4096, show_default=True, help="MPI ranks; rank 0 coordinates.")
+@click.option("--ranks-per-node", type=int, default=4, show_default=True, help="For the node-hours.")
+@click.option("--devices", type=int, default=1, show_default=True, help="Devices of each profile.")
+@click.option("--exporters", type=int, default=1, show_default=True, help="Processes that write ONNX files.")
+@click.option("--train-seconds", type=float, help="Mean of a full training by one trainer.  [default: 300]")
+@click.option("--train-spread", type=float, default=0.3, show_default=True, help="0: all alike; 0.5: factors of 1.65.")
+@click.option("--measure-seconds", type=float, help="One candidate on one device.  [default: 2]")
+@click.option("--export-seconds", type=float, help="One ONNX file.  [default: 0.7]")
+@click.option("--assess-seconds", type=float, help="One finalist on the test file.  [default: 5]")
+@click.option("--round-trip-ms", type=float, default=30.0, show_default=True, help="Of the link to the devices.")
+@click.option("--outage", "outages", multiple=True, metavar="FROM:TO", help="No device, in seconds from the start.")
+@click.option("--rejected", type=float, help="Share of the candidates that break a limit.  [default: 0]")
+@click.option("--failed", type=float, help="Share of the trainings that fail.  [default: 0]")
+@click.option("--serial-share", type=float, default=0.05, show_default=True, help="Of a training, in groups (Amdahl).")
+@click.option(
+    "--proposal-ms", type=float, default=0.0, show_default=True, help="What a proposal costs rank 0 at least."
+)
+@click.option("--algorithm", help="Another search algorithm than the experiment's: nsga2 simulates faster.")
+@click.option("--from", "past", type=PATH, metavar="RUN", help="Take durations and shares from the run in this folder.")
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of all durations.")
+@click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
+def plan_a_search(
+    experiment: Path,
+    past: Path | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+    outages: tuple[str, ...],
+    **numbers: Any,
+) -> None:
+    """Run the search of EXPERIMENT in virtual time: how long will it take, on what, and what will it wait for?
+
+    The coordinator is the real one; trainers, exporter and devices are simulated. See docs/planning.md.
+    """
+    import time
+
+    from rich.console import Console
+
+    from mpinas.config import read_experiment
+    from mpinas.models import baseline_genome, make_space
+    from mpinas.simulation import ask, planner, show
+    from mpinas.tasks import make_task
+
+    settings = read_experiment(experiment, overrides)
+    question = ask.question(settings, past, outages, **numbers)
+    task = make_task(settings.task, settings.search.seed)
+    space = make_space(settings.search.space, task.input_shape, settings.search.genes)
+    with show.progress(sys.stderr, settings.search.evaluations) as tell:
+        figures = planner.simulate(settings, space, baseline_genome(task.baseline), question, time.perf_counter, tell)
+    if as_json:
+        json.dump(figures.as_dict(), sys.stdout, indent=1)
+        sys.stdout.write("\n")
+    else:
+        show.show(figures, Console(), ask.notes(settings, question))
 
 
 @cli.group()

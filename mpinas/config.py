@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 import tomli_w
@@ -41,7 +41,24 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     evaluations: Annotated[int, Meta(ge=2)] = 64
     seed: Seed = 0
     space: str = "cnn3d"
+    #: By what rule genomes are proposed: docs/search.md.
+    algorithm: Literal["surrogate", "nsga2", "nsga3", "regularized-evolution", "random"] = "surrogate"
     population: Annotated[int, Meta(ge=2)] = 16
+    #: Budgets in epochs below training.epochs, ascending: who is among the best after one goes on to the next.
+    rungs: tuple[Positive, ...] = ()
+    #: Begin with these: run folders (their fronts) or JSON files with a list of genomes; relative to the file.
+    start: tuple[str, ...] = ()
+    #: How often, in all, members of the front are trained, from other seeds; their error is the mean.
+    repeats: Annotated[int, Meta(ge=1, le=100)] = 1
+    #: Train so many of the front again at the end, from several seeds, and report mean and deviation.
+    finalists: Annotated[int, Meta(ge=0, le=1000)] = 0
+    finalist_seeds: Annotated[int, Meta(ge=1, le=100)] = 3
+    #: End when so many evaluations in a row brought nobody to the front; 0: never.
+    patience: Annotated[int, Meta(ge=0)] = 0
+    #: End when a member of the front keeps all of these: {error = 0.1, latency_s = 0.001}.
+    target: dict[str, Annotated[float, Meta(gt=0)]] = {}
+    #: Begin nothing new in a job after so many hours; 0: no limit.
+    max_hours: Annotated[float, Meta(ge=0)] = 0.0
     #: Rejected and failed candidates are replaced until this many were proposed; 0: ten times the evaluations.
     proposals_max: Annotated[int, Meta(ge=0)] = 0
     #: Fewer choices for some genes of the space: frames = [8, 16].
@@ -53,8 +70,10 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[training] How a candidate is trained."""
 
-    #: Trainer ranks that train one candidate together.
+    #: Trainer ranks that train one candidate together, while there are candidates for all.
     group_size: Positive = 1
+    #: Ranks that may train one together when there are fewer; 0: as many as the batch is enough for.
+    group_size_max: Annotated[int, Meta(ge=0)] = 0
     epochs: Positive = 10
     #: Of the whole group, not of one rank.
     batch_size: Annotated[int, Meta(ge=2)] = 32
@@ -89,6 +108,8 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     quality_tolerance: Annotated[float, Meta(ge=0, le=1)] = 0.02
     #: At the end, with all searched and trained, the job waits so long for a device that is away.
     answer_seconds: Annotated[float, Meta(ge=0)] = 600.0
+    #: Trainers wait so long for a slow device; then a candidate goes by predicted latencies until it is measured.
+    patience_seconds: Annotated[float, Meta(ge=0)] = 5.0
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -111,6 +132,8 @@ _FIXED = (
     "search.space",
     "search.population",
     "search.genes",
+    "search.algorithm",
+    "search.rungs",
     "training.epochs",
     "training.batch_size",
     "search.limits",
@@ -182,6 +205,7 @@ def _checked(tree: dict[str, Any], where: str) -> Experiment:
         raise UserError(f"{where}: {at.rstrip('`')}: {what[0].lower()}{what[1:]}") from None
     for name in experiment.search.limits:
         _known(name, LIMITED, f"{where}: search.limits.{name}")
+    _check_search(experiment, where)
     _check_devices(experiment.edge, where)
     if experiment.training.batch_size < 2 * experiment.training.group_size:
         raise UserError(
@@ -189,6 +213,28 @@ def _checked(tree: dict[str, Any], where: str) -> Experiment:
             f"{experiment.training.group_size} under 2 samples; make it {2 * experiment.training.group_size} or more"
         )
     return experiment
+
+
+def _check_search(experiment: Experiment, where: str) -> None:
+    rungs, epochs = experiment.search.rungs, experiment.training.epochs
+    if list(rungs) != sorted(set(rungs)) or any(rung >= epochs for rung in rungs):
+        raise UserError(
+            f"{where}: search.rungs = {list(rungs)}: write budgets that ascend, all below training.epochs = {epochs}"
+        )
+    latencies = ["latency_s", *(f"latency_s@{device}" for device in experiment.edge.devices)]
+    for name in experiment.search.target:
+        _known(name, ["error", *latencies], f"{where}: search.target.{name}")
+    training = experiment.training
+    if 0 < training.group_size_max < training.group_size:
+        raise UserError(
+            f"{where}: training.group_size_max = {training.group_size_max} is below training.group_size = "
+            f"{training.group_size}; leave it out, or make it larger"
+        )
+    if 2 * training.group_size_max > training.batch_size:
+        raise UserError(
+            f"{where}: training.group_size_max = {training.group_size_max} would give some rank under 2 samples of a "
+            f"batch of {training.batch_size}; make it {training.batch_size // 2} or less"
+        )
 
 
 def _check_devices(edge: Edge, where: str) -> None:
@@ -240,6 +286,11 @@ def _absolute_paths(tree: dict[str, Any], folder: Path) -> None:
             value = [task[key]] if isinstance(task.get(key), str) else task.get(key)
             if isinstance(value, list) and all(isinstance(item, str) for item in value):
                 task[key] = [str(folder / item) for item in value]
+    search = tree.get("search")
+    if isinstance(search, dict):
+        start = [search["start"]] if isinstance(search.get("start"), str) else search.get("start")
+        if isinstance(start, list) and all(isinstance(item, str) for item in start):
+            search["start"] = [str(folder / item) for item in start]
     if isinstance(edge, dict):
         for key in ("bridge", "key"):
             if isinstance(edge.get(key), str) and edge[key] not in ("local", ""):
@@ -262,7 +313,15 @@ frames = 16                  # frames of a window: what the baseline sees, and t
 evaluations = 64             # candidates to evaluate, the human-designed baseline among them
 seed = 0
 # space = "cnn3d"
+# algorithm = "surrogate"    # or "nsga2", "nsga3", "regularized-evolution", "random"
 # population = 16            # parents of the genetic search
+# rungs = []                 # smaller budgets, in epochs: [2, 5]; the best after each go on, up to training.epochs
+# start = []                 # begin with these: run folders (their fronts) or JSON files with a list of genomes
+# repeats = 1                # train members of the front so often, from other seeds; their error is the mean
+# finalists = 0              # train so many of the front again at the end, with all ranks …
+# finalist_seeds = 3         # … from so many seeds; results show mean and deviation on the test file
+# patience = 0               # end when so many evaluations in a row brought nobody to the front
+# max_hours = 0.0            # begin nothing new in a job after so long
 # proposals_max = 0          # rejected and failed candidates are replaced up to this many; 0: 10 x evaluations
 
 # [search.genes]             # fewer choices for some genes of the space
@@ -272,8 +331,12 @@ seed = 0
 # latency_s = 0.002
 # size_bytes = 4_000_000
 
+# [search.target]            # end when a member of the front keeps all of these
+# error = 0.1
+
 [training]
-group_size = 1               # trainer ranks that train one candidate together (Horovod)
+group_size = 1               # trainer ranks that train one candidate together (Horovod), while there is work for all
+# group_size_max = 0         # ranks that train the last ones together; 0: as many as the batch is enough for
 epochs = 10
 batch_size = 32              # of the whole group
 # device = "auto"            # "auto", "cpu" or "cuda"
@@ -291,4 +354,5 @@ batch_size = 32              # of the whole group
 # max_seconds = 30.0         # timed runs of one measurement stop after so long
 # quality_tolerance = 0.02   # share by which a trained model's error on the device may differ from the network's
 # answer_seconds = 600.0     # at the end, wait so long for a device that is away
+# patience_seconds = 5.0     # trainers wait so long for a slow device; then latencies are predicted until measured
 """

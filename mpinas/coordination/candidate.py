@@ -16,16 +16,18 @@ from mpinas.search import Genome
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The measurement of a candidate on one device that is in use: the last one that settled something.
+    """What a candidate's latency on one device is taken to be: the last measurement that settled something, or a
+    prediction as long as there is none.
 
     Attributes
     ----------
     measurement
-        As the device sent it.
+        As the device sent it; predicted, it has "p50_s" and its standard deviation "p50_std_s", in seconds.
     doubts
         Why it should not be relied on, in words; empty where it may be.
     repetition
-        Of the last try: 0 for the first measurement, 1 for the first that was made again because of doubts …
+        Of the last try: 0 for the first measurement, 1 for the first that was made again because of doubts …;
+        -1 for a prediction.
     request_id
         By which the bridge knows it.
     factor
@@ -33,7 +35,9 @@ class Reading:
     times
         How often the device has measured it.
     given_up
-        No device was there to measure it again; a later job may ask.
+        No device was there to measure it (again); a later job may ask.
+    refused
+        Predicted, and then the device could not run it: in words.
     """
 
     measurement: Mapping[str, Any]
@@ -43,6 +47,12 @@ class Reading:
     factor: float = 1.0
     times: int = 1
     given_up: bool = False
+    refused: str = ""
+
+    @property
+    def predicted(self) -> bool:
+        """Whether no device has measured it yet."""
+        return self.repetition < 0
 
     @property
     def latency_s(self) -> float:
@@ -52,6 +62,8 @@ class Reading:
     @property
     def settled(self) -> bool:
         """Whether it is not going to be made again: it is good, or has been tried often enough."""
+        if self.predicted:
+            return self.given_up or bool(self.refused)
         return not self.doubts or self.given_up or self.repetition + 1 >= MEASUREMENTS_MAX
 
     def quantities(self) -> dict[str, float]:
@@ -86,6 +98,15 @@ class Verdict:
     device: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Retraining:
+    """A finalist trained once more, from another seed; `test_metrics` is empty where the test file has no labels."""
+
+    metrics: Mapping[str, float]
+    test_metrics: Mapping[str, float]
+    train_seconds: float
+
+
 @dataclass(slots=True)
 class Candidate:
     """One network and all that is known of it."""
@@ -94,13 +115,26 @@ class Candidate:
     genome: Genome
     #: States so far, oldest first; never empty.
     history: list[State] = field(default_factory=lambda: [State.PROPOSED])
-    #: How often a group was ordered to evaluate it.
+    #: How many orders were given for it.
     attempts: int = 0
+    #: Jobs that ended while it was trained.
+    interrupted: int = 0
+    #: The budget that it is or was last trained up to, and the epochs that its checkpoint has.
+    rung: int = 0
+    epochs_done: int = 0
     size_bytes: int | None = None
     parameters: int | None = None
     #: By device.
     readings: dict[str, Reading] = field(default_factory=dict)
+    #: After the largest budget so far, and the error after each.
     metrics: dict[str, float] = field(default_factory=dict)
+    rung_errors: dict[int, float] = field(default_factory=dict)
+    #: Errors of the trainings that were repeated from other seeds.
+    repeats: list[float] = field(default_factory=list)
+    retrainings: list[Retraining] = field(default_factory=list)
+    #: Orders to train it once more that came to nothing.
+    retrainings_failed: int = 0
+    #: Over all its orders.
     train_seconds: float | None = None
     group: int | None = None
     #: Why it was rejected or failed.
@@ -119,6 +153,16 @@ class Candidate:
     def state(self) -> State:
         """Where it stands now."""
         return self.history[-1]
+
+    @property
+    def error(self) -> float:
+        """Validation error: of the mean training where there are several."""
+        return (self.metrics["error"] + sum(self.repeats)) / (1 + len(self.repeats))
+
+    @property
+    def predicted(self) -> bool:
+        """Whether some of its latencies are no measurements."""
+        return any(reading.predicted for reading in self.readings.values())
 
     @property
     def latencies_s(self) -> dict[str, float]:

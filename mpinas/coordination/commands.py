@@ -51,9 +51,9 @@ class Judge:
 
 @dataclass(frozen=True, slots=True)
 class Send:
-    """Give a group an order."""
+    """Give trainers an order: to each of `ranks` (world ranks), the leader of an order for several first."""
 
-    group: int
+    ranks: tuple[int, ...]
     order: msg.Order
 
 
@@ -66,7 +66,7 @@ class Discard:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """All groups have ended; the loop can, too."""
+    """All trainers have ended; the loop can, too."""
 
 
 Command = Record | Export | Measure | Release | Judge | Send | Discard | Leave

@@ -1,62 +1,66 @@
 """Decides what happens next: an event comes in, commands go out. Pure: no clock, no MPI, no socket, no file.
 
-Measure first: a candidate is exported untrained and measured while the groups train others; only what breaks no
-limit goes to a group. Enough candidates are kept measured ahead that a group that asks always finds one.
+Measure first: a candidate is exported untrained and measured while the trainers are at work on others; only what
+breaks no limit is trained. Trainers never wait for a device: where none answers in time a candidate goes by predicted
+latencies until it is measured, and nobody is on the front by a prediction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
+from mpinas.coordination.agenda import ENDED, Agenda
+from mpinas.coordination.budgets import Curves
+from mpinas.coordination.candidate import Candidate
 from mpinas.coordination.commands import Command, Discard, Export, Judge, Leave, Measure, Record, Release, Send
+from mpinas.coordination.groups import choose, group_size
 from mpinas.coordination.ledger import BASELINE, NO_ANSWER, Ledger, answered_by, following
 from mpinas.coordination.lifecycle import State
-from mpinas.search import GeneticSearch, Genome, SpaceExhaustedError
+from mpinas.coordination.pipeline import Pipeline
+from mpinas.coordination.plan import Plan
+from mpinas.coordination.predictor import LatencyPredictor
+from mpinas.search import Genome, Search, SpaceExhaustedError
 
 #: A candidate in whose training so many jobs ended is not tried again.
-ATTEMPTS_MAX = 4
+INTERRUPTED_MAX = 4
 #: A device that is there is waited for at least so long after the last answer of any device.
 SILENCE_S = 1800.0
 
-_ENDED = (State.REJECTED, State.FAILED)
+Work = msg.Evaluate | msg.Assess | msg.Retrain
 _FROM_DEVICE = (ev.Measured, ev.MeasurementFailed, ev.Doubted, ev.Judged, ev.JudgingFailed)
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """How much to search.
+class Coordinator:
+    """Policy over a ledger and a search. `handle` every event of the job; carry out the commands in their order.
 
-    evaluations: how many candidates to evaluate, the baseline among them; the rejected and the failed are replaced,
-    until `proposals_max` have been proposed.
+    `handle` is quick. What takes thought (a proposal, an order of who is next) is done by `idle`, to be called whenever
+    no event waits, a piece at a time.
     """
 
-    evaluations: int
-    epochs: int
-    seed: int
-    proposals_max: int
-    #: How many candidates to keep measured or on their way there, beyond what the groups train.
-    ahead_min: int = 2
-    #: How long a job that has searched and trained all it should waits for a device that is not there.
-    answer_s: float = 600.0
-
-
-class Coordinator:
-    """Policy over a ledger and a search. `handle` every event of the job; carry out the commands in their order."""
-
-    def __init__(self, plan: Plan, search: GeneticSearch, ledger: Ledger, baseline: Genome) -> None:
+    def __init__(self, plan: Plan, search: Search, ledger: Ledger, baseline: Genome) -> None:
         self.plan = plan
         self.search = search
         self.ledger = ledger
         self.baseline = baseline
-        self._exhausted = False
-        #: What this job has asked of devices: (candidate, device, repetition), None for the trained model's error.
-        self._asked: set[tuple[int, str, int | None]] = set()
+        self.curves = Curves()
+        self.agenda = Agenda(plan, ledger, self.curves)
+        self.predictor = LatencyPredictor(search.space, ledger.terms.devices, plan.seed)
+        self.pipeline = Pipeline()
+        #: Genomes to start with that have not been proposed.
+        self._start = list(plan.start)
+        #: Models under judgement on a device, in this job.
+        self._judging: set[tuple[int, str]] = set()
         #: When each device that is not there was lost, and when nothing but answers was left to wait for.
         self._lost_since: dict[str, float] = {}
         self._waiting_since: float | None = None
+        #: Since when trainers have had nothing to do though there is work on its way to them.
+        self._starved_since: float | None = None
+        self._began: float | None = None
+        #: What there was to rank when it was done last.
+        self._ranked_of: tuple[int, int] = (0, 0)
 
     def replay(self, history: Iterable[tuple[float, ev.Event]]) -> None:
         """Take in the journal of earlier jobs; afterwards the search asks what the unbroken run would have asked.
@@ -77,41 +81,70 @@ class Coordinator:
         self._take(event, time, commands)
         if self.ledger.stop_reason is not None or self.ledger.finished is not None:
             return commands + self._stop(event)
-        if isinstance(event, ev.Begun):
-            self._take_up(time, commands)
-        elif isinstance(event, ev.Exported):
-            if self._judge(event.candidate, time, commands):
-                self._measure_everywhere(event.candidate, commands)
-        elif isinstance(event, (ev.Measured, ev.MeasurementFailed)):
-            self._judge(event.candidate, time, commands)
-            if self.ledger.candidates[event.candidate].state not in (State.MEASURING, *_ENDED):
-                commands.append(Release(event.candidate))
-        self._measure_again(commands)
-        if not self.ledger.standing[State.FAILED].keys() & {BASELINE}:
+        match event:
+            case ev.Begun():
+                self._take_up(time, commands)
+            case ev.Exported(candidate):
+                if self._judge(candidate, time, commands):
+                    self._measure(candidate)
+            case ev.Measured(candidate) | ev.MeasurementFailed(candidate):
+                self._judge(candidate, time, commands)
+                it = self.ledger.candidates[candidate]
+                if it.state not in (State.MEASURING, *ENDED) and self.agenda.is_measured(it):
+                    commands.append(Release(candidate))
+                if not it.predicted:
+                    self.agenda.set_aside.discard(candidate)
+            case msg.Evaluated() | msg.Retrained():
+                self._close_in(event, time, commands)
+        if not isinstance(event, msg.Progress) and not self.agenda.baseline_failed():
             self._order(time, commands)
-            self._propose(time, commands)
-            self._judge_on_devices(commands)
         self._conclude(time, commands)
         return commands
+
+    def idle(self, time: float) -> list[Command]:
+        """A piece of what can be done while no event waits; nothing if there is nothing to do."""
+        commands: list[Command] = []
+        if self.ledger.stop_reason is not None or self.ledger.finished is not None or self._began is None:
+            return commands
+        for step in (self._end_by_time, self._promote, self._propose, self._feed, self._judge_on_devices, self._rank,
+                     self._predict):  # fmt: skip
+            step(time, commands)
+            if commands:
+                if not self.agenda.baseline_failed():
+                    self._order(time, commands)
+                self._conclude(time, commands)
+                return commands
+        self._conclude(time, commands)
+        return commands
+
+    def due(self) -> float | None:
+        """When `idle` or `overdue` may next have something to do though no event has come; None: never."""
+        times = []
+        if self._starved_since is not None:
+            times.append(self._starved_since + self._patience_s())
+        if self._began is not None and self.plan.limit_s and self.ledger.enough is None:
+            times.append(self._began + self.plan.limit_s)
+        if self._waiting_since is not None:
+            times += [until for _, until in self._limits()]
+        return min(times, default=None)
 
     def overdue(self, time: float) -> list[ev.Event]:
         """Answers that are not waited for any longer: all else is done, their device was away or silent too long."""
         if self._waiting_since is None or self.ledger.finished is not None or self.ledger.stop_reason is not None:
             return []
         given_up: list[ev.Event] = []
-        for candidate, device, repetition in self._awaited():
-            lost_s = self._lost_since.get(device)
-            limit_s = max(SILENCE_S, self.plan.answer_s) if lost_s is None else self.plan.answer_s
-            if time - max(self._waiting_since, lost_s or 0.0) < limit_s:
+        for (candidate, device, repetition), until in self._limits():
+            if time < until:
                 continue
-            detail = f"no {'answer' if lost_s is None else 'device'} for {limit_s:g} s"
+            lost = device in self._lost_since
+            detail = f"no {'device' if lost else 'answer'} for {self._answer_limit_s(device):g} s"
             if repetition is None:
                 given_up.append(ev.JudgingFailed(candidate, device, NO_ANSWER, detail))
             else:
                 given_up.append(ev.MeasurementFailed(candidate, NO_ANSWER, detail, device, repetition))
         return given_up
 
-    # --- one step each; every one appends to `commands`
+    # --- taking events in
 
     def _vetted(self, event: ev.Event) -> ev.Event | None:
         """The event as it concerns this run, or None if it does not."""
@@ -132,44 +165,81 @@ class Coordinator:
         return event
 
     def _take(self, event: ev.Event, time: float, commands: list[Command]) -> None:
-        front_before = self.ledger.front
+        """Take an event in, write it down, and let go of what it has made useless."""
+        kept_before = self.ledger.kept()
         before = self._state_of(event)
         self._apply(event, time)
         commands.append(Record(event))
         after = self._state_of(event)
-        dropped = {*front_before} - {*self.ledger.front, BASELINE}
         about = _candidate_of(event)
-        if isinstance(event, (msg.Evaluated, msg.Assessed)) or (after in _ENDED and after is not before):
-            dropped |= {about} - {*self.ledger.front, BASELINE}
+        kept = self.ledger.kept()
+        dropped = kept_before - kept
+        if isinstance(event, (msg.Evaluated, msg.Assessed)) and self.agenda.went_all_the_way(about):
+            dropped |= {about} - kept
+        if after in ENDED and after is not before:
+            dropped |= {about} - kept
         for candidate in sorted(dropped):
             commands.append(Discard(candidate))
-            self._asked = {asked for asked in self._asked if asked[0] != candidate}
+            self.pipeline.drop(candidate)
+            self._judging = {each for each in self._judging if each[0] != candidate}
         match event:
+            case ev.Begun():
+                self._began = time
+            case ev.Exported(candidate) | ev.ExportFailed(candidate):
+                self.pipeline.exported(candidate)
+            case ev.Measured(candidate, device=device, repetition=repetition):
+                self.pipeline.answered((candidate, device, repetition))
+            case ev.MeasurementFailed(candidate, device=device, repetition=repetition):
+                self.pipeline.answered((candidate, device, repetition))
             case ev.DeviceLost(device=device):
                 self._lost_since[device] = time
             case ev.DeviceBack(device=device):
                 self._lost_since.pop(device, None)
-            case ev.Measured() | ev.Judged() if self._waiting_since is not None:
-                self._waiting_since = time
+        if self._waiting_since is not None and isinstance(event, (ev.Measured, ev.Judged)):
+            self._waiting_since = time
 
     def _apply(self, event: ev.Event, time: float, replayed: bool = False) -> None:
-        """Keep ledger and search in step."""
+        """Keep ledger, curves and search in step."""
         before = self._state_of(event)
         self.ledger.apply(event, time)
-        after = self._state_of(event)
         candidate = _candidate_of(event)
-        if after is None or candidate == BASELINE:
+        it = self.ledger.candidates.get(candidate)
+        if it is None or candidate == BASELINE:
             return
-        it = self.ledger.candidates[candidate]
-        if isinstance(event, ev.Proposed):
-            if replayed:
-                self.search.restore(it.genome)
-        elif after is State.EVALUATED and after is not before:
-            self.search.tell(it.genome, self.ledger.objectives(it))
-        elif after is State.EVALUATED and isinstance(event, ev.Measured):
-            self.search.revise(it.genome, self.ledger.objectives(it))
-        elif after in _ENDED and after is not before:
+        match event:
+            case ev.Proposed():
+                if replayed:
+                    self.search.restore(it.genome)
+                    self._start = [genome for genome in self._start if genome != it.genome]
+            case ev.Exported() | ev.Measured() | ev.MeasurementFailed():
+                self._tell_what_is_known(it)
+                if it.rung_errors:
+                    self.search.revise(it.genome, self._told(it))
+            case msg.Evaluated():
+                if it.rung == self.ledger.terms.last_rung and it.rung > 0:
+                    early = {rung: error for rung, error in it.rung_errors.items() if rung < it.rung}
+                    self.curves.add(early, it.rung_errors[it.rung])
+                tell = self.search.tell if len(it.rung_errors) == 1 else self.search.revise
+                tell(it.genome, self._told(it))
+            case msg.Retrained():
+                self.search.revise(it.genome, self._told(it))
+        if it.state in ENDED and before is not it.state and not it.rung_errors:
             self.search.tell_failed(it.genome)
+
+    def _tell_what_is_known(self, it: Candidate) -> None:
+        """What the search can learn from before a candidate is trained: limits kept and broken, latencies."""
+        if kept := self.ledger.constraints(it):
+            self.search.tell_constraints(it.genome, kept)
+        if self.agenda.is_measured(it) and not it.rung_errors:
+            _, *latencies = self.ledger.terms.values(0.0, it.latencies_s)
+            self.search.tell_partial(it.genome, (None, *latencies))
+
+    def _told(self, it: Candidate) -> tuple[float, ...]:
+        """Objectives as the search is told them: the error is that to expect of the full budget."""
+        error = it.error
+        if it.rung_errors and max(it.rung_errors) < self.ledger.terms.last_rung:
+            error = self.curves.expected(max(it.rung_errors), error)
+        return self.ledger.terms.values(error, it.latencies_s)
 
     def _state_of(self, event: ev.Event) -> State | None:
         """Where the candidate stands that an event is about; None if it is about none."""
@@ -179,17 +249,23 @@ class Coordinator:
     def _take_up(self, time: float, commands: list[Command]) -> None:
         """What an earlier job left open: export again (its files may be gone), and judge what it had measured."""
         for candidate in self.ledger.standing[State.PROPOSED]:
-            commands.append(Export(candidate, self.ledger.candidates[candidate].genome))
+            self.pipeline.want_export(candidate)
         for candidate in list(self.ledger.standing[State.READY]):
-            if self.ledger.candidates[candidate].attempts >= ATTEMPTS_MAX and candidate != BASELINE:
-                reason = f"{ATTEMPTS_MAX} jobs ended while it was trained: it may exhaust the memory"
+            if self.ledger.candidates[candidate].interrupted >= INTERRUPTED_MAX and candidate != BASELINE:
+                reason = f"{INTERRUPTED_MAX} jobs ended while it was trained: it may exhaust the memory"
                 self._take(ev.Rejected(candidate, reason), time, commands)
             else:
                 self._judge(candidate, time, commands)
+        for candidate, _ in self.ledger.unsettled:
+            it = self.ledger.candidates[candidate]
+            if it.size_bytes is None and it.state not in ENDED:
+                self.pipeline.want_export(candidate)
 
     def _judge(self, candidate: int, time: float, commands: list[Command]) -> bool:
         """Reject what breaks a limit as soon as that is known; True if it may go on. The baseline always may."""
         it = self.ledger.candidates[candidate]
+        if it.state in (State.TRAINING, State.EVALUATED):
+            return True  # went on by a prediction: what it has cost is spent
         if it.state not in (State.MEASURING, State.READY):
             return False
         broken = self.ledger.broken_limit(it, settled_only=True)
@@ -198,159 +274,233 @@ class Coordinator:
         self._take(ev.Rejected(candidate, broken), time, commands)
         return False
 
-    def _measure_everywhere(self, candidate: int, commands: list[Command]) -> None:
-        genome = self.ledger.candidates[candidate].genome
+    def _measure(self, candidate: int) -> None:
         for device in self.ledger.terms.devices:
-            commands.append(Measure(candidate, genome, device))
+            self.pipeline.want((candidate, device, 0))
 
-    def _measure_again(self, commands: list[Command]) -> None:
-        """What is doubtful, where it still matters."""
-        for candidate, device, repetition in self._doubtful():
-            asked = (candidate, device, repetition)
-            if asked not in self._asked:
-                self._asked.add(asked)
-                commands.append(Measure(candidate, self.ledger.candidates[candidate].genome, device, repetition))
-
-    def _judge_on_devices(self, commands: list[Command]) -> None:
-        """Every trained finalist on every device, in the precision that it will run in."""
-        for candidate, device in self._unjudged():
-            if (candidate, device, None) not in self._asked:
-                self._asked.add((candidate, device, None))
-                commands.append(Judge(candidate, device))
+    # --- giving orders
 
     def _order(self, time: float, commands: list[Command]) -> None:
-        """Give every idle group the oldest measured candidate, or once all are trained a finalist to assess."""
-        ready = list(self.ledger.standing[State.READY])
-        assessable = self._assessable()
-        for group in self.ledger.groups.values():
-            if group.order is not None or group.stopped:
-                continue
-            if ready and self.ledger.count(State.EVALUATED, State.TRAINING) < self.plan.evaluations:
-                it = self.ledger.candidates[ready.pop(0)]
-                attempt = it.attempts + 1
-                order: msg.Order = msg.Evaluate(it.id, attempt, it.genome, self.plan.epochs, self._seed(it.id))
-                work = "evaluate"
-            elif assessable:
-                it = self.ledger.candidates[assessable.pop(0)]
-                attempt, work = it.attempts, "assess"
-                order = msg.Assess(it.id, attempt, it.genome)
-            else:
-                continue
-            self._take(ev.Ordered(it.id, attempt, group.id, work), time, commands)
-            commands.append(Send(group.id, order))
+        """Give trainers that are idle what there is to do."""
+        while self.ledger.idle:
+            work = next(self._work(), None)
+            if work is None:
+                break
+            candidate, kind, works = work
+            size = self._size(kind, works)
+            if size == 0:
+                break
+            it = self.ledger.candidates[candidate]
+            members = choose(self.ledger.idle.values(), size)
+            rung = self.ledger.terms.last_rung if candidate == BASELINE else it.rung
+            order = self._order_for(it, kind, rung, members)
+            self._take(ev.Ordered(candidate, order.attempt, members, kind, rung), time, commands)
+            commands.append(Send(members, order))
+        self._starve(time)
+
+    def _work(self) -> Iterator[tuple[int, str, int]]:
+        """(candidate, kind of work, how many such pieces are still to be begun), the most urgent first."""
+        ready = self.agenda.next_ready()
+        if ready is not None:
+            yield ready, "evaluate", self.agenda.to_begin()
+        if repeats := self.agenda.repeatable():
+            yield repeats[0], "repeat", len(repeats) + self.agenda.to_begin()
+        if self.agenda.to_begin() == 0:
+            # The last ones are still at work: who leaves the front meanwhile was judged for nothing, by ranks that had
+            # nothing to do.
+            if assessable := self.agenda.assessable():
+                yield assessable[0], "assess", len(assessable)
+            if retrainings := self.agenda.retrainings():
+                yield retrainings[0], "retrain", len(retrainings)
+
+    def _size(self, kind: str, works: int) -> int:
+        """How many trainers take the next piece; 0: it waits until more are idle."""
+        trainers, idle = self.ledger.trainers_expected, len(self.ledger.idle)
+        smallest = min(self.plan.group_size, trainers)
+        if idle == trainers % smallest:  # those that are left over for ever
+            smallest = idle
+        # What is not training gains little from more ranks.
+        return group_size(idle, works, smallest, smallest if kind == "assess" else self.plan.group_size_max)
+
+    def _order_for(self, it: Candidate, kind: str, rung: int, members: tuple[int, ...]) -> Work:
+        attempt, rungs = it.attempts + 1, self.ledger.terms.rungs
+        if kind == "evaluate":
+            seed = self.plan.seed_of(it.id)
+            return msg.Evaluate(
+                it.id, attempt, it.genome, seed, members, rung, it.epochs_done, rungs[rung], rungs[-1]
+            )  # fmt: skip
+        if kind == "assess":
+            return msg.Assess(it.id, attempt, it.genome, members)
+        return msg.Retrain(it.id, attempt, it.genome, self.plan.seed_of(it.id, attempt), members, rungs[-1])
+
+    def _starve(self, time: float) -> None:
+        """Note since when trainers wait for candidates that are on their way."""
+        waits = bool(self.ledger.idle) and self.agenda.to_begin() > 0 and not self.ledger.standing[State.READY]
+        if not waits:
+            self._starved_since = None
+        elif self._starved_since is None:
+            self._starved_since = time
+
+    # --- what is done while no event waits
+
+    def _end_by_time(self, time: float, commands: list[Command]) -> None:
+        """Begin nothing new once the time is over."""
+        if self.ledger.enough is not None or not self.plan.limit_s or self._began is None:
+            return
+        if time - self._began >= self.plan.limit_s:
+            self._take(ev.Enough(f"the job's {self.plan.limit_s:g} s are over"), time, commands)
+
+    def _close_in(self, event: msg.Evaluated | msg.Retrained, time: float, commands: list[Command]) -> None:
+        """Has the search what it wanted?"""
+        if self.ledger.enough is not None:
+            return
+        it = self.ledger.candidates[event.candidate]
+        if self.plan.target and it.id in self.ledger.front and self.agenda.keeps(it, self.plan.target):
+            said = ", ".join(f"{name} {limit:g}" for name, limit in self.plan.target.items())
+            self._take(ev.Enough(f"candidate {it.id} meets the target ({said})"), time, commands)
+        fruitless = self.ledger.count(State.EVALUATED) - self.ledger.progress_at
+        if self.plan.patience and fruitless >= self.plan.patience:
+            self._take(ev.Enough(f"the last {fruitless} evaluations brought nobody to the front"), time, commands)
+
+    def _promote(self, time: float, commands: list[Command]) -> None:
+        """Let one candidate go on to its next budget, if one should."""
+        if self.ledger.terms.last_rung == 0 or not self.ledger.idle:
+            return
+        candidate = self.agenda.to_promote()
+        if candidate is not None:
+            self._take(ev.Promoted(candidate, self.ledger.candidates[candidate].rung + 1), time, commands)
 
     def _propose(self, time: float, commands: list[Command]) -> None:
-        while self._wanted() > 0:
-            next_ = len(self.ledger.candidates)
-            if next_ == BASELINE:
-                genome = self.baseline
-            else:
-                try:
-                    genome = self.search.ask()
-                except SpaceExhaustedError:
-                    self._exhausted = True
-                    return
-            self._take(ev.Proposed(next_, genome), time, commands)
-            commands.append(Export(next_, genome))
+        """One candidate more, if more are wanted."""
+        if self.agenda.wanted() <= 0:
+            return
+        next_ = len(self.ledger.candidates)
+        try:
+            genome = self.baseline if next_ == BASELINE else self._next_genome()
+        except SpaceExhaustedError:
+            self.agenda.exhausted = True
+            return
+        self._take(ev.Proposed(next_, genome), time, commands)
+        self.pipeline.want_export(next_)
+        self._feed(time, commands)
+
+    def _next_genome(self) -> Genome:
+        while self._start:
+            try:
+                return self.search.restore(self._start.pop(0))
+            except ValueError:  # asked for already, or not of this space
+                continue
+        return self.search.ask()
+
+    def _feed(self, time: float, commands: list[Command]) -> None:
+        """Give exporter and devices what is most urgent."""
+        for candidate in self.pipeline.exports_due(self.agenda.urgency):
+            commands.append(Export(candidate, self.ledger.candidates[candidate].genome))
+        for ask in self.agenda.doubtful():
+            self.pipeline.want(ask)
+        for candidate, device, repetition in self.pipeline.measurements_due(self.agenda.urgency):
+            commands.append(Measure(candidate, self.ledger.candidates[candidate].genome, device, repetition))
+
+    def _judge_on_devices(self, time: float, commands: list[Command]) -> None:
+        """Every trained finalist on every device, in the precision that it will run in."""
+        for each in self.agenda.unjudged():
+            if each not in self._judging:
+                self._judging.add(each)
+                commands.append(Judge(*each))
+
+    def _rank(self, time: float, commands: list[Command]) -> None:
+        """Order those that are ready by what their training promises; no command follows."""
+        ready = [id_ for id_ in self.ledger.standing[State.READY] if id_ != BASELINE]
+        of = (self.ledger.count(State.EVALUATED), ready[-1] if ready else 0)
+        if len(ready) < 2 or of == self._ranked_of:
+            return
+        # Who goes on from a checkpoint was chosen for it: first.
+        going_on = [id_ for id_ in ready if self.ledger.candidates[id_].rung_errors]
+        new = [id_ for id_ in ready if not self.ledger.candidates[id_].rung_errors]
+        order = self.search.rank([self.ledger.candidates[id_].genome for id_ in new])
+        self.agenda.ranked, self._ranked_of = [*going_on, *(new[index] for index in order)], of
+
+    def _predict(self, time: float, commands: list[Command]) -> None:
+        """Let candidates go by predicted latencies where trainers would have nothing to do."""
+        self._starve(time)
+        if self._starved_since is None or time - self._starved_since < self._patience_s():
+            return
+        candidates = self.ledger.candidates
+        waiting = [
+            id_ for id_ in (*self.ledger.standing[State.MEASURING], *self.ledger.standing[State.PROPOSED])
+            if id_ not in self.agenda.set_aside and id_ != BASELINE
+        ]  # fmt: skip
+        if not waiting:
+            return
+        self._learn()
+        if not self.predictor.ready:
+            return
+        wanted = max(1, len(self.ledger.idle) // self.plan.group_size)
+        for id_, found in zip(
+            waiting, self.predictor.predict([candidates[each].genome for each in waiting]), strict=True
+        ):
+            if wanted == 0:
+                break
+            if self.ledger.would_break_limit({device: median_s for device, (median_s, _) in found.items()}):
+                self.agenda.set_aside.add(id_)
+                continue
+            self._take(ev.Predicted(id_, found), time, commands)
+            self._measure(id_)
+            wanted -= 1
+
+    def _learn(self) -> None:
+        devices = self.ledger.terms.devices
+        measured = [it for it in self.ledger.candidates.values() if self.agenda.is_measured(it)]
+        self.predictor.learn(
+            [it.genome for it in measured],
+            {device: [it.readings[device].latency_s for it in measured] for device in devices},
+        )
+
+    def _patience_s(self) -> float:
+        """How long trainers wait for a device before predictions are used: not at all for one that is gone."""
+        return 0.0 if self.ledger.devices_lost else self.plan.starved_s
+
+    # --- the end
 
     def _conclude(self, time: float, commands: list[Command]) -> None:
         """Finish when nothing is open, nothing more can be proposed and every finalist is assessed and judged."""
-        idle = not any(group.order for group in self.ledger.groups.values())
-        baseline = self.ledger.candidates[BASELINE]
-        if not self.ledger.groups or not idle:
+        if not self.ledger.trainers or self.ledger.groups or BASELINE not in self.ledger.candidates:
             self._waiting_since = None
-        elif baseline.state is State.FAILED:
+        elif self.agenda.baseline_failed():
+            baseline = self.ledger.candidates[BASELINE]
             self._take(ev.Finished(f"the baseline, to compare with, failed: {baseline.reason}"), time, commands)
             commands += self._stop(None)
-        elif self._searched() and not self._assessable():
-            if self._awaited():
+        elif self.agenda.searched() and not self.agenda.assessable() and not self.agenda.retrainings():
+            if self.agenda.awaited():
                 self._waiting_since = time if self._waiting_since is None else self._waiting_since
                 return
-            self._take(ev.Finished(self._reason()), time, commands)
+            self._take(ev.Finished(self.agenda.reason()), time, commands)
             commands += self._stop(None)
 
     def _stop(self, event: ev.Event | None) -> list[Command]:
-        """Send every group home, once, and leave when all have gone."""
-        groups = self.ledger.groups.values()
-        all_gone = sum(group.stopped for group in groups) == self.ledger.groups_expected
+        """Send every trainer home, once, and leave when all have gone."""
+        trainers = self.ledger.trainers
         if event is None or isinstance(event, ev.StopRequested):
-            return [Send(group.id, msg.Stop()) for group in groups]
+            return [Send((rank,), msg.Stop()) for rank in trainers]
         if isinstance(event, msg.Ready):  # came late
-            return [Send(event.group, msg.Stop())]
-        return [Leave()] if isinstance(event, msg.Stopped) and all_gone else []
+            return [Send((event.rank,), msg.Stop())]
+        if not isinstance(event, msg.Stopped):
+            return []
+        all_gone = len(trainers) == self.ledger.trainers_expected and all(each.stopped for each in trainers.values())
+        return [Leave()] if all_gone else []
 
     # --- small questions
 
-    def _seed(self, candidate: int) -> int:
-        """Of a candidate's weights and batches: its own, and the same on every attempt."""
-        return (self.plan.seed * 1_000_003 + candidate) % 2**31
-
-    def _open(self) -> int:
-        """Candidates on their way to a group."""
-        return self.ledger.count(State.PROPOSED, State.MEASURING, State.READY)
-
-    def _wanted(self) -> int:
-        """How many more candidates to propose now."""
-        if self._exhausted:
-            return 0
-        ahead = max(self.plan.ahead_min, len(self.ledger.groups)) - self._open()
-        under_way = self.ledger.count(State.EVALUATED, State.TRAINING) + self._open()
-        left = self.plan.proposals_max - len(self.ledger.candidates)
-        return min(ahead, self.plan.evaluations - under_way, left)
-
-    def _searched(self) -> bool:
-        """Is there nothing left that could change the front?"""
-        enough = self.ledger.count(State.EVALUATED) >= self.plan.evaluations
-        return not self.ledger.count(State.TRAINING) and (enough or (not self._open() and self._wanted() <= 0))
-
-    def _assessable(self) -> list[int]:
-        """Finalists that no group has assessed or is assessing, once the search is over."""
-        if not self._searched():
-            return []
-        under_way = {group.order.candidate for group in self.ledger.groups.values() if group.order}
-        candidates = self.ledger.candidates
-        return [id_ for id_ in self.ledger.finalists() if not candidates[id_].assessed and id_ not in under_way]
-
-    def _doubtful(self) -> list[tuple[int, str, int]]:
-        """(candidate, device, repetition) of the measurements to make again: of what may still be trained or used."""
-        found = []
-        for candidate, device in self.ledger.unsettled:
-            it = self.ledger.candidates[candidate]
-            if it.state not in (*_ENDED, State.EVALUATED) or candidate in self.ledger.finalists():
-                found.append((candidate, device, it.readings[device].repetition + 1))
-        return found
-
-    def _unjudged(self) -> list[tuple[int, str]]:
-        """(finalist, device) where the trained model waits to be judged by the device."""
-        candidates = self.ledger.candidates
+    def _limits(self) -> list[tuple[tuple[int, str, int | None], float]]:
+        """Until when each of the awaited answers is waited for."""
+        since = self._waiting_since or 0.0
         return [
-            (id_, device)
-            for id_ in self.ledger.finalists()
-            if candidates[id_].assessed and candidates[id_].expected is not None
-            for device in self.ledger.terms.devices
-            if device not in candidates[id_].verdicts
+            (each, max(since, self._lost_since.get(each[1], 0.0)) + self._answer_limit_s(each[1]))
+            for each in self.agenda.awaited()
         ]
 
-    def _awaited(self) -> list[tuple[int, str, int | None]]:
-        """Answers of devices without which the results are not complete, as in `_asked`."""
-        finalists = self.ledger.finalists()
-        again = [asked for asked in self._doubtful() if asked[0] in finalists]
-        return [*again, *((candidate, device, None) for candidate, device in self._unjudged())]
-
-    def _reason(self) -> str:
-        evaluated = self.ledger.count(State.EVALUATED)
-        done = f"{evaluated} of {self.plan.evaluations} candidates evaluated"
-        verdicts = [self.ledger.candidates[id_].verdicts.values() for id_ in self.ledger.finalists()]
-        if unasked := sum(any(verdict.accepted is None for verdict in each) for each in verdicts):
-            done += f"; {unasked} finalists not checked on every device"
-        if evaluated >= self.plan.evaluations:
-            return done
-        if self._exhausted:
-            return f"{done}; the search space holds no more"
-        return (
-            f"{done}; stopped after {len(self.ledger.candidates)} proposals ({self.ledger.count(State.REJECTED)} "
-            f"rejected, {self.ledger.count(State.FAILED)} failed): the limits may be too tight"
-        )
+    def _answer_limit_s(self, device: str) -> float:
+        return self.plan.answer_s if device in self._lost_since else max(SILENCE_S, self.plan.answer_s)
 
 
 def _candidate_of(event: ev.Event) -> int:

@@ -17,6 +17,8 @@ from mpinas.coordination.messages import (
     Progress,
     Ready,
     Report,
+    Retrained,
+    RetrainingFailed,
     Stopped,
 )
 from mpinas.search import Genome
@@ -27,8 +29,8 @@ class Begun:
     """A job starts on this run folder, the first or a resumed one. What an earlier job left under way is open again."""
 
     version: str
-    ranks: int
-    groups: tuple[tuple[int, ...], ...]
+    #: How many trainer ranks it has.
+    trainers: int
     #: What the results are of: the task, and whether its data are simulated.
     task: str
     simulated: bool
@@ -100,6 +102,17 @@ class MeasurementFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Predicted:
+    """No device has answered in time: until one does, the candidate goes by these latencies, which are predicted.
+
+    `latencies_s`: by device, median and standard deviation of what the predictor expects, in seconds.
+    """
+
+    candidate: int
+    latencies_s: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True)
 class Doubted:
     """A device has found itself out of its usual band: these measurements of it are doubtful."""
 
@@ -142,13 +155,28 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
+class Promoted:
+    """An evaluated candidate is to be trained on, up to the next budget."""
+
+    candidate: int
+    rung: int
+
+
+@dataclass(frozen=True, slots=True)
 class Ordered:
-    """A group was given this candidate. `work` is "evaluate" or "assess"."""
+    """Trainers were given this candidate.
+
+    `work`: "evaluate" (up to `rung`), "assess", "repeat" (once more, for a better known error) or "retrain" (once
+    more, for the results).
+
+    `members`: their world ranks, the leader first.
+    """
 
     candidate: int
     attempt: int
-    group: int
+    members: tuple[int, ...]
     work: str
+    rung: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +193,13 @@ class DeviceBack:
 
     detail: str
     device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Enough:
+    """The search has what it wanted, or its time is over: nothing new is begun, what is under way is ended well."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,13 +223,16 @@ Event = (
     | ExportFailed
     | Measured
     | MeasurementFailed
+    | Predicted
     | Doubted
     | Judged
     | JudgingFailed
     | Rejected
+    | Promoted
     | Ordered
     | DeviceLost
     | DeviceBack
+    | Enough
     | StopRequested
     | Finished
     | Report
@@ -210,13 +248,16 @@ EVENT_CLASSES: dict[str, type] = {
         ExportFailed,
         Measured,
         MeasurementFailed,
+        Predicted,
         Doubted,
         Judged,
         JudgingFailed,
         Rejected,
+        Promoted,
         Ordered,
         DeviceLost,
         DeviceBack,
+        Enough,
         StopRequested,
         Finished,
         Ready,
@@ -225,6 +266,8 @@ EVENT_CLASSES: dict[str, type] = {
         EvaluationFailed,
         Assessed,
         AssessmentFailed,
+        Retrained,
+        RetrainingFailed,
         Stopped,
     )
 }

@@ -1,24 +1,67 @@
-"""The groups of trainers of a job, and how busy they are: records that the ledger keeps."""
+"""The trainers of a job, the groups they form for one order, and how busy they are.
+
+Records that the ledger keeps, and the rules by which groups are formed. Pure; must not know candidates.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mpinas.coordination import events as ev
 
 
 @dataclass(slots=True)
-class Group:
-    """One group of trainers of the job that runs now."""
+class Trainer:
+    """One trainer rank of the job that runs now."""
 
-    id: int
-    members: tuple[int, ...]
+    rank: int
     host: str
     device: str
-    #: The one order that is outstanding, if any, and since when (seconds).
-    order: ev.Ordered | None = None
-    since: float = 0.0
+    #: Leader of the group that it is a member of now, if it is of any.
+    group: int | None = None
     stopped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The trainers that carry out an order, since when (seconds)."""
+
+    order: ev.Ordered
+    since: float
+
+    @property
+    def members(self) -> tuple[int, ...]:
+        """World ranks, the leader first."""
+        return self.order.members
+
+
+def group_size(idle: int, works: int, smallest: int, largest: int) -> int:
+    """How many of `idle` trainers take the next of `works` pieces of work that are to be begun; 0: wait for more.
+
+    Small groups while there is work for all of them: several small ones get more done than a large one. When there is
+    less, the idle ones are shared out, so that the last candidates have all ranks.
+    """
+    if idle < smallest:
+        return 0
+    share = idle // max(1, works)
+    return max(smallest, min(share, largest or share))
+
+
+def choose(idle: Iterable[Trainer], size: int) -> tuple[int, ...]:
+    """`size` of the idle trainers, on one host where one has enough: that with the fewest, to keep the others whole."""
+    trainers = list(idle)
+    if size == 1:
+        return (trainers[0].rank,)
+    by_host: dict[str, list[int]] = {}
+    for trainer in trainers:
+        by_host.setdefault(trainer.host, []).append(trainer.rank)
+    enough = [ranks for ranks in by_host.values() if len(ranks) >= size]
+    if enough:
+        return tuple(sorted(min(enough, key=lambda ranks: len(ranks)))[:size])
+    # the fullest hosts first, so that as few as possible take part
+    ordered = sorted(by_host.values(), key=len, reverse=True)
+    return tuple(sorted([rank for ranks in ordered for rank in sorted(ranks)][:size]))
 
 
 @dataclass(slots=True)
@@ -33,7 +76,7 @@ class Occupation:
 
     @property
     def utilisation(self) -> float | None:
-        """Share of the trainers' time, from the first ready group to the last report, that was spent on orders."""
+        """Share of the trainers' time, from the first ready one to the last answer, that was spent on orders."""
         available = self.past_s + self._span()
         return self.busy_s / available if available > 0 else None
 

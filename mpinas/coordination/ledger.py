@@ -5,21 +5,26 @@ It decides nothing; `coordinator` does. An event that cannot follow what came be
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
-from mpinas.coordination.candidate import Candidate, Reading, Verdict
-from mpinas.coordination.groups import Group, Occupation
+from mpinas.coordination.candidate import Candidate, Reading, Retraining, Verdict
+from mpinas.coordination.front import Front
+from mpinas.coordination.groups import Group, Occupation, Trainer
 from mpinas.coordination.lifecycle import IllegalTransitionError, State, step
 from mpinas.coordination.terms import Terms
 from mpinas.errors import ProtocolError, UserError
+from mpinas.search.promotion import promotion_order
 
 BASELINE = 0
 #: Reason of a failure: no device was there, which is nobody's fault and may be otherwise another time.
 NO_ANSWER = "no-answer"
+#: Reason of a failure: the checkpoint that an evaluation was to go on from is not there any more.
+NO_CHECKPOINT = "checkpoint"
 #: Reasons for which no device ever ran a trained model: it is neither accepted nor refused, and a later job asks again.
 NOT_RUN = frozenset({NO_ANSWER, "device-lost", "files", "internal", "unsupported"})
 
@@ -30,15 +35,25 @@ class Ledger:
     def __init__(self, terms: Terms | None = None) -> None:
         self.terms = terms or Terms()
         self.candidates: dict[int, Candidate] = {}
+        #: The trainers of the job that runs now, those of them that have nothing to do, and the groups of the others
+        #: by the rank of their leader.
+        self.trainers: dict[int, Trainer] = {}
+        self.idle: dict[int, Trainer] = {}
         self.groups: dict[int, Group] = {}
-        #: Ids of the evaluated, within the limits, that no other dominates; in order of evaluation.
-        self.front: list[int] = []
+        #: Of those trained on the full budget and within the limits: the measured, and with the predicted.
+        self._front, self._hoped = Front(), Front()
+        #: By rung below the full budget: who has come so far.
+        self.arrived: dict[int, dict[int, None]] = {}
+        #: How many had been evaluated when the front last changed.
+        self.progress_at = 0
         #: (candidate, device) whose last measurement is doubtful and may be made again.
         self.unsettled: dict[tuple[int, str], None] = {}
         #: Name and hardware of the device that first answered for each profile.
         self.first_answered: dict[str, tuple[str, str]] = {}
         #: Profiles without a device, and what was said of it.
         self.devices_lost: dict[str, str] = {}
+        #: Why nothing new is begun, if it is not.
+        self.enough: str | None = None
         self.finished: str | None = None
         self.stop_reason: str | None = None
         #: Task of the run, and whether its data are simulated.
@@ -47,8 +62,8 @@ class Ledger:
         self.occupation = Occupation()
         #: Ids of the candidates that stand in each state, those that came first in front.
         self.standing: dict[State, dict[int, None]] = {state: {} for state in State}
-        #: How many groups the job that runs now has; those that have reported are in `groups`.
-        self.groups_expected = 0
+        #: How many trainers the job that runs now has; those that have reported are in `trainers`.
+        self.trainers_expected = 0
 
     def apply_all(self, history: Iterable[tuple[float, ev.Event]]) -> Ledger:
         """Apply (time, event) pairs in order.
@@ -74,17 +89,22 @@ class Ledger:
                 self.candidates[candidate] = Candidate(candidate, genome)
                 self.standing[State.PROPOSED][candidate] = None
             case ev.Exported(candidate, size_bytes, parameters):
-                self._step(candidate, State.MEASURING)
                 it = self.candidates[candidate]
+                if it.state is State.PROPOSED:  # else it went on without, by predicted latencies
+                    self._step(candidate, State.MEASURING)
                 it.size_bytes, it.parameters = size_bytes, parameters
+                self._place(it)
             case ev.Rejected(candidate, reason):
                 self._end(candidate, State.REJECTED, reason)
             case ev.ExportFailed(candidate, detail):
-                self._end(candidate, State.FAILED, f"export: {detail}")
-            case msg.Ready():
-                self.groups[event.group] = Group(event.group, event.members, event.host, event.device)
+                self._not_exported(candidate, f"export: {detail}")
+            case msg.Ready(rank, host, device):
+                self.trainers[rank] = self.idle[rank] = Trainer(rank, host, device)
                 if self.occupation.first_ready is None:
                     self.occupation.first_ready = self.occupation.last_report = time
+            case ev.Promoted(candidate, rung):
+                self._step(candidate, State.READY)
+                self.candidates[candidate].rung = rung
             case ev.Ordered():
                 self._ordered(event, time)
             case msg.Progress():
@@ -93,14 +113,15 @@ class Ledger:
             case msg.Evaluated():
                 self._evaluated(event, time)
             case msg.EvaluationFailed():
-                self._outstanding(event)
-                self._end(event.candidate, State.FAILED, f"{event.reason}: {event.detail}")
-                self._closed(event, time)
+                self._failed(event, time)
             case msg.Assessed() | msg.AssessmentFailed():
                 self._assessed(event, time)
-            case msg.Stopped(group):
-                self.groups[group].stopped = True
-                self.groups[group].order = None
+            case msg.Retrained() | msg.RetrainingFailed():
+                self._retrained(event, time)
+            case msg.Stopped(rank):
+                self._gone(rank)
+            case ev.Enough(reason):
+                self.enough = reason
             case ev.StopRequested(reason):
                 self.stop_reason = reason
             case ev.Finished(reason):
@@ -115,6 +136,8 @@ class Ledger:
                 self._measured(event)
             case ev.MeasurementFailed():
                 self._not_measured(event)
+            case ev.Predicted(candidate, latencies_s):
+                self._predicted(candidate, latencies_s)
             case ev.Doubted(request_ids, detail):
                 for candidate, device in self.measured_by(request_ids):
                     reading = self.candidates[candidate].readings[device]
@@ -133,9 +156,10 @@ class Ledger:
                 self.devices_lost.pop(self._asked(device), None)
 
     def _begin(self, event: ev.Begun) -> None:
-        """A new job: its groups are not there yet, and nothing is under way any more."""
+        """A new job: its trainers are not there yet, and nothing is under way any more."""
         for candidate in list(self.standing[State.TRAINING]):
             self._step(candidate, State.READY)
+            self.candidates[candidate].interrupted += 1
         for candidate in list(self.standing[State.MEASURING]):
             self._step(candidate, State.PROPOSED)
             self.candidates[candidate].readings.clear()
@@ -149,11 +173,13 @@ class Ledger:
             if not reading.settled
         }
         self.task, self.simulated = event.task, event.simulated
+        self.trainers.clear()
+        self.idle.clear()
         self.groups.clear()
-        self.groups_expected = len(event.groups)
+        self.trainers_expected = event.trainers
         self.devices_lost.clear()
-        self.stop_reason = self.finished = None
-        self.occupation.new_job(sum(len(members) for members in event.groups))
+        self.stop_reason = self.finished = self.enough = None
+        self.occupation.new_job(event.trainers)
 
     def _step(self, candidate: int, to: State) -> None:
         it = self.candidates[candidate]
@@ -181,7 +207,7 @@ class Ledger:
             raise ProtocolError(f"candidate {it.id}, {it.state}, was not to be measured on {device}: {event}")
         self.first_answered.setdefault(device, answered_by(event))
         reading = Reading(event.measurement, event.doubts, event.repetition, event.request_id, event.factor)
-        if before is not None:
+        if before is not None and not before.predicted:
             reading = replace(reading, times=before.times + 1)
             if not reading.settled:
                 # It settles nothing: what is in use stays in use, or the front would follow what nobody believes.
@@ -195,18 +221,39 @@ class Ledger:
         self._read(event.candidate, device, reading)
 
     def _not_measured(self, event: ev.MeasurementFailed) -> None:
-        """It fails for it, unless it had been measured before: then that stays, in doubt."""
+        """It fails for it, unless a latency was in use: then that stays, in doubt, or is known to be worth nothing."""
         device = self._asked(event.device)
         it = self.candidates[event.candidate]
-        if device in it.readings:
-            reading = it.readings[device]
-            if event.reason == NO_ANSWER:
-                self._read(it.id, device, replace(reading, given_up=True))
-            else:
-                doubts = (*reading.doubts, f"not measured again ({event.reason})")
-                self._read(it.id, device, replace(reading, doubts=doubts, repetition=event.repetition))
+        reading = it.readings.get(device)
+        why = f"measurement: {event.reason}: {event.detail}"
+        if reading is not None and event.reason == NO_ANSWER:
+            self._read(it.id, device, replace(reading, given_up=True))
+        elif reading is not None and not reading.predicted:
+            doubts = (*reading.doubts, f"not measured again ({event.reason})")
+            self._read(it.id, device, replace(reading, doubts=doubts, repetition=event.repetition))
+        elif reading is not None and it.state in (State.TRAINING, State.EVALUATED):
+            self._read(it.id, device, replace(reading, refused=why))
         elif it.state not in (State.REJECTED, State.FAILED):
-            self._end(it.id, State.FAILED, f"measurement: {event.reason}: {event.detail}")
+            self._end(it.id, State.FAILED, why)
+
+    def _not_exported(self, candidate: int, why: str) -> None:
+        it = self.candidates[candidate]
+        if it.state not in (State.TRAINING, State.EVALUATED):
+            self._end(candidate, State.FAILED, why)
+        else:
+            for device, reading in it.readings.items():
+                self._read(candidate, device, replace(reading, refused=why))
+
+    def _predicted(self, candidate: int, latencies_s: dict[str, tuple[float, float]]) -> None:
+        """Until it is measured it goes by these; what is measured already stays."""
+        it = self.candidates[candidate]
+        for device, (median_s, std_s) in latencies_s.items():
+            if self._asked(device) not in it.readings:
+                it.readings[device] = Reading({"p50_s": median_s, "p50_std_s": std_s}, repetition=-1, times=0)
+                self.unsettled[candidate, device] = None
+        if missing := [device for device in self.terms.devices if device not in it.readings]:
+            raise ProtocolError(f"candidate {candidate} was predicted for {', '.join(latencies_s)}, not for {missing}")
+        self._step(candidate, State.READY)
 
     def _judged(self, candidate: int, device: str, verdict: Verdict) -> None:
         it = self.candidates[candidate]
@@ -220,53 +267,72 @@ class Ledger:
         self.unsettled.pop((candidate, device), None)
         if not reading.settled:
             self.unsettled[candidate, device] = None
-        if it.state is State.EVALUATED:
-            before, self.front = self.front, []
-            for each in self.standing[State.EVALUATED]:
-                self._join_front(self.candidates[each])
-            self._left_front(before)
-        elif it.state is State.MEASURING and all(
+        self._place(it)
+        if it.state is State.MEASURING and all(
             each in it.readings and it.readings[each].settled for each in self.terms.devices
         ):
             self._step(candidate, State.READY)
 
     def _ordered(self, event: ev.Ordered, time: float) -> None:
-        group, it = self.groups[event.group], self.candidates[event.candidate]
-        if group.order is not None:
-            raise ProtocolError(f"group {event.group} has {group.order} outstanding and was given {event}")
+        it = self.candidates[event.candidate]
+        if busy := [rank for rank in event.members if rank not in self.idle]:
+            raise ProtocolError(f"trainer {busy[0]} has an order outstanding, or is not there, and was given {event}")
         if event.work == "evaluate":
             self._step(event.candidate, State.TRAINING)
-            it.attempts, it.group, it.epoch = event.attempt, event.group, 0
-        group.order, group.since = event, time
+            it.rung, it.epoch = event.rung, it.epochs_done
+        it.attempts, it.group = event.attempt, event.members[0]
+        for rank in event.members:
+            self.idle.pop(rank).group = event.members[0]
+        self.groups[event.members[0]] = Group(event, time)
 
-    def _outstanding(
-        self,
-        report: msg.Progress | msg.Evaluated | msg.EvaluationFailed | msg.Assessed | msg.AssessmentFailed,
-    ) -> Group:
+    def _outstanding(self, report: msg.Progress | msg.Answer) -> Group:
         """The group whose outstanding order `report` answers."""
         group = self.groups.get(report.group)
-        order = group.order if group else None
-        if group is None or order is None or (order.candidate, order.attempt) != (report.candidate, report.attempt):
-            raise ProtocolError(f"stale report: {report}, but the outstanding order is {order}")
+        if group is None or (group.order.candidate, group.order.attempt) != (report.candidate, report.attempt):
+            raise ProtocolError(f"stale report: {report}, but the outstanding order is {group and group.order}")
         return group
 
-    def _closed(
-        self, report: msg.Evaluated | msg.EvaluationFailed | msg.Assessed | msg.AssessmentFailed, time: float
-    ) -> None:
+    def _closed(self, report: msg.Answer, time: float) -> ev.Ordered:
+        """Free the group; the order that it has answered."""
         group = self._outstanding(report)
         self.occupation.busy_s += len(group.members) * (time - group.since)
         self.occupation.last_report = time
-        group.order = None
+        del self.groups[report.group]
+        for rank in group.members:
+            trainer = self.trainers[rank]
+            trainer.group = None
+            if not trainer.stopped:
+                self.idle[rank] = trainer
+        return group.order
+
+    def _gone(self, rank: int) -> None:
+        """A trainer has ended; an order that it had, as well."""
+        trainer = self.trainers[rank]
+        trainer.stopped = True
+        self.idle.pop(rank, None)
+        if trainer.group is not None:
+            for member in self.groups.pop(trainer.group).members:
+                self.trainers[member].group = None
 
     def _evaluated(self, report: msg.Evaluated, time: float) -> None:
-        self._outstanding(report)
+        order = self._closed(report, time)
         self._step(report.candidate, State.EVALUATED)
         it = self.candidates[report.candidate]
-        it.metrics, it.train_seconds, it.group = report.metrics, report.train_seconds, report.group
+        it.metrics, it.group = report.metrics, report.group
+        it.train_seconds = (it.train_seconds or 0.0) + report.train_seconds
+        it.rung_errors[order.rung] = report.metrics["error"]
+        it.epochs_done = self.terms.rungs[order.rung]
+        if order.rung < self.terms.last_rung:
+            self.arrived.setdefault(order.rung, {})[it.id] = None
+        self._place(it)
+
+    def _failed(self, report: msg.EvaluationFailed, time: float) -> None:
         self._closed(report, time)
-        before = self.front
-        self._join_front(it)
-        self._left_front(before)
+        if report.reason == NO_CHECKPOINT:
+            self._step(report.candidate, State.READY)
+            self.candidates[report.candidate].epochs_done = 0
+        else:
+            self._end(report.candidate, State.FAILED, f"{report.reason}: {report.detail}")
 
     def _assessed(self, report: msg.Assessed | msg.AssessmentFailed, time: float) -> None:
         self._closed(report, time)
@@ -280,20 +346,54 @@ class Ledger:
         else:
             it.reason = f"assessment: {report.reason}: {report.detail}"
 
-    def _join_front(self, new: Candidate) -> None:
-        if self.broken_limit(new) is not None:
+    def _retrained(self, report: msg.Retrained | msg.RetrainingFailed, time: float) -> None:
+        order = self._closed(report, time)
+        it = self.candidates[report.candidate]
+        if isinstance(report, msg.RetrainingFailed):
+            it.retrainings_failed += 1
             return
-        mine = self.objectives(new)
-        points = {id_: self.objectives(self.candidates[id_]) for id_ in self.front}
-        if any(_dominates(point, mine) for point in points.values()):
-            return
-        self.front = [id_ for id_, point in points.items() if not _dominates(mine, point)] + [new.id]
+        it.retrainings.append(Retraining(report.metrics, report.test_metrics, report.train_seconds))
+        if order.work == "repeat":
+            it.repeats.append(report.metrics["error"])
+            self._place(it)
 
-    def _left_front(self, before: Iterable[int]) -> None:
-        """Who was on the front and is not any more: their files are removed, what was said of them counts no more."""
-        for it in (self.candidates[id_] for id_ in {*before} - {*self.front, BASELINE}):
-            it.assessed, it.onnx_difference, it.expected = False, None, None
-            it.test_metrics, it.verdicts = {}, {}
+    def _place(self, it: Candidate) -> None:
+        """Put a candidate where it belongs now: on the fronts, hidden behind them, or nowhere."""
+        if it.state is not State.EVALUATED:
+            return
+        before = self.kept()
+        front_before = list(self._front.members)
+        full = it.rung in it.rung_errors and it.rung == self.terms.last_rung
+        refused = any(reading.refused for reading in it.readings.values())
+        if not full or refused or self.broken_limit(it) is not None:
+            self._front.remove(it.id)
+            self._hoped.remove(it.id)
+        else:
+            self._hoped.put(it.id, self.objectives(it))
+            if it.predicted:
+                self._front.remove(it.id)
+            else:
+                self._front.put(it.id, self.objectives(it))
+        if front_before != list(self._front.members):
+            self.progress_at = self.count(State.EVALUATED)
+        # Who is not kept any more: files are removed, what was said of them counts no more.
+        for left in (self.candidates[id_] for id_ in before - self.kept()):
+            left.assessed, left.onnx_difference, left.expected = False, None, None
+            left.test_metrics, left.verdicts = {}, {}
+
+    def kept(self) -> set[int]:
+        """Whose trained model is kept: the front, the baseline, and those that may join once they are measured."""
+        return {*self._front.members, *self._hoped.members, BASELINE}
+
+    @property
+    def front(self) -> list[int]:
+        """Ids of the evaluated, measured and within the limits, that no other dominates; in order of joining."""
+        return list(self._front.members)
+
+    @property
+    def hoped(self) -> list[int]:
+        """The front as it would be if all predicted latencies were right."""
+        return list(self._hoped.members)
 
     def count(self, *states: State) -> int:
         """How many candidates stand in one of `states`."""
@@ -309,25 +409,57 @@ class Ledger:
     def objectives(self, candidate: Candidate) -> tuple[float, ...]:
         """Objectives of an evaluated candidate, in the order of `terms.objectives`."""
         assert candidate.state is State.EVALUATED
-        return self.terms.values(candidate.metrics["error"], candidate.latencies_s)
+        return self.terms.values(candidate.error, candidate.latencies_s)
 
     def broken_limit(self, candidate: Candidate, *, settled_only: bool = False) -> str | None:
         """The first limit that what is known of `candidate` breaks, in words; None if it breaks none.
 
-        With `settled_only`, measurements that are going to be made again do not count.
+        With `settled_only`, measurements that are going to be made again do not count, nor do predictions.
         """
-        known: list[tuple[str, dict[str, float]]] = [("", dict(candidate.metrics))]
+        for name, (value, limit) in self._limited(candidate, settled_only=settled_only).items():
+            if value > limit:
+                return f"{name.replace('@', ' on ')} = {value:.4g} is above the limit {limit:.4g}"
+        return None
+
+    def constraints(self, candidate: Candidate) -> dict[str, float]:
+        """log(value / limit) of every limited quantity that is settled: at most zero where the limit is kept."""
+        return {
+            name: math.log(max(value, 1e-30) / limit)
+            for name, (value, limit) in self._limited(candidate, settled_only=True).items()
+        }
+
+    def _limited(self, candidate: Candidate, *, settled_only: bool) -> dict[str, tuple[float, float]]:
+        """(value, limit) of what is known of a candidate and limited, in the order of the limits."""
+        of_itself = dict(candidate.metrics)
+        if candidate.metrics:
+            of_itself["error"] = candidate.error
         for name in ("size_bytes", "parameters"):
             if (value := getattr(candidate, name)) is not None:
-                known[0][1][name] = value
-        for device, reading in candidate.readings.items():
-            if reading.settled or not settled_only:
-                known.append((f" on {device}" if len(self.terms.devices) > 1 else "", reading.quantities()))
+                of_itself[name] = value
+        found = {}
         for name, limit in self.terms.limits.items():
-            for where, values in known:
-                if (value := values.get(name)) is not None and value > limit:
-                    return f"{name}{where} = {value:.4g} is above the limit {limit:.4g}"
-        return None
+            if name in of_itself:
+                found[name] = (of_itself[name], limit)
+            for device, reading in candidate.readings.items():
+                if settled_only and (reading.predicted or not reading.settled):
+                    continue
+                if (value := reading.quantities().get(name)) is not None:
+                    found[f"{name}@{device}" if len(self.terms.devices) > 1 else name] = (value, limit)
+        return found
+
+    def would_break_limit(self, latencies_s: Mapping[str, float]) -> bool:
+        """Would a network with these median latencies, by device, break a limit?"""
+        limits = [limit for name, limit in self.terms.limits.items() if name in ("latency_s", "p50_s")]
+        return any(latency_s > limit for limit in limits for latency_s in latencies_s.values())
+
+    def would_join(self, point: tuple[float, ...]) -> bool:
+        """Would a candidate with these objectives be on the front, if all predicted latencies were right?"""
+        return self._hoped.would_join(point)
+
+    def best(self, count: int) -> list[int]:
+        """Members of the front, those first that alone dominate the most."""
+        ids = list(self._front.members)
+        return [ids[index] for index in promotion_order([self._front.members[id_] for id_ in ids])[:count]]
 
     def measured_by(self, request_ids: Iterable[str]) -> list[tuple[int, str]]:
         """(candidate, device) of the measurements in use that these requests brought."""
@@ -350,18 +482,15 @@ class Ledger:
     def finalists(self) -> list[int]:
         """Who is judged on the test file: the front and the baseline."""
         baseline = self.candidates.get(BASELINE)
-        wanted = {*self.front, BASELINE} if baseline and baseline.state is State.EVALUATED else set(self.front)
-        return sorted(wanted)
+        found = sorted(self._front.members)
+        if baseline and baseline.state is State.EVALUATED and BASELINE not in self._front:
+            found.insert(0, BASELINE)
+        return found
 
 
 def answered_by(event: ev.Measured) -> tuple[str, str]:
     """Name and hardware of the device that measured."""
     return str(event.measurement.get("device", "")), str(event.measurement.get("hardware", ""))
-
-
-def _dominates(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
-    """Is `a` nowhere worse than `b`, and somewhere better?"""
-    return all(x <= y for x, y in zip(a, b, strict=True)) and a != b
 
 
 @contextmanager

@@ -17,14 +17,15 @@ class State(StrEnum):
     FAILED = "FAILED"
 
 
-#: What may follow what. A measured candidate is READY until its limits are judged. A step back means that
-#: the job ended in between and a later one takes the candidate up again.
+#: What may follow what. A candidate is READY with a latency on every device, measured or predicted, until its limits
+#: are judged. EVALUATED to READY: it is trained on, up to the next budget. Other steps back mean that the job ended in
+#: between, or that a checkpoint was lost, and it is taken up again.
 TRANSITIONS: dict[State, frozenset[State]] = {
-    State.PROPOSED: frozenset({State.MEASURING, State.REJECTED, State.FAILED}),
+    State.PROPOSED: frozenset({State.MEASURING, State.READY, State.REJECTED, State.FAILED}),
     State.MEASURING: frozenset({State.READY, State.REJECTED, State.FAILED, State.PROPOSED}),
-    State.READY: frozenset({State.TRAINING, State.REJECTED}),
+    State.READY: frozenset({State.TRAINING, State.REJECTED, State.FAILED}),
     State.TRAINING: frozenset({State.EVALUATED, State.FAILED, State.READY}),
-    State.EVALUATED: frozenset(),
+    State.EVALUATED: frozenset({State.READY}),
     State.REJECTED: frozenset(),
     State.FAILED: frozenset(),
 }

@@ -1,7 +1,8 @@
-"""What the coordinator and the group leaders say to each other: orders one way, reports the other.
+"""What the coordinator and the trainers say to each other: orders one way, reports the other.
 
 The kind of a message is its class, its identity its fields: frozen, slotted, plain values. No tensors.
 A report that changes what is known of a candidate is also an event of the journal, as it stands.
+A group is made for one order and is gone with its answer; it goes by the world rank of its leader, who alone reports.
 """
 
 from __future__ import annotations
@@ -10,18 +11,38 @@ from dataclasses import dataclass
 
 from mpinas.search import Genome
 
-# --- orders: coordinator -> leader
+# --- orders: coordinator -> every member of a group
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Train this candidate on the training lines and judge it on the validation lines."""
+    """Train this candidate on the training lines and judge it on the validation lines.
+
+    Attributes
+    ----------
+    attempt
+        Number of the order among those given for this candidate, from 1 on: what tells stale reports.
+    members
+        World ranks that carry it out together, the leader first.
+    rung
+        Place of `epochs` among the budgets of the run, from 0 on.
+    epochs_done
+        Epochs in the candidate's checkpoint, to go on from; 0: from scratch.
+    epochs
+        Train until so many are done.
+    epochs_full
+        Length of the learning rate's schedule: the largest budget of the run.
+    """
 
     candidate: int
     attempt: int
     genome: Genome
-    epochs: int
     seed: int
+    members: tuple[int, ...]
+    rung: int
+    epochs_done: int
+    epochs: int
+    epochs_full: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,31 +52,46 @@ class Assess:
     candidate: int
     attempt: int
     genome: Genome
+    members: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Retrain:
+    """Train a finalist once more, from scratch and from another seed, and judge it on the test file.
+
+    Nothing of it is kept but its metrics.
+    """
+
+    candidate: int
+    attempt: int
+    genome: Genome
+    seed: int
+    members: tuple[int, ...]
+    epochs: int
 
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Leave whatever is under way and end."""
+    """Leave whatever is under way and end. Every trainer gets it by itself."""
 
 
-Order = Evaluate | Assess | Stop
+Order = Evaluate | Assess | Retrain | Stop
 
-# --- reports: leader -> coordinator
+# --- reports: leader -> coordinator. `group` is the leader's world rank.
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """This group is there and idle. `members` are world ranks, the leader first."""
+    """This trainer is there and idle. The first report of every trainer rank."""
 
-    group: int
-    members: tuple[int, ...]
+    rank: int
     host: str
     device: str
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One epoch is done."""
+    """One epoch is done, `epoch` in all."""
 
     group: int
     candidate: int
@@ -67,7 +103,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Evaluated:
-    """Trained and validated. `metrics` has at least "error"; the weights are in the run folder."""
+    """Trained and validated. `metrics` has at least "error"; weights and checkpoint are in the run folder.
+
+    `train_seconds`: of this order alone.
+    """
 
     group: int
     candidate: int
@@ -78,7 +117,10 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationFailed:
-    """This candidate has no error and never will; the group goes on. `reason` is one of a few words."""
+    """This candidate has no error and never will; the group goes on. `reason` is one of a few words.
+
+    Reason "checkpoint": what it was to go on from is not there any more; it can be trained from scratch.
+    """
 
     group: int
     candidate: int
@@ -92,8 +134,7 @@ class EvaluationFailed:
 class Assessed:
     """`metrics` is empty where the test file has no labels. `onnx_difference`: largest |ONNX Runtime - torch|.
 
-    `expected`: the trained network's error on the samples written beside its ONNX file, for devices to repeat; None
-    where an earlier version wrote none.
+    `expected`: the trained network's error on the samples written beside its ONNX file, for devices to repeat.
     """
 
     group: int
@@ -117,10 +158,36 @@ class AssessmentFailed:
 
 
 @dataclass(frozen=True, slots=True)
-class Stopped:
-    """This group has ended, as ordered."""
+class Retrained:
+    """A finalist, trained once more. `test_metrics` is empty where there is no labelled test file."""
 
     group: int
+    candidate: int
+    attempt: int
+    metrics: dict[str, float]
+    test_metrics: dict[str, float]
+    train_seconds: float
 
 
-Report = Ready | Progress | Evaluated | EvaluationFailed | Assessed | AssessmentFailed | Stopped
+@dataclass(frozen=True, slots=True)
+class RetrainingFailed:
+    """This one of a finalist's trainings gave nothing."""
+
+    group: int
+    candidate: int
+    attempt: int
+    reason: str
+    detail: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """This trainer has ended, as ordered. The last report of every trainer rank."""
+
+    rank: int
+
+
+#: Answers to an order for a candidate, after which its group's ranks are free.
+Answer = Evaluated | EvaluationFailed | Assessed | AssessmentFailed | Retrained | RetrainingFailed
+Report = Ready | Progress | Answer | Stopped

@@ -28,6 +28,8 @@ class Terms:
         Names of the device profiles that every candidate is measured on; never empty.
     worst
         The slowest device's latency is the one latency objective; else there is one for each device.
+    rungs
+        Budgets in epochs, ascending, the full one last; a candidate is compared with others after that.
     quality_tolerance
         A trained model is accepted on a device if its error there differs by no more than this share.
     """
@@ -35,7 +37,13 @@ class Terms:
     limits: Mapping[str, float] = field(default_factory=dict)
     devices: tuple[str, ...] = ("any",)
     worst: bool = False
+    rungs: tuple[int, ...] = (1,)
     quality_tolerance: float = 0.02
+
+    @property
+    def last_rung(self) -> int:
+        """The rung of the full budget."""
+        return len(self.rungs) - 1
 
     @property
     def objectives(self) -> tuple[str, ...]:

@@ -3,18 +3,42 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from mpinas.config import Experiment, read_experiment, write_experiment
+from mpinas.coordination.plan import Plan
 from mpinas.coordination.terms import Terms
 from mpinas.errors import UserError
+from mpinas.search import Genome
 
 
 def terms_of(experiment: Experiment) -> Terms:
     """What the candidates of this experiment are compared by."""
-    edge = experiment.edge
-    return Terms(dict(experiment.search.limits), edge.devices, edge.combine == "worst", edge.quality_tolerance)
+    edge, rungs = experiment.edge, (*experiment.search.rungs, experiment.training.epochs)
+    return Terms(dict(experiment.search.limits), edge.devices, edge.combine == "worst", rungs, edge.quality_tolerance)
+
+
+def plan_of(experiment: Experiment, start: Sequence[Genome] = ()) -> Plan:
+    """How much to search. `start`: genomes to begin with, as `warm_start` reads them."""
+    search, training, edge = experiment.search, experiment.training, experiment.edge
+    return Plan(
+        evaluations=search.evaluations,
+        seed=search.seed,
+        proposals_max=search.proposals_max or 10 * search.evaluations,
+        group_size=training.group_size,
+        # BatchNorm wants two samples on every rank
+        group_size_max=training.group_size_max or training.batch_size // 2,
+        answer_s=edge.answer_seconds,
+        starved_s=edge.patience_seconds,
+        start=tuple(start),
+        repeats=search.repeats,
+        finalists=search.finalists,
+        finalist_seeds=search.finalist_seeds,
+        patience=search.patience,
+        target=dict(search.target),
+        limit_s=3600 * search.max_hours,
+    )
 
 
 class RunFolder:
@@ -98,6 +122,10 @@ class RunFolder:
         """Trained weights (a torch state dict)."""
         return self.models / f"{candidate:05d}" / "weights.pt"
 
+    def checkpoint_file(self, candidate: int) -> Path:
+        """What its training can go on from, between two budgets."""
+        return self.models / f"{candidate:05d}" / "checkpoint.pt"
+
     def onnx_file(self, candidate: int) -> Path:
         """The trained candidate, deployable."""
         return self.models / f"{candidate:05d}" / "model.onnx"
@@ -107,11 +135,11 @@ class RunFolder:
         return self.models / f"{candidate:05d}" / "shard.bin"
 
     def keep_only(self, candidates: Collection[int]) -> None:
-        """Remove the trained models of all others: a job that was killed may have left some."""
+        """Remove the trained models and checkpoints of all others: a job that was killed may have left some."""
         for path in self.models.iterdir():
             if path.name.isdigit() and int(path.name) not in candidates:
                 shutil.rmtree(path, ignore_errors=True)
 
     def discard(self, candidate: int) -> None:
-        """Remove the trained model of a candidate, if there is one."""
+        """Remove the trained model and the checkpoint of a candidate, if there are any."""
         shutil.rmtree(self.models / f"{candidate:05d}", ignore_errors=True)

@@ -1,6 +1,6 @@
 """How orders and reports travel. Both ends of each exchange stand together; nobody spins, nobody blocks for ever.
 
-Only leaders talk to rank 0. The leader hands every order on to the members of its group.
+Rank 0 sends an order to each rank that has a part in it; of these the leader alone reports. Must not know what is said.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mpinas.coordination.messages import Order, Report
 
 
 class Tag(IntEnum):
-    """On the control communicator: one direction each. Inside a group: the leader's copy of an order."""
+    """On the control communicator: one for each direction."""
 
     ORDER = 1
     REPORT = 2
@@ -41,30 +41,29 @@ class Backoff:
 class Channel(Protocol):
     """The coordinator's end, whatever is behind it."""
 
-    def send(self, group: int, order: Order) -> None:
-        """Give a group an order; does not wait for it to arrive."""
+    def send(self, ranks: tuple[int, ...], order: Order) -> None:
+        """Give trainers an order; does not wait for it to arrive."""
         ...
 
     def receive(self) -> list[Report]:
-        """Reports that have arrived, in order of each group; does not wait."""
+        """Reports that have arrived, in order of each rank; does not wait."""
         ...
 
 
 class MpiChannel:
-    """Rank 0's end of the control communicator. `leaders[group]` is a world rank."""
+    """Rank 0's end of the control communicator."""
 
-    def __init__(self, control: Any, leaders: list[int]) -> None:
+    def __init__(self, control: Any) -> None:
         self._control = control
-        self._leaders = leaders
         self._sending: list[Any] = []
 
-    def send(self, group: int, order: Order) -> None:
-        """Give a group an order; does not wait for it to arrive."""
+    def send(self, ranks: tuple[int, ...], order: Order) -> None:
+        """Give trainers an order; does not wait for it to arrive."""
         self._sending = [request for request in self._sending if not request.Test()]
-        self._sending.append(self._control.isend(order, dest=self._leaders[group], tag=Tag.ORDER))
+        self._sending += [self._control.isend(order, dest=rank, tag=Tag.ORDER) for rank in ranks]
 
     def receive(self) -> list[Report]:
-        """Reports that have arrived, in order of each group; does not wait."""
+        """Reports that have arrived, in order of each rank; does not wait."""
         reports: list[Report] = []
         while (message := self._control.improbe(tag=Tag.REPORT)) is not None:
             reports.append(message.recv())
@@ -78,18 +77,18 @@ class SerialChannel:
         self._execute = execute
         self._reports: list[Report] = [ready]
 
-    def send(self, group: int, order: Order) -> None:
+    def send(self, ranks: tuple[int, ...], order: Order) -> None:
         """Carry the order out, here and now."""
         self._execute(order, self._reports.append)
 
     def receive(self) -> list[Report]:
-        """Reports that have arrived, in order of each group; does not wait."""
+        """Reports that have arrived, in order; does not wait."""
         reports, self._reports = self._reports, []
         return reports
 
 
-class LeaderEnd:
-    """A leader's end of the control communicator."""
+class TrainerEnd:
+    """A trainer's end of the control communicator."""
 
     def __init__(self, control: Any) -> None:
         self._control = control
@@ -102,7 +101,11 @@ class LeaderEnd:
 
     def wait_for_order(self) -> Order:
         """The next order, however long it takes."""
-        return _wait(self._control, source=0)
+        backoff = Backoff()
+        while (message := self._control.improbe(source=0, tag=Tag.ORDER)) is None:
+            time.sleep(backoff.next_s())
+        order: Order = message.recv()
+        return order
 
     def order_waits(self) -> bool:
         """Has an order arrived that nobody has taken?"""
@@ -113,22 +116,3 @@ class LeaderEnd:
         for request in self._sending:
             request.wait()
         self._sending.clear()
-
-
-def hand_on(group: Any, order: Order) -> None:
-    """Leader: give every member the order."""
-    for request in [group.isend(order, dest=rank, tag=Tag.ORDER) for rank in range(1, group.Get_size())]:
-        request.wait()
-
-
-def order_from_leader(group: Any) -> Order:
-    """Member: the leader's next order, however long it takes."""
-    return _wait(group, source=0)
-
-
-def _wait(comm: Any, source: int) -> Order:
-    backoff = Backoff()
-    while (message := comm.improbe(source=source, tag=Tag.ORDER)) is None:
-        time.sleep(backoff.next_s())
-    order: Order = message.recv()
-    return order

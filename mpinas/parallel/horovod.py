@@ -22,7 +22,11 @@ def check() -> None:
 
 
 class HorovodCollectives:
-    """`comm`: the mpi4py communicator of the group. To be used between `open` and `close`."""
+    """`comm`: the mpi4py communicator of the group. To be used between `open` and `close`.
+
+    Every collective has a name: Horovod would number those without one by what a rank has done in all its groups so
+    far, and ranks that were apart would wait for each other for ever.
+    """
 
     def __init__(self, comm: Any) -> None:
         import horovod.torch as hvd
@@ -60,9 +64,16 @@ class HorovodCollectives:
         """Make parameters and buffers those of the leader."""
         self._hvd.broadcast_parameters(model.state_dict(), root_rank=0)
 
+    def broadcast_bytes(self, data: bytes) -> bytes:
+        """The leader's `data`; what the others pass is ignored."""
+        mine = data if self.rank == 0 else b""
+        length = self._hvd.broadcast(torch.tensor([len(mine)]), root_rank=0, name="length")
+        buffer = torch.frombuffer(bytearray(mine or int(length)), dtype=torch.uint8)
+        return self._hvd.broadcast(buffer, root_rank=0, name="bytes").numpy().tobytes()  # type: ignore[no-any-return]
+
     def sum(self, tensor: torch.Tensor) -> torch.Tensor:
         """Elementwise sum over the group."""
-        total: torch.Tensor = self._hvd.allreduce(tensor, op=self._hvd.Sum)
+        total: torch.Tensor = self._hvd.allreduce(tensor, op=self._hvd.Sum, name=f"sum.{tensor.numel()}")
         return total
 
     def average_buffers(self, model: nn.Module) -> None:
@@ -71,6 +82,6 @@ class HorovodCollectives:
         if not buffers:
             return
         flat = torch.cat([buffer.reshape(-1) for buffer in buffers])
-        mean = self._hvd.allreduce(flat, op=self._hvd.Average)
+        mean = self._hvd.allreduce(flat, op=self._hvd.Average, name="buffers")
         for buffer, part in zip(buffers, mean.split([b.numel() for b in buffers]), strict=True):
             buffer.copy_(part.view_as(buffer))

@@ -1,30 +1,24 @@
-"""Who does what: rank 0 is the coordinator, the others are trainers, cut into groups. Pure."""
+"""Who does what: rank 0 is the coordinator, the others are trainers, grouped anew for every order. Pure."""
 
 from __future__ import annotations
 
-Groups = tuple[tuple[int, ...], ...]
+
+def trainers_of(world_size: int) -> tuple[int, ...]:
+    """World ranks of the trainers. A world of one has one, rank 0: it coordinates and trains in turn."""
+    return (0,) if world_size == 1 else tuple(range(1, world_size))
 
 
-def make_groups(world_size: int, group_size: int) -> Groups:
-    """Consecutive world ranks from 1 on, `group_size` at a time, the leader first; the last group may be smaller.
-
-    A world of one is a single group of rank 0: it coordinates and trains in turn.
-    """
-    if world_size == 1:
-        return ((0,),)
-    return tuple(tuple(range(first, min(first + group_size, world_size))) for first in range(1, world_size, group_size))
+def largest_group(trainers: int, group_size: int, group_size_max: int) -> int:
+    """Of how many trainers the largest group of a job may be; `group_size_max` 0: of all."""
+    return min(trainers, max(group_size, group_size_max or trainers))
 
 
-def describe(groups: Groups, group_size: int) -> str:
+def describe(world_size: int, group_size: int, group_size_max: int) -> str:
     """One line for the start of the log."""
-    if groups == ((0,),):
+    if world_size == 1:
         return "1 rank: coordinator and trainer in one process, serially (start with mpirun -n N for more)"
-    trainers = sum(len(group) for group in groups)
-    line = f"{trainers + 1} ranks: rank 0 coordinates, {trainers} trainers in {len(groups)} group(s) of {group_size}"
-    if len(groups[-1]) < group_size:
-        line += f", but the last of {len(groups[-1])} ({group_size} does not divide {trainers})"
-    return line + ": " + " ".join(f"[{_span(group)}]" for group in groups[:8]) + (" …" if len(groups) > 8 else "")
-
-
-def _span(group: tuple[int, ...]) -> str:
-    return str(group[0]) if len(group) == 1 else f"{group[0]}-{group[-1]}"
+    trainers = world_size - 1
+    largest = largest_group(trainers, group_size, group_size_max)
+    usual = min(group_size, trainers)
+    sizes = f"of {usual}" if usual == largest else f"of {usual}, up to {largest} where that gains time"
+    return f"{world_size} ranks: rank 0 coordinates, {trainers} trainer(s) in groups {sizes}, formed for every order"

@@ -1,7 +1,6 @@
-"""What a trainer rank does: take an order, carry it out with its group, report.
+"""What a trainer rank does: take an order, carry it out with the others it names, report if it leads them.
 
-Whatever goes wrong with a candidate is a report. A rank whose part fails leaves the Horovod world, which frees the
-others; then all say how they fared and go on with the next order.
+Whatever goes wrong with a candidate is a report, and the rank takes its next order.
 """
 
 from __future__ import annotations
@@ -9,124 +8,107 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from mpinas.coordination import messages as msg
 from mpinas.history.run_folder import RunFolder
-from mpinas.parallel.channel import LeaderEnd, hand_on, order_from_leader
-from mpinas.parallel.horovod import HorovodCollectives
-from mpinas.training.candidate import Failure, Trainer, explain
+from mpinas.parallel.channel import TrainerEnd
+from mpinas.parallel.group import Grouping
+from mpinas.training.candidate import Files, Trainer
+from mpinas.training.collectives import Collectives
+from mpinas.training.loop import Watch
+from mpinas.training.outcome import Failure
+from mpinas.training.recipe import Epochs
 
 Say = Callable[[msg.Report], None]
-T = TypeVar("T")
+Test = Callable[[], bool]
+Work = msg.Evaluate | msg.Assess | msg.Retrain
 
 
 class Crew:
-    """The ranks of one group, as one of them sees it; by itself that of a world of one."""
+    """One trainer rank, with its means and its way to form groups with others."""
 
-    def __init__(self, group: int, members: tuple[int, ...], trainer: Trainer, folder: RunFolder) -> None:
-        self.group = group
-        self.members = members
+    def __init__(self, rank: int, trainer: Trainer, folder: RunFolder, grouping: Grouping) -> None:
+        self.rank = rank
         self.trainer = trainer
         self.folder = folder
+        self.grouping = grouping
 
     def ready(self) -> msg.Ready:
         """The first report."""
-        return msg.Ready(self.group, self.members, socket.gethostname(), str(self.trainer.device))
+        return msg.Ready(self.rank, socket.gethostname(), str(self.trainer.device))
 
-    def execute(self, order: msg.Order, say: Say, should_stop: Callable[[], bool]) -> None:
-        """Carry out an order. Only the leader's `say` and `should_stop` are used."""
-        match order:
-            case msg.Stop():
-                say(msg.Stopped(self.group))
-            case msg.Evaluate():
-                self._evaluate(order, say, should_stop)
-            case msg.Assess():
-                self._assess(order, say)
-
-    def _evaluate(self, order: msg.Evaluate, say: Say, should_stop: Callable[[], bool]) -> None:
-        who = (self.group, order.candidate, order.attempt)
-
-        def on_epoch(epoch: int, error: float) -> None:
-            say(msg.Progress(*who, epoch, order.epochs, error))
-
-        def act() -> tuple[dict[str, float], float]:
-            weights = self.folder.weights_file(order.candidate)
-            return self.trainer.evaluate(order.genome, order.epochs, order.seed, weights, on_epoch, should_stop)
-
-        outcome = self._attempt(act)
-        if isinstance(outcome, Failure):
-            if outcome.reason != "abandoned":  # then the order to stop is waiting, and answers for it
-                say(msg.EvaluationFailed(*who, outcome.reason, outcome.detail, outcome.traceback))
-        else:
-            say(msg.Evaluated(*who, *outcome))
-
-    def _assess(self, order: msg.Assess, say: Say) -> None:
-        who = (self.group, order.candidate, order.attempt)
-        weights, onnx = self.folder.weights_file(order.candidate), self.folder.onnx_file(order.candidate)
-        metadata = {"candidate": str(order.candidate), "genome": msgspec.json.encode(order.genome).decode()}
-        shard = self.folder.shard_file(order.candidate)
-        outcome = self._attempt(lambda: self.trainer.assess(order.genome, weights, onnx, shard, metadata))
-        if isinstance(outcome, Failure):
-            say(msg.AssessmentFailed(*who, outcome.reason, outcome.detail, outcome.traceback))
-        else:
-            say(msg.Assessed(*who, *outcome))
-
-    def _attempt(self, act: Callable[[], T]) -> T | Failure:
-        try:
-            return act()
-        except Exception as error:
-            return explain(error)
-
-
-class MpiCrew(Crew):
-    """A crew on an MPI communicator. Every order gets a Horovod world of its own: that takes milliseconds, and nothing
-    of one candidate (tensor names, a broken state) is left for the next."""
-
-    def __init__(
-        self, group: int, members: tuple[int, ...], trainer: Trainer, folder: RunFolder, comm: Any,
-        collectives: HorovodCollectives,
-    ) -> None:  # fmt: skip
-        super().__init__(group, members, trainer, folder)
-        self._comm = comm
-        self._collectives = collectives
-
-    def _attempt(self, act: Callable[[], T]) -> T | Failure:
-        self._collectives.open()
-        outcome = super()._attempt(act)
-        if isinstance(outcome, Failure):
-            self._collectives.close()  # frees the peers that wait for this rank
-        failures = self._comm.allgather(outcome if isinstance(outcome, Failure) else None)
-        self._collectives.close()
-        return _first_cause(failures) or outcome
-
-
-def _first_cause(failures: list[Failure | None]) -> Failure | None:
-    """The failure that brought the others about: not that a peer had left."""
-    found = [failure for failure in failures if failure is not None]
-    causes = [failure for failure in found if "HorovodInternalError" not in failure.detail]
-    return next(iter(causes or found), None)
-
-
-def run_trainer(crew: MpiCrew, comm: Any, control: Any) -> None:
-    """A trainer's whole life: orders until Stop."""
-    leads = comm.Get_rank() == 0
-    end = LeaderEnd(control) if leads else None
-    say: Say = end.report if end else (lambda report: None)
-    say(crew.ready())
-    while True:
-        if end:
-            order = end.wait_for_order()
-            hand_on(comm, order)
-        else:
-            order = order_from_leader(comm)
-        crew.execute(order, say, end.order_waits if end else (lambda: False))
+    def execute(self, order: msg.Order, say: Say, should_stop: Test) -> None:
+        """Carry out an order. Of a group the leader alone reports, and asks whether to stop."""
         if isinstance(order, msg.Stop):
-            break
-    if end:
-        end.flush()
+            say(msg.Stopped(self.rank))
+            return
+        leads = order.members[0] == self.rank
+        outcome = self.grouping.together(
+            order.members, self._work_of(order, say if leads else _say_nothing, should_stop)
+        )
+        if not leads:
+            return
+        done, failed = _ANSWERS[type(order)]
+        if not isinstance(outcome, Failure):
+            say(done(*_identity(order), *outcome))
+        elif outcome.reason != "abandoned":  # then the order to stop is waiting, and answers for it
+            say(failed(*_identity(order), outcome.reason, outcome.detail, outcome.traceback))
+
+    def _work_of(self, order: Work, say: Say, should_stop: Test) -> Callable[[Collectives], tuple[Any, ...]]:
+        """What a member does with its group; it gives what the report says beyond whom it is about."""
+        trainer, genome = self.trainer, order.genome
+        weights = self.folder.weights_file(order.candidate)
+        match order:
+            case msg.Evaluate(seed=seed):
+                epochs = Epochs(order.epochs_done, order.epochs, order.epochs_full)
+                files = Files(weights, self.folder.checkpoint_file(order.candidate))
+                watch = _watch(order, say, should_stop)
+                return lambda group: trainer.evaluate(group, genome, seed, epochs, files, watch)
+            case msg.Retrain(seed=seed, epochs=length):
+                watch = _watch(order, say, should_stop)
+                return lambda group: trainer.retrain(group, genome, seed, length, watch)
+            case msg.Assess():
+                onnx, shard = self.folder.onnx_file(order.candidate), self.folder.shard_file(order.candidate)
+                metadata = {"candidate": str(order.candidate), "genome": msgspec.json.encode(genome).decode()}
+                return lambda group: trainer.assess(group, genome, weights, onnx, shard, metadata)
+
+
+#: The report on each kind of order: that it is done, that it failed.
+_ANSWERS: dict[type[Work], tuple[Callable[..., msg.Report], Callable[..., msg.Report]]] = {
+    msg.Evaluate: (msg.Evaluated, msg.EvaluationFailed),
+    msg.Assess: (msg.Assessed, msg.AssessmentFailed),
+    msg.Retrain: (msg.Retrained, msg.RetrainingFailed),
+}
+
+
+def _identity(order: Work) -> tuple[int, int, int]:
+    """What every report on an order begins with."""
+    return order.members[0], order.candidate, order.attempt
+
+
+def _watch(order: msg.Evaluate | msg.Retrain, say: Say, should_stop: Test) -> Watch:
+    def on_epoch(epoch: int, error: float) -> None:
+        say(msg.Progress(*_identity(order), epoch, order.epochs, error))
+
+    return Watch(on_epoch, should_stop)
+
+
+def _say_nothing(report: msg.Report) -> None:
+    """A member that does not lead."""
+
+
+def run_trainer(crew: Crew, control: Any) -> None:
+    """A trainer's whole life: orders until Stop."""
+    end = TrainerEnd(control)
+    end.report(crew.ready())
+    order: msg.Order | None = None
+    while not isinstance(order, msg.Stop):
+        order = end.wait_for_order()
+        crew.execute(order, end.report, end.order_waits)
+    end.flush()
 
 
 def be_polite() -> None:

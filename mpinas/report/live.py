@@ -20,8 +20,9 @@ from mpinas.coordination.ledger import BASELINE, NOT_RUN, Ledger
 from mpinas.coordination.lifecycle import State
 from mpinas.report.terminal import terminal_size
 
-#: Stands behind a latency that should not be relied on.
+#: Stands behind a latency that should not be relied on, and behind one that no device has measured.
 DOUBTFUL = "~"
+PREDICTED = "predicted"
 
 
 def line_of(event: ev.Event, ledger: Ledger) -> str | None:  # noqa: PLR0911, PLR0912 - one case a kind of event
@@ -31,22 +32,32 @@ def line_of(event: ev.Event, ledger: Ledger) -> str | None:  # noqa: PLR0911, PL
             done = ledger.count(State.EVALUATED)
             begins = f"resumed: {done} candidates evaluated before" if done else "search begins"
             return f"{begins} (task {ledger.task}, SIMULATED data)" if ledger.simulated else begins
-        case msg.Ready(group, members, host, device):
-            return f"group {group} ready: ranks {', '.join(map(str, members))} on {host}, {device}"
+        case msg.Ready(rank, host, device):
+            return f"trainer {rank} ready on {host}, {device}"
         case ev.Measured() | ev.MeasurementFailed() | ev.Doubted() | ev.Judged() | ev.JudgingFailed():
             return _line_of_device(event, ledger)
         case ev.Rejected(candidate, reason):
             return f"candidate {candidate} rejected: {reason}"
         case ev.ExportFailed(candidate, detail):
             return f"candidate {candidate} failed: export: {detail}"
-        case msg.EvaluationFailed(group, candidate, _, reason, detail):
-            return f"candidate {candidate} failed on group {group}: {reason}: {detail}"
-        case msg.Evaluated(group, candidate, _, metrics, seconds):
+        case ev.Predicted(candidate, latencies_s):
+            values = ", ".join(milliseconds(median_s) for median_s, _ in latencies_s.values())
+            return f"candidate {candidate}: no answer from the device yet; goes by {values}, {PREDICTED}"
+        case ev.Promoted(candidate, rung):
+            return f"candidate {candidate} goes on to {ledger.terms.rungs[rung]} epochs"
+        case msg.EvaluationFailed(_, candidate, _, reason, detail):
+            return f"candidate {candidate} failed: {reason}: {detail}"
+        case msg.Evaluated(_, candidate, _, metrics, seconds):
             it = ledger.candidates[candidate]
             place = " *front*" if candidate in ledger.front else ""
             latencies = "".join(f", {latency_of(it, device)}" for device in it.readings)
-            who = f"{name_of(candidate)} evaluated by group {group} in {seconds:.1f} s"
+            who = f"{name_of(candidate)} evaluated in {seconds:.1f} s{_epochs(it, ledger)}"
             return f"{who}: error {metrics['error']:.4f}{latencies}{place}"
+        case msg.Retrained(_, candidate, _, metrics, test_metrics, seconds):
+            test = f", test error {test_metrics['error']:.4f}" if test_metrics else ""
+            return f"{name_of(candidate)} trained again in {seconds:.1f} s: error {metrics['error']:.4f}{test}"
+        case msg.RetrainingFailed(_, candidate, _, reason, detail):
+            return f"{name_of(candidate)} could not be trained again: {reason}: {detail}"
         case msg.Assessed(_, candidate, _, metrics):
             error = f"test error {metrics['error']:.4f}, " if metrics else ""
             return f"candidate {candidate} assessed: {error}ONNX file written"
@@ -54,9 +65,11 @@ def line_of(event: ev.Event, ledger: Ledger) -> str | None:  # noqa: PLR0911, PL
             return f"candidate {candidate} could not be assessed: {reason}: {detail}"
         case ev.DeviceLost(detail, device):
             which = f"device{_on(device, ledger).removeprefix(' on')}"
-            return f"{which} lost: {detail}; measurements wait, training goes on with what is measured"
+            return f"{which} lost: {detail}; measurements wait, training goes on"
         case ev.DeviceBack(detail, device):
             return f"device{_on(device, ledger).removeprefix(' on')} there: {detail}"
+        case ev.Enough(reason):
+            return f"{reason}: nothing new is begun"
         case ev.StopRequested(reason):
             return f"{reason}: stopping; `--resume` goes on from here"
         case ev.Finished(reason):
@@ -78,7 +91,9 @@ def _line_of_device(
             again = "measured again" if (candidate, device) in ledger.unsettled else f"{DOUBTFUL} used, in doubt"
             return f"{line}; {', '.join(doubts)}: {again}"
         case ev.MeasurementFailed(candidate, reason, detail, device, repetition):
-            ends = f"stays in doubt{_on(device, ledger)}" if repetition else "failed"
+            reading = ledger.candidates[candidate].readings.get(device or ledger.terms.devices[0])
+            stays = "in doubt" if repetition else PREDICTED if reading is not None else ""
+            ends = f"stays {stays}{_on(device, ledger)}" if stays else "failed"
             return f"{name_of(candidate)} {ends}: measurement: {reason}: {detail}"
         case ev.Doubted(request_ids, detail):
             return f"{len(request_ids)} measurement(s) in doubt: {detail}"
@@ -91,6 +106,11 @@ def _line_of_device(
             return f"{name_of(candidate)} {outcome} on {device}: {reason}: {detail}"
 
 
+def _epochs(candidate: Candidate, ledger: Ledger) -> str:
+    """After how many epochs, where there are several budgets."""
+    return f" ({candidate.epochs_done} epochs)" if ledger.terms.last_rung > 0 else ""
+
+
 def name_of(candidate: int) -> str:
     """A candidate for people."""
     return "baseline" if candidate == BASELINE else f"candidate {candidate}"
@@ -101,7 +121,8 @@ def latency_of(candidate: Candidate, device: str) -> str:
     reading = candidate.readings.get(device)
     if reading is None:
         return "-"
-    return milliseconds(reading.latency_s) + (f" {DOUBTFUL}" if reading.doubts else "")
+    mark = f" {PREDICTED}" if reading.predicted else f" {DOUBTFUL}" if reading.doubts else ""
+    return milliseconds(reading.latency_s) + mark
 
 
 def latency_columns(ledger: Ledger) -> list[str]:
@@ -199,16 +220,17 @@ class LiveDisplay:
         return Group(*parts)
 
     def _groups(self, time: float, ledger: Ledger) -> Table:
-        table = Table("group", "ranks", "does", "epoch", "since", box=None, padding=(0, 2, 0, 0))
+        table = Table("ranks", "do", "epoch", "since", box=None, padding=(0, 2, 0, 0))
         for group in list(ledger.groups.values())[:12]:
-            if group.order is None:
-                table.add_row(str(group.id), str(len(group.members)), "done" if group.stopped else "waits", "", "")
-                continue
-            epoch = str(ledger.candidates[group.order.candidate].epoch) if group.order.work == "evaluate" else ""
-            work = f"{group.order.work} {group.order.candidate}"
-            table.add_row(str(group.id), str(len(group.members)), work, epoch, duration(time - group.since))
+            order = group.order
+            epoch = "" if order.work == "assess" else str(ledger.candidates[order.candidate].epoch)
+            table.add_row(
+                _ranks(group.members), f"{order.work} {order.candidate}", epoch, duration(time - group.since)
+            )  # fmt: skip
         if len(ledger.groups) > 12:
-            table.add_row("…", "", f"and {len(ledger.groups) - 12} more", "", "")
+            table.add_row("…", f"and {len(ledger.groups) - 12} groups more", "", "")
+        if ledger.idle:
+            table.add_row(f"{len(ledger.idle)} of {len(ledger.trainers)}", "wait", "", "")
         return table
 
     def _front(self, ledger: Ledger) -> Table:
@@ -219,12 +241,17 @@ class LiveDisplay:
             name = "baseline" if id_ == BASELINE else str(id_)
             verdict = "NOT ACCEPTED" if ledger.accepted(it) is False else ""
             latencies = (latency_of(it, device) for device in ledger.terms.devices)
-            table.add_row(name, f"{it.metrics['error']:.4f}", *latencies, verdict)
+            table.add_row(name, f"{it.error:.4f}", *latencies, verdict)
         if len(members) > 10:
             table.add_row("…", f"and {len(members) - 10} more")
         if any(ledger.candidates[id_].doubts for id_ in members):
             table.caption, table.caption_justify = f"{DOUBTFUL} = measurement in doubt", "left"
         return table
+
+
+def _ranks(members: tuple[int, ...]) -> str:
+    """World ranks for people, in little room."""
+    return ", ".join(map(str, members)) if len(members) <= 4 else f"{members[0]} … {members[-1]} ({len(members)})"
 
 
 def duration(seconds: float) -> str:

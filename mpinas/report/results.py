@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import statistics
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -15,7 +16,7 @@ from mpinas.coordination.ledger import BASELINE, Ledger
 from mpinas.coordination.lifecycle import State
 from mpinas.history.journal import read
 from mpinas.history.run_folder import RunFolder, terms_of
-from mpinas.report.live import DOUBTFUL, latency_columns, latency_of, name_of
+from mpinas.report.live import DOUBTFUL, PREDICTED, latency_columns, latency_of, name_of
 from mpinas.search.selection import hypervolume
 
 #: Columns that a narrow terminal goes without, the first first.
@@ -42,6 +43,7 @@ def as_dict(ledger: Ledger, folder: RunFolder) -> dict[str, Any]:
         "counts": {state.value: len(ids) for state, ids in ledger.standing.items()},
         "candidates": [_candidate(it, ledger, folder) for it in ledger.candidates.values()],
         "front": sorted(ledger.front),
+        "predicted_front": sorted({*ledger.hoped} - {*ledger.front}),
         "baseline": BASELINE if BASELINE in ledger.candidates else None,
         "trainer_utilisation": ledger.occupation.utilisation,
         "hypervolume": _hypervolume(ledger),
@@ -63,10 +65,15 @@ def _candidate(it: Candidate, ledger: Ledger, folder: RunFolder) -> dict[str, An
         "measurement": _slowest(it),
         "measurements": {device: dict(reading.measurement) for device, reading in it.readings.items()},
         "latencies_s": it.latencies_s,
+        "predicted": sorted(device for device, reading in it.readings.items() if reading.predicted),
         "doubts": {device: list(doubts) for device, doubts in it.doubts.items()},
         "size_bytes": it.size_bytes,
         "parameters": it.parameters,
         "train_seconds": it.train_seconds,
+        "epochs": it.epochs_done,
+        "errors_by_epochs": {ledger.terms.rungs[rung]: error for rung, error in it.rung_errors.items()},
+        "repeats": list(it.repeats),
+        "retrained": _retrained(it),
         "group": it.group,
         "attempts": it.attempts,
         "reason": it.reason,
@@ -76,6 +83,20 @@ def _candidate(it: Candidate, ledger: Ledger, folder: RunFolder) -> dict[str, An
         "onnx": str(folder.onnx_file(it.id)) if it.onnx_difference is not None else None,
         **ratios(it, ledger),
     }
+
+
+def _retrained(it: Candidate) -> dict[str, Any] | None:
+    """Mean and standard deviation over the trainings from other seeds, on the test file where it has labels."""
+    if not it.retrainings:
+        return None
+    errors = [each.metrics["error"] for each in it.retrainings]
+    tests = [each.test_metrics["error"] for each in it.retrainings if each.test_metrics]
+    return {"times": len(errors), "error": _mean_and_deviation(errors), "test_error": _mean_and_deviation(tests)}
+
+
+def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float] | None:
+    """None of no values; the deviation of one is zero."""
+    return (statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0) if values else None
 
 
 def _slowest(it: Candidate) -> dict[str, Any] | None:
@@ -94,7 +115,7 @@ def ratios(it: Candidate, ledger: Ledger) -> dict[str, float | None]:
         return {"times_faster": None, "times_better": None}
     mine, other = it.test_metrics.get("error"), baseline.test_metrics.get("error")
     if mine is None or other is None:
-        mine, other = it.metrics["error"], baseline.metrics["error"]
+        mine, other = it.error, baseline.error
     theirs, ours = baseline.latencies_s, it.latencies_s
     return {
         "times_faster": min(theirs[device] / ours[device] for device in ledger.terms.devices),
@@ -114,7 +135,10 @@ def _hypervolume(ledger: Ledger) -> float | None:
 
 def notes(ledger: Ledger) -> list[str]:
     """What must be known to read the results: latencies in doubt, files missing, models that devices do not accept."""
-    told = []
+    told = [
+        f"candidate {id_} is not on the front: its latency is {PREDICTED}, no device has measured it"
+        for id_ in sorted({*ledger.hoped} - {*ledger.front})
+    ]
     for id_ in sorted(ledger.finalists()):
         it = ledger.candidates[id_]
         for device, doubts in it.doubts.items():
@@ -174,8 +198,9 @@ def _row(it: Candidate, ledger: Ledger) -> dict[str, str]:
     latencies = (latency_of(it, device) for device in ledger.terms.devices)
     return {
         "candidate": name + (" *" if it.id in ledger.front else ""),
-        "error": f"{it.metrics['error']:.4f}",
+        "error": f"{it.error:.4f}",
         "test error": _number(it.test_metrics.get("error"), "{:.4f}"),
+        **({"trained again": _again(it)} if any(each.retrainings for each in ledger.candidates.values()) else {}),
         **dict(zip(latency_columns(ledger), latencies, strict=True)),
         "on device": _accepted(it, ledger),
         "x faster": _number(ratio["times_faster"], "{:.1f}"),
@@ -183,6 +208,15 @@ def _row(it: Candidate, ledger: Ledger) -> dict[str, str]:
         "parameters": _number(it.parameters, "{:,}"),
         "trained in": _number(it.train_seconds, "{:.1f} s"),
     }
+
+
+def _again(it: Candidate) -> str:
+    """Its test error (validation error, where there is no other) over all seeds."""
+    found = _retrained(it)
+    if found is None:
+        return "-"
+    mean, deviation = found["test_error"] or found["error"]
+    return f"{mean:.4f} ± {deviation:.4f} ({found['times']})"
 
 
 def _accepted(it: Candidate, ledger: Ledger) -> str:

@@ -1,145 +1,87 @@
-"""Steady-state multi-objective genetic search, asynchronous by construction: any number of `ask` before a `tell`."""
+"""Steady-state genetic search, asynchronous by construction: any number of `ask` before a `tell`."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Sequence
-
 import numpy as np
 
-from mpinas.search.selection import nsga2_order
-from mpinas.search.space import Genome, SearchSpace, SpaceExhaustedError, genome_key
-from mpinas.search.variation import mutate, uniform_crossover
+from mpinas.search.base import SearchBase
+from mpinas.search.selection import Floats, constrained_order, das_dennis, nsga3_order
+from mpinas.search.space import Genome
+from mpinas.search.table import Rows
+from mpinas.search.variation import child_of
 
-Key = tuple[tuple[str, object], ...]
 
-
-class GeneticSearch:
+class GeneticSearch(SearchBase):
     """NSGA-II's selection in a steady-state scheme: every told genome competes at once, no generations.
 
-    Its state is a fold over the calls made: the k-th `ask` draws from a generator seeded by (seed, k), so a search
-    to which the same genomes were given back with `restore` and `tell` in the same order asks what the first would
-    have asked next.
-
-    Parameters
-    ----------
-    space
-        What may be asked for. No genome is asked for twice.
-    n_objectives
-        How many values each `tell` brings. All are minimised.
-    seed
-        Same seed and same order of calls, same genomes.
-    population_size
-        How many of the best told genomes are parents; as many random genomes are asked for first.
+    Source: K. Deb et al., A fast and elitist multiobjective genetic algorithm: NSGA-II, IEEE TEC 6(2), 2002.
     """
 
-    #: Draws of offspring that are all known already, before the search turns to enumerating what is left.
-    _PATIENCE = 200
-
-    def __init__(self, space: SearchSpace, n_objectives: int, seed: int, population_size: int = 16) -> None:
-        if n_objectives < 1:
-            raise ValueError(f"n_objectives = {n_objectives}: at least one objective is needed")
-        if population_size < 2:
-            raise ValueError(f"population_size = {population_size}: at least two parents are needed")
-        self.space = space
-        self.n_objectives = n_objectives
-        self.seed = seed
-        self.population_size = population_size
-        self._asked: dict[Key, Genome] = {}
-        #: Keys told of, each once; a subset of `_asked`.
-        self._told: dict[Key, tuple[float, ...]] = {}
-        self._failed: set[Key] = set()
-
-    @property
-    def asked(self) -> int:
-        """How many genomes have been asked for."""
-        return len(self._asked)
-
-    def ask(self) -> Genome:
-        """A genome that was never asked for before.
-
-        Raises
-        ------
-        SpaceExhaustedError
-            There is none left.
-        """
-        rng = np.random.default_rng([self.seed, len(self._asked)])
-        propose = self._random if len(self._asked) < self.population_size else self._offspring
+    def _propose(self, rng: np.random.Generator) -> Genome | None:
+        parents = [] if len(self._asked) < self.population_size else self._parents()
         for _ in range(self._PATIENCE):
-            genome = propose(rng)
-            if genome_key(genome) not in self._asked:
-                return self.restore(genome)
-        return self.restore(self._any_left(rng))
-
-    def restore(self, genome: Genome) -> Genome:
-        """Count `genome` as asked for: what an earlier run was given by `ask`, or what the user starts from."""
-        genome = self.space.repair(genome)
-        if self._asked.setdefault(genome_key(genome), genome) is not genome:
-            raise ValueError(f"this genome was asked for already: {genome}")
-        return dict(genome)
-
-    def tell(self, genome: Genome, objectives: Sequence[float]) -> None:
-        """Give the objectives of a genome that was asked for, once; all finite, all to be minimised."""
-        key = self._open_key(genome)
-        self._told[key] = self._checked(objectives)
-
-    def revise(self, genome: Genome, objectives: Sequence[float]) -> None:
-        """Give better-known objectives of a genome that was told of already."""
-        key = genome_key(genome)
-        if key not in self._told:
-            raise ValueError(f"this genome was never told of: {genome}")
-        self._told[key] = self._checked(objectives)
-
-    def tell_failed(self, genome: Genome) -> None:
-        """Say that a genome that was asked for has no objectives and never will: it breeds nothing."""
-        self._failed.add(self._open_key(genome))
-
-    def _checked(self, objectives: Sequence[float]) -> tuple[float, ...]:
-        values = tuple(float(value) for value in objectives)
-        if len(values) != self.n_objectives or not np.isfinite(values).all():
-            raise ValueError(f"objectives {values}: {self.n_objectives} finite numbers are needed")
-        return values
-
-    def _open_key(self, genome: Genome) -> Key:
-        key = genome_key(genome)
-        if key not in self._asked:
-            raise ValueError(f"this genome was never asked for: {genome}")
-        if key in self._told or key in self._failed:
-            raise ValueError(f"this genome was told of already: {genome}")
-        return key
+            # too few parents: nearly nothing came back yet
+            genome = self.space.sample(rng) if len(parents) < 2 else child_of(self.space, parents, rng)
+            if fresh := self._fresh([genome]):
+                return fresh[0]
+        return None
 
     def _parents(self) -> list[Genome]:
-        """The best told genomes, best first, at most `population_size`."""
-        keys = list(self._told)
-        order = nsga2_order(np.array([self._told[key] for key in keys], float).reshape(-1, self.n_objectives))
-        return [self._asked[keys[index]] for index in order[: self.population_size]]
+        """The best genomes, best first, at most `population_size`."""
+        return [self._genomes[row] for row in self._table.best(self.population_size, self._order)]
 
-    def _random(self, rng: np.random.Generator) -> Genome:
-        return self.space.sample(rng)
+    def _order(self, points: Floats, violations: Floats) -> Rows:
+        return constrained_order(points, violations)
 
-    def _offspring(self, rng: np.random.Generator) -> Genome:
-        parents = self._parents()
-        if len(parents) < 2:  # nearly nothing came back yet
-            return self.space.sample(rng)
 
-        def tournament() -> Genome:
-            # parents stand best first, so the smaller index wins
-            return parents[int(rng.integers(len(parents), size=2).min())]
+class Nsga3Search(GeneticSearch):
+    """The same scheme with NSGA-III's selection: parents spread over directions instead of by crowding.
 
-        child = uniform_crossover(tournament(), tournament(), rng) if rng.random() < 0.9 else tournament()
-        return self.space.repair(mutate(self.space, child, rng))
+    For three objectives and more. Source: see `nsga3_order` and `das_dennis`.
+    """
 
-    def _any_left(self, rng: np.random.Generator) -> Genome:
-        """A genome not yet asked for, by walking from a random one; for spaces nearly used up."""
-        sizes = [len(gene.choices) for gene in self.space.genes]
-        start = [int(rng.integers(size)) for size in sizes]
-        for offsets in itertools.product(*(range(size) for size in sizes)):
-            genome = self.space.repair(
-                {
-                    gene.name: gene.choices[(at + offset) % len(gene.choices)]
-                    for gene, at, offset in zip(self.space.genes, start, offsets, strict=True)
-                }
-            )
-            if genome_key(genome) not in self._asked:
-                return genome
-        raise SpaceExhaustedError(f"all genomes of the space have been asked for ({len(self._asked)})")
+    def _order(self, points: Floats, violations: Floats) -> Rows:
+        order = constrained_order(points, violations)
+        good = order[(violations[order] <= 0) & ~np.isnan(points[order]).any(axis=1)]
+        directions = das_dennis(self.n_objectives, self.population_size)
+        return np.concatenate([good[nsga3_order(points[good], directions)], order[len(good) :]])
+
+
+class RegularizedEvolution(SearchBase):
+    """The best of a few drawn from the youngest is mutated; who is old leaves, however good.
+
+    For several objectives the best is by non-dominated rank, then crowding. The young are the last told.
+    Source: E. Real et al., Regularized evolution for image classifier architecture search, AAAI 2019.
+    """
+
+    def _propose(self, rng: np.random.Generator) -> Genome | None:
+        rows = np.array([self._row[key] for key in self._young()], np.int64)
+        waiting = len(self._asked) < self.population_size or len(rows) < 2
+        for _ in range(self._PATIENCE):
+            genome = self.space.sample(rng) if waiting else self._mutant(rows, rng)
+            if fresh := self._fresh([genome]):
+                return fresh[0]
+        return None
+
+    def _mutant(self, rows: Rows, rng: np.random.Generator) -> Genome:
+        drawn = rng.choice(rows, size=min(len(rows), max(2, self.population_size // 4)), replace=False)
+        best = constrained_order(self._table.objectives(drawn), self._table.violations(drawn))[0]
+        return child_of(self.space, [self._genomes[drawn[best]]], rng)
+
+    def _young(self) -> list[object]:
+        keys = []
+        for key in reversed(self._told):
+            keys.append(key)
+            if len(keys) == self.population_size:
+                break
+        return keys[::-1]
+
+
+class RandomSearch(SearchBase):
+    """Genomes drawn uniformly: what every other search has to beat."""
+
+    def _propose(self, rng: np.random.Generator) -> Genome | None:
+        for _ in range(self._PATIENCE):
+            if fresh := self._fresh([self.space.sample(rng)]):
+                return fresh[0]
+        return None

@@ -47,13 +47,22 @@ class SearchSpace:
     repair
         Maps any member of the product to a valid genome, and a valid genome to itself. It also gives inactive
         genes one canonical value, so that two genomes that mean the same network are equal.
+    facts
+        Numbers that are cheaply known of a valid genome, the same names each time (parameters, FLOPs, bytes): models
+        learn from them beside the genes.
     """
 
-    def __init__(self, genes: Mapping[str, Sequence[Value]], repair: Callable[[Genome], Genome] | None = None) -> None:
+    def __init__(
+        self,
+        genes: Mapping[str, Sequence[Value]],
+        repair: Callable[[Genome], Genome] | None = None,
+        facts: Callable[[Genome], Mapping[str, float]] | None = None,
+    ) -> None:
         if not genes:
             raise ValueError("a search space needs at least one gene")
         self.genes = tuple(Gene(name, tuple(choices), _ordered(choices)) for name, choices in genes.items())
         self._repair = repair
+        self._facts = facts
         #: Every value that a valid genome may have; more than the choices where the space was narrowed.
         self._valid = {gene.name: frozenset(gene.choices) for gene in self.genes}
 
@@ -71,7 +80,7 @@ class SearchSpace:
                 raise ValueError(f"there is no gene {name!r}; there are {', '.join(all_choices)}")
             if strange := [value for value in values if value not in all_choices[name]]:
                 raise ValueError(f"gene {name!r} cannot be {strange[0]!r}; it may be {list(all_choices[name])}")
-        out = SearchSpace({**all_choices, **choices}, self._repair)
+        out = SearchSpace({**all_choices, **choices}, self._repair, self._facts)
         out._valid = self._valid
         return out
 
@@ -94,6 +103,14 @@ class SearchSpace:
                 raise ValueError(f"gene {gene.name!r} = {genome[gene.name]!r} is none of {list(gene.choices)}")
         ordered = {g.name: v if (v := genome[g.name]) in g.choices else g.choices[0] for g in self.genes}
         return self._repair(ordered) if self._repair else ordered
+
+    def facts(self, genome: Genome) -> Mapping[str, float]:
+        """Cheap numbers about a valid genome; none if the space has none to give."""
+        return self._facts(genome) if self._facts else {}
+
+    def values(self, gene: Gene) -> list[Value]:
+        """All that a gene may be in a valid genome: its choices, then what only `repair` may set where narrowed."""
+        return [*gene.choices, *sorted(self._valid[gene.name] - {*gene.choices}, key=repr)]
 
     def sample(self, rng: np.random.Generator) -> Genome:
         """A genome drawn uniformly from the product, then repaired."""

@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mpinas.search.space import Gene, Genome, SearchSpace, Value
+
+#: How often a child has two parents rather than one.
+_CROSSOVER_PROBABILITY = 0.9
+
+
+def child_of(space: SearchSpace, parents: Sequence[Genome], rng: np.random.Generator) -> Genome:
+    """A valid genome from one or two parents, each the better of two drawn. `parents` stand best first."""
+
+    def tournament() -> Genome:
+        # the smaller index wins
+        return parents[int(rng.integers(len(parents), size=2).min())]
+
+    child = tournament()
+    if len(parents) > 1 and rng.random() < _CROSSOVER_PROBABILITY:
+        child = uniform_crossover(child, tournament(), rng)
+    return space.repair(mutate(space, child, rng))
 
 
 def uniform_crossover(a: Genome, b: Genome, rng: np.random.Generator) -> Genome:
@@ -12,7 +30,8 @@ def uniform_crossover(a: Genome, b: Genome, rng: np.random.Generator) -> Genome:
 
     Source: G. Syswerda, Uniform crossover in genetic algorithms, ICGA 1989.
     """
-    return {name: (a if rng.random() < 0.5 else b)[name] for name in a}
+    from_a = (rng.random(len(a)) < 0.5).tolist()
+    return {name: (a if first else b)[name] for name, first in zip(a, from_a, strict=True)}
 
 
 def mutate(space: SearchSpace, genome: Genome, rng: np.random.Generator) -> Genome:
@@ -22,11 +41,12 @@ def mutate(space: SearchSpace, genome: Genome, rng: np.random.Generator) -> Geno
     form of polynomial mutation: K. Deb and M. Goyal, Computer Science and Informatics 26, 1996); categorical genes
     take any other choice.
     """
-    certain = int(rng.integers(len(space.genes)))
+    change = rng.random(len(space.genes)) < 1 / len(space.genes)
+    change[rng.integers(len(space.genes))] = True
     mutant = dict(genome)
-    for index, gene in enumerate(space.genes):
-        if index == certain or rng.random() < 1 / len(space.genes):
-            mutant[gene.name] = _other_choice(gene, genome[gene.name], rng)
+    for index in np.flatnonzero(change):
+        gene = space.genes[index]
+        mutant[gene.name] = _other_choice(gene, genome[gene.name], rng)
     return mutant
 
 

@@ -30,6 +30,10 @@ class Collectives(Protocol):
         """Make parameters and buffers those of the leader."""
         ...
 
+    def broadcast_bytes(self, data: bytes) -> bytes:
+        """The leader's `data`, some bytes at least; what the others pass is ignored."""
+        ...
+
 
 class SerialCollectives:
     """A group of one."""
@@ -50,3 +54,7 @@ class SerialCollectives:
 
     def broadcast(self, model: nn.Module) -> None:
         """Nothing to share."""
+
+    def broadcast_bytes(self, data: bytes) -> bytes:
+        """The data themselves."""
+        return data

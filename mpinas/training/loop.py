@@ -1,13 +1,13 @@
 """Train and validate one network on the ranks of a group.
 
 The gradient of a step is that of the whole batch's mean loss, whatever the number of ranks: rank r of n takes every
-n-th sample of the batch and weighs its mean by its share.
+n-th sample of the batch and weighs its mean by its share. Must not know files, nor what becomes of the network.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import nn
 
 from mpinas.tasks.protocol import Samples, Task
 from mpinas.training.collectives import Collectives
+from mpinas.training.recipe import Recipe, batches, draw_mirrored, learning_rate_factor, seed_of
 
 
 class Diverged(Exception):  # noqa: N818 - an outcome, not an error of the program
@@ -28,39 +29,30 @@ class Abandoned(Exception):  # noqa: N818 - an outcome, not an error of the prog
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
-    """How to train. `batch_size` is that of the whole group."""
+class Watch:
+    """Who looks on. `on_epoch(epoch, validation error)`, epochs counted in all, after each epoch on every rank;
+    `should_stop` is asked on the leader only."""
 
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    weight_decay: float
-    #: Mirror every training sample at random in both directions of the picture.
-    flips: bool
-    seed: int
-    device: torch.device
+    on_epoch: Callable[[int, float], None] = lambda epoch, error: None
+    should_stop: Callable[[], bool] = lambda: False
 
 
 #: Steps between two looks at whether to stop; every look costs a small allreduce.
 CHECK_STEPS = 8
-#: Share of the steps in which the learning rate rises.
-WARM_UP = 0.1
 
 
 def train(
     model: nn.Module,
+    optimizer: torch.optim.Optimizer,
     task: Task,
     samples: tuple[Samples, Samples],
     recipe: Recipe,
     group: Collectives,
-    *,
-    on_epoch: Callable[[int, float], None] = lambda epoch, error: None,
-    should_stop: Callable[[], bool] = lambda: False,
+    watch: Watch,
 ) -> dict[str, float]:
     """Train `model` in place on samples[0]; metrics on samples[1] after the last epoch.
 
-    AdamW with linear warm-up and cosine decay to zero (I. Loshchilov and F. Hutter, SGDR, ICLR 2017, one cycle).
-    `on_epoch(epoch, validation error)` after each epoch on every rank; `should_stop` is asked on the leader only.
+    Linear warm-up and cosine decay to zero (I. Loshchilov and F. Hutter, SGDR, ICLR 2017, one cycle).
 
     Raises
     ------
@@ -69,19 +61,20 @@ def train(
     """
     training, validation = samples
     steps_per_epoch = max(1, len(training) // recipe.batch_size)
-    adamw = torch.optim.AdamW(model.parameters(), recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
-    optimizer = group.distribute(adamw, model)
+    step = first = recipe.epochs.done * steps_per_epoch
     schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: learning_rate_factor(step, recipe.epochs * steps_per_epoch)
+        optimizer, lambda since: learning_rate_factor(first + since, recipe.epochs.full * steps_per_epoch)
     )
     metrics: dict[str, float] = {}
-    step = 0
-    for epoch in range(1, recipe.epochs + 1):
+    for epoch in range(recipe.epochs.done + 1, recipe.epochs.until + 1):
         model.train()
+        torch.manual_seed(seed_of(recipe.seed, epoch, group.rank))  # what networks draw, as for dropout
+        mirrored = draw_mirrored(len(training), recipe.seed, epoch) if recipe.flips else None
         for batch in batches(len(training), recipe.batch_size, seed=(recipe.seed, epoch)):
-            inputs, targets = _take(training, batch[group.rank :: group.size], recipe.device)
-            if recipe.flips:
-                inputs = flip(inputs)
+            mine = batch[group.rank :: group.size]
+            inputs, targets = _take(training, mine, recipe.device)
+            if mirrored is not None:
+                inputs = flip(inputs, mirrored[:, mine])
             optimizer.zero_grad()
             share = len(inputs) * group.size / len(batch)
             loss = task.loss(model(inputs), targets) * share
@@ -90,10 +83,10 @@ def train(
             schedule.step()
             step += 1
             if step % CHECK_STEPS == 1 or step % steps_per_epoch == 0:
-                _check(loss, group, should_stop)
+                _check(loss, group, watch.should_stop)
         group.average_buffers(model)
         metrics = judge(model, task, validation, group, recipe)
-        on_epoch(epoch, metrics["error"])
+        watch.on_epoch(epoch, metrics["error"])
     return metrics
 
 
@@ -121,31 +114,13 @@ def judge(model: nn.Module, task: Task, samples: Samples, group: Collectives, re
     return metrics
 
 
-def batches(samples: int, batch_size: int, seed: tuple[int, int]) -> Iterator[NDArray[np.int64]]:
-    """Indices of each batch of one epoch, the same on every rank. What does not fill a batch waits for the next epoch;
-    fewer samples than one batch make a batch by themselves."""
-    order = np.random.default_rng(seed).permutation(samples)
-    size = min(batch_size, samples)
-    for start in range(0, samples - size + 1, size):
-        yield order[start : start + size]
+def flip(inputs: torch.Tensor, mirrored: NDArray[np.bool_]) -> torch.Tensor:
+    """Mirror the chosen samples, all their frames alike, from top to bottom, from left to right, or both.
 
-
-def learning_rate_factor(step: int, steps: int) -> float:
-    """Linear rise over the first tenth of the steps, then half a cosine down to zero."""
-    rise = max(1, round(WARM_UP * steps))
-    if step < rise:
-        return (step + 1) / rise
-    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, steps - rise)))
-
-
-def flip(inputs: torch.Tensor) -> torch.Tensor:
-    """Mirror each sample, all its frames alike, with equal chance in each of the two directions of the picture.
-
-    (n, frames, height, width) -> the same shape; draws from torch's generator.
+    (n, frames, height, width) and (2, n) -> the shape of `inputs`.
     """
-    for axis in (2, 3):
-        chosen = torch.rand(len(inputs)) < 0.5
-        inputs = torch.where(chosen.to(inputs.device)[:, None, None, None], inputs.flip(axis), inputs)
+    for axis, chosen in zip((2, 3), torch.from_numpy(mirrored).to(inputs.device), strict=True):
+        inputs = torch.where(chosen[:, None, None, None], inputs.flip(axis), inputs)
     return inputs
 
 

@@ -10,14 +10,11 @@ import torch
 from mpi4py import MPI
 
 from mpinas import config
-from mpinas.coordination import messages as msg
-from mpinas.history.run_folder import RunFolder
-from mpinas.models import baseline_genome, make_space
+from mpinas.models import baseline_genome, build, make_space
 from mpinas.parallel.horovod import HorovodCollectives
-from mpinas.parallel.trainer_loop import MpiCrew
 from mpinas.tasks import Samples, make_task
-from mpinas.training.candidate import Trainer
-from mpinas.training.loop import Recipe, judge, train
+from mpinas.training.loop import Watch, judge, train
+from mpinas.training.recipe import Epochs, Recipe, make_optimizer
 
 task = make_task(config.Task(name="digits"), seed=0)
 samples = task.load()
@@ -28,12 +25,11 @@ def parameters_after(comm, batch_size, epochs=1):
     collectives = HorovodCollectives(comm)
     collectives.open()
     torch.manual_seed(comm.Get_rank())  # ranks start apart on purpose: the leader's weights must win
-    from mpinas.models import build
-
     model = build(baseline_genome("digits-cnn"), task.input_shape, task.outputs)
     few = Samples(samples[0].inputs[:96], samples[0].targets[:96])
-    recipe = Recipe(epochs, batch_size, 1e-3, 0.0, False, 7, torch.device("cpu"))
-    metrics = train(model, task, (few, samples[1]), recipe, collectives)
+    recipe = Recipe(Epochs.whole(epochs), batch_size, 1e-3, 0.0, True, 7, torch.device("cpu"))
+    optimizer = make_optimizer(model, recipe, collectives)
+    metrics = train(model, optimizer, task, (few, samples[1]), recipe, collectives, Watch())
     flat = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
     collectives.close()
     return flat, metrics
@@ -62,11 +58,10 @@ def buffers(comm):
     collectives = HorovodCollectives(comm)
     collectives.open()
     genome = make_space("cnn3d", task.input_shape).sample(np.random.default_rng(3))
-    from mpinas.models import build
-
     model = build(genome, task.input_shape, task.outputs)
-    recipe = Recipe(2, 32, 2e-3, 0.0, False, 7, torch.device("cpu"))
-    metrics = train(model, task, samples, recipe, collectives)
+    recipe = Recipe(Epochs.whole(2), 32, 2e-3, 0.0, False, 7, torch.device("cpu"))
+    optimizer = make_optimizer(model, recipe, collectives)
+    metrics = train(model, optimizer, task, samples, recipe, collectives, Watch())
     flat = torch.cat([b.reshape(-1).float() for b in model.buffers()]).numpy()
     everyone = comm.gather(flat, root=0)
     collectives.close()
@@ -85,40 +80,7 @@ def buffers(comm):
     return None
 
 
-def failures(comm):
-    """One rank fails in the middle of a candidate: the group reports it and evaluates the next one."""
-
-    class Treacherous(type(task)):
-        calls = 0
-        how = None
-
-        def loss(self, outputs, targets):
-            Treacherous.calls += 1
-            if Treacherous.calls > 3 and comm.Get_rank() == comm.Get_size() - 1:
-                if Treacherous.how == "raise":
-                    raise ValueError("treason")
-                if Treacherous.how == "memory":
-                    torch.empty(2**60)
-                if Treacherous.how == "nan":
-                    return super().loss(outputs, targets) * float("nan")
-            return super().loss(outputs, targets)
-
-    collectives = HorovodCollectives(comm)
-    trainer = Trainer(Treacherous(config.Task(name="digits"), 0), samples, None, collectives, torch.device("cpu"), 32)
-    folder = RunFolder.existing(__import__("pathlib").Path(sys.argv[2]))
-    crew = MpiCrew(0, tuple(range(comm.Get_size())), trainer, folder, comm, collectives)
-    reports = []
-    for number, how in enumerate(["raise", "memory", "nan", None]):
-        Treacherous.calls, Treacherous.how = 0, how
-        order = msg.Evaluate(number, 1, baseline_genome("digits-cnn"), 2, 0)
-        crew.execute(order, reports.append, lambda: False)
-    if comm.Get_rank() == 0:
-        final = [r for r in reports if not isinstance(r, msg.Progress)]
-        return [[type(r).__name__, r.candidate, getattr(r, "reason", ""), getattr(r, "detail", "")] for r in final]
-    return None
-
-
 if __name__ == "__main__":
-    found = {"gradient": gradient, "buffers": buffers, "failures": failures}[sys.argv[1]](MPI.COMM_WORLD)
+    found = {"gradient": gradient, "buffers": buffers}[sys.argv[1]](MPI.COMM_WORLD)
     if found is not None:
         print("FOUND " + json.dumps(found))

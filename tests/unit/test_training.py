@@ -11,18 +11,30 @@ from mpinas.errors import UserError
 from mpinas.history.shard import read_shard
 from mpinas.models import baseline_genome, make_space
 from mpinas.tasks import make_task
-from mpinas.training.candidate import Dropped, Trainer, explain, load_weights, save_weights
+from mpinas.training.candidate import Files, Trainer
+from mpinas.training.checkpoint import Checkpoint, Unusable, read_archive, unpack, write_checkpoint
 from mpinas.training.collectives import SerialCollectives
 from mpinas.training.deployed import Deployed
 from mpinas.training.devices import local_device
-from mpinas.training.loop import Abandoned, Diverged, batches, learning_rate_factor
+from mpinas.training.loop import Abandoned, Diverged, Watch, flip
+from mpinas.training.outcome import explain
+from mpinas.training.recipe import Epochs, batches, draw_mirrored, learning_rate_factor
 from mpinas.training.shard import error_of
+from mpinas.training.weights import Dropped, load_weights, save_weights
+
+ALONE = SerialCollectives()
+#: A network with BatchNorm, trained on mirrored samples: all that chance and buffers can spoil.
+RESTLESS = {**make_space("cnn3d", (1, 8, 8)).sample(np.random.default_rng(1)), "flips": True, "learning_rate": 1e-3}
 
 
 @pytest.fixture(scope="module")
 def digits():
     task = make_task(config.Task(name="digits"), seed=0)
-    return Trainer(task, task.load(), task.load_test(), SerialCollectives(), torch.device("cpu"), batch_size=32)
+    return Trainer(task, task.load(), task.load_test(), torch.device("cpu"), batch_size=32)
+
+
+def files_in(folder):
+    return Files(folder / "weights.pt", folder / "checkpoint.pt")
 
 
 def test_batches_cover_every_sample_once_and_differ_between_epochs():
@@ -56,25 +68,144 @@ def test_the_digits_split_is_fixed_for_the_test_and_seeded_for_validation(digits
 def test_the_baseline_learns_and_the_same_seed_gives_the_same_weights(digits, tmp_path):
     genome = baseline_genome("digits-cnn")
     epochs = []
-    files = [tmp_path / "a" / "weights.pt", tmp_path / "b" / "weights.pt"]
+    folders = [tmp_path / "a", tmp_path / "b"]
     results = []
-    for path in files:
-        metrics, seconds = digits.evaluate(genome, 3, 5, path, lambda *it: epochs.append(it), lambda: False)
+    for folder in folders:
+        watch = Watch(on_epoch=lambda *it: epochs.append(it))
+        metrics, seconds = digits.evaluate(ALONE, genome, 5, Epochs.whole(3), files_in(folder), watch)
         assert seconds > 0
         results.append(metrics)
     assert results[0] == results[1]
     assert results[0]["error"] < 0.1
     assert [epoch for epoch, _ in epochs] == [1, 2, 3] * 2
-    a, b = (torch.load(path, weights_only=True) for path in files)
+    assert [error for _, error in epochs][2] == results[0]["error"]
+    assert_equal_weights(*folders)
+    assert [path.name for path in folders[0].iterdir()] == ["weights.pt"], "a finished training leaves no checkpoint"
+
+
+def assert_equal_weights(one, other):
+    a, b = (torch.load(folder / "weights.pt", weights_only=True) for folder in (one, other))
+    assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("genome", [baseline_genome("digits-cnn"), RESTLESS])
+def test_a_training_put_aside_twice_is_bitwise_the_unbroken_one(digits, tmp_path, genome):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    unbroken, _ = digits.evaluate(ALONE, genome, 5, Epochs.whole(4), files_in(whole), Watch())
+    seen = []
+    for done, until in ((0, 1), (1, 3), (3, 4)):
+        torch.rand(7)  # whatever else has drawn from torch's generator
+        watch = Watch(on_epoch=lambda epoch, error: seen.append((epoch, error)))
+        metrics, _ = digits.evaluate(ALONE, genome, 5, Epochs(done, until, 4), files_in(parts), watch)
+        assert files_in(parts).checkpoint.exists() == (until < 4)
+    assert [epoch for epoch, _ in seen] == [1, 2, 3, 4]
+    assert metrics == unbroken
+    assert_equal_weights(whole, parts)
+
+
+def test_the_schedule_runs_over_the_largest_budget(digits, tmp_path):
+    genome = baseline_genome("digits-cnn")
+    short, _ = digits.evaluate(ALONE, genome, 5, Epochs.whole(2), files_in(tmp_path / "short"), Watch())
+    begun, _ = digits.evaluate(ALONE, genome, 5, Epochs(0, 2, 20), files_in(tmp_path / "begun"), Watch())
+    assert short != begun, "two epochs of twenty are not a training of two"
+
+
+def test_mirrored_samples_are_the_same_however_many_ranks_share_the_batch():
+    mirrored = draw_mirrored(1000, 3, 1)
+    assert mirrored.shape == (2, 1000)
+    assert mirrored.mean(1) == pytest.approx([0.5, 0.5], abs=0.05)
+    assert not np.array_equal(mirrored, draw_mirrored(1000, 3, 2))
+    picture = torch.tensor([[[[1, 2], [3, 4]]]]).repeat(4, 1, 1, 1)
+    turned = flip(picture, np.array([[False, True, False, True], [False, False, True, True]]))
+    assert turned[:, 0].tolist() == [[[1, 2], [3, 4]], [[3, 4], [1, 2]], [[2, 1], [4, 3]], [[4, 3], [2, 1]]]
+
+
+def cut_short(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def turn_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "changed", "detail"),
+    [
+        (lambda path: path.unlink(), {}, "No such file"),
+        (lambda path: path.write_bytes(b""), {}, "digest is wrong"),
+        (cut_short, {}, "digest is wrong"),
+        (turn_a_bit, {}, "digest is wrong"),
+        (lambda path: None, {"seed": 6}, "seed 5, not 6"),
+        (lambda path: None, {"epochs": Epochs(2, 3, 3)}, "epochs 1, not 2"),
+        (
+            lambda path: None,
+            {"genome": {**baseline_genome("digits-cnn"), "flips": True}},
+            "of another training: genome",
+        ),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_used_is_an_outcome(digits, tmp_path, spoil, changed, detail):
+    files = files_in(tmp_path)
+    genome = baseline_genome("digits-cnn")
+    digits.evaluate(ALONE, genome, 5, Epochs(0, 1, 3), files, Watch())
+    spoil(files.checkpoint)
+    order = {"genome": genome, "seed": 5, "epochs": Epochs(1, 3, 3), **changed}
+    with pytest.raises(Unusable) as caught:
+        digits.evaluate(ALONE, **order, files=files, watch=Watch())
+    assert explain(caught.value).reason == "checkpoint"
+    assert detail in explain(caught.value).detail
+
+
+def test_a_checkpoint_of_a_network_that_has_changed_is_an_outcome(digits, tmp_path):
+    genome = baseline_genome("digits-cnn")
+    files = files_in(tmp_path)
+    write_checkpoint(Checkpoint(genome, 5, 1, torch.nn.Linear(2, 2).state_dict(), {}), files.checkpoint)
+    with pytest.raises(Unusable, match="does not fit the network"):
+        digits.evaluate(ALONE, genome, 5, Epochs(1, 2, 2), files, Watch())
+
+
+def test_checkpoints_run_no_code_and_replace_each_other_whole(tmp_path):
+    import io
+
+    path = tmp_path / "new" / "checkpoint.pt"
+    for done in (1, 2):
+        write_checkpoint(Checkpoint({"a": 1}, 0, done, {"w": torch.ones(2)}, {}), path)
+    assert [file.name for file in path.parent.iterdir()] == ["checkpoint.pt"]
+    assert unpack(read_archive(path), {"a": 1}, 0, 2).model["w"].tolist() == [1, 1]
+    evil = io.BytesIO()
+    torch.save({"genome": print}, evil)
+    with pytest.raises(Unusable, match="no archive of ours"):
+        unpack(evil.getvalue(), {"a": 1}, 0, 2)
+
+
+def test_a_finalist_trained_once_more_is_judged_on_both_files_and_writes_nothing(digits, tmp_path):
+    import dataclasses
+
+    genome = baseline_genome("digits-cnn")
+    epochs = []
+    watch = Watch(on_epoch=lambda epoch, error: epochs.append(epoch))
+    metrics, test_metrics, seconds = digits.retrain(ALONE, genome, 5, 2, watch)
+    evaluated, _ = digits.evaluate(ALONE, genome, 5, Epochs.whole(2), files_in(tmp_path), Watch())
+    assert metrics == evaluated
+    assert epochs == [1, 2]
+    assert seconds > 0
+    paths = (tmp_path / "weights.pt", tmp_path / "model.onnx", tmp_path / "shard.bin")
+    assert test_metrics == digits.assess(ALONE, genome, *paths, {})[0]
+    assert digits.retrain(ALONE, genome, 6, 2, Watch())[0] != metrics
+    unlabelled = dataclasses.replace(digits.test, targets=None)
+    for test in (None, unlabelled):
+        assert dataclasses.replace(digits, test=test).retrain(ALONE, genome, 5, 1, Watch())[1] == {}
 
 
 def test_assessing_gives_a_test_error_and_a_file_that_computes_the_same(digits, tmp_path):
     genome = make_space("cnn3d", (1, 8, 8)).sample(np.random.default_rng(1))
     weights, onnx = tmp_path / "weights.pt", tmp_path / "model.onnx"
-    digits.evaluate(genome, 2, 0, weights, lambda *it: None, lambda: False)
+    digits.evaluate(ALONE, genome, 0, Epochs.whole(2), files_in(tmp_path), Watch())
     shard = tmp_path / "shard.bin"
-    metrics, difference, expected = digits.assess(genome, weights, onnx, shard, {"genome": "{}"})
+    metrics, difference, expected = digits.assess(ALONE, genome, weights, onnx, shard, {"genome": "{}"})
     assert 0 < metrics["error"] < 0.9
     assert difference < 1e-4
     deployed = Deployed(onnx)
@@ -91,7 +222,7 @@ def test_assessing_gives_a_test_error_and_a_file_that_computes_the_same(digits, 
 def test_a_trained_model_that_is_gone_is_an_outcome(digits, tmp_path):
     paths = (tmp_path / "weights.pt", tmp_path / "model.onnx", tmp_path / "shard.bin")
     with pytest.raises(Dropped) as caught:
-        digits.assess(baseline_genome("digits-cnn"), *paths, {})
+        digits.assess(ALONE, baseline_genome("digits-cnn"), *paths, {})
     assert explain(caught.value).reason == "dropped"
     assert "brought it back" in explain(caught.value).detail
 
@@ -105,12 +236,13 @@ def test_the_error_on_samples_is_that_of_the_metric():
 def test_divergence_and_stopping_are_outcomes(digits, tmp_path):
     genome = {**baseline_genome("digits-cnn"), "learning_rate": 1e38}
     with pytest.raises(Diverged) as caught:
-        digits.evaluate(genome, 3, 0, tmp_path / "w.pt", lambda *it: None, lambda: False)
+        digits.evaluate(ALONE, genome, 0, Epochs.whole(3), files_in(tmp_path), Watch())
     assert explain(caught.value).reason == "diverged"
+    stop = Watch(should_stop=lambda: True)
     with pytest.raises(Abandoned) as stopped:
-        digits.evaluate(baseline_genome("digits-cnn"), 3, 0, tmp_path / "w.pt", lambda *it: None, lambda: True)
+        digits.evaluate(ALONE, baseline_genome("digits-cnn"), 0, Epochs(0, 1, 3), files_in(tmp_path), stop)
     assert explain(stopped.value).reason == "abandoned"
-    assert not (tmp_path / "w.pt").exists()
+    assert not list(tmp_path.iterdir())
 
 
 def test_running_out_of_memory_is_told_from_other_errors():

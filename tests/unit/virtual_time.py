@@ -1,17 +1,21 @@
-"""A job in virtual time: real decisions, real search; groups, exporter and devices with fixed durations."""
+"""A job in virtual time for tests: the simulated world with short, fixed durations, and a note of all that happens."""
 
-import heapq
-
+from mpinas.coordination import commands as co
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
-from mpinas.coordination.commands import Discard, Export, Judge, Leave, Measure, Record, Release, Send
-from mpinas.coordination.coordinator import Coordinator, Plan
+from mpinas.coordination.coordinator import Coordinator
 from mpinas.coordination.ledger import Ledger
 from mpinas.coordination.lifecycle import State
+from mpinas.coordination.plan import Plan
 from mpinas.coordination.terms import Terms
-from mpinas.search import GeneticSearch, SearchSpace
+from mpinas.search import SearchSpace, make_search
+from mpinas.simulation import world
+from mpinas.simulation.durations import Fixed
+from mpinas.simulation.machine import Machine, speed_up
 
 SPACE = SearchSpace({"width": list(range(1, 31)), "depth": list(range(1, 11))})
+#: More servers than any test has jobs: nothing waits for an exporter or a device unless a test says so.
+PLENTY = 1_000_000
 
 
 def error_of(genome):
@@ -22,72 +26,104 @@ def latency_of(genome):
     return 1e-4 * genome["width"] * genome["depth"]
 
 
-class World:
-    """What the coordinator talks to, in virtual time: groups, an exporter and a device with fixed durations."""
+def objectives_of(genome):
+    return error_of(genome), latency_of(genome)
+
+
+class World(world.World):
+    """`groups` trainers, by default each on its own, an exporter and a device with fixed durations.
+
+    Further arguments are the plan's, the terms' (`limits`, `devices`, `worst`) and the machine's (`machine`, a dict).
+    """
 
     def __init__(
-        self, *, groups=3, evaluations=20, limits=None, seed=0, journal=(), space=SPACE, proposals_max=500, **terms
+        self,
+        *,
+        groups=3,
+        evaluations=20,
+        limits=None,
+        devices=("any",),
+        worst=False,
+        seed=0,
+        rungs=(2,),
+        journal=(),
+        space=SPACE,
+        proposals_max=500,
+        algorithm="nsga2",
+        machine=None,
+        progress=False,
+        **plan,
     ):
-        self.ledger = Ledger(Terms(limits or {}, **terms))
-        plan = Plan(evaluations=evaluations, epochs=2, seed=seed, proposals_max=proposals_max)
-        search = GeneticSearch(space, n_objectives=len(self.ledger.terms.objectives), seed=seed, population_size=6)
-        self.coordinator = Coordinator(plan, search, self.ledger, {"width": 20, "depth": 5})
+        terms = Terms(limits or {}, devices, worst, rungs=rungs)
+        plan = Plan(evaluations=evaluations, seed=seed, proposals_max=proposals_max, **plan)
+        search = make_search(algorithm, space, len(terms.objectives), seed, 6)
+        coordinator = Coordinator(plan, search, Ledger(terms), {"width": 20, "depth": 5})
         self.journal = list(journal)
-        self.coordinator.replay(journal)
-        self.time = self.journal[-1][0] if self.journal else 0.0
-        self.queue, self.sequence = [], 0
-        self.sent, self.discarded, self.measured, self.judged = [], [], [], []
+        coordinator.replay(self.journal)
+        #: (leader's rank, order) but for Stop.
+        self.sent = []
+        self.discarded, self.measured, self.judged = [], [], []
         #: Candidates whose artifact lies in the folder.
         self.artifacts = set()
-        self.left = False
         self.device_up = True
+        #: What a device would have answered while `device_up` was False.
         self.waiting_for_device = []
-        self.genomes = {i: c.genome for i, c in self.ledger.candidates.items()}
-        self.later(0.0, ev.Begun("0", groups + 1, tuple((g + 1,) for g in range(groups)), "toy", False))
-        for group in range(groups):
-            self.later(1.0 + group / 10, msg.Ready(group, (group + 1,), "here", "cpu"))
+        self.genomes = {id_: it.genome for id_, it in coordinator.ledger.candidates.items()}
+        standard = {
+            "exporters": PLENTY,
+            "devices": PLENTY,
+            "export": Fixed(0.1),
+            "measure": Fixed(0.5),
+            "judge": Fixed(0.7),
+            "assess": Fixed(1.0),
+            "progress": progress,
+        }
+        super().__init__(
+            coordinator,
+            Machine(groups, **(standard | (machine or {}))),
+            objectives_of,
+            seed=seed,
+            time=self.journal[-1][0] if self.journal else 0.0,
+            task="toy",
+        )
 
-    def later(self, delay, event):
-        self.sequence += 1
-        heapq.heappush(self.queue, (self.time + delay, self.sequence, event))
+    def run(self, until=lambda world: world.left, events_max=100_000):
+        return super().run(until, events_max)
 
-    def execute(self, command):  # noqa: PLR0912 - one case a command
+    def record(self, event):
+        self.journal.append((self.time, event))
+        if isinstance(event, ev.Proposed):
+            self.genomes[event.candidate] = event.genome
+
+    def execute(self, command):
         match command:
-            case Record(event):
-                self.journal.append((self.time, event))
-                if isinstance(event, ev.Proposed):
-                    self.genomes[event.candidate] = event.genome
-            case Export(candidate, genome):
-                self.later(0.1, ev.Exported(candidate, 1000 * genome["width"], genome["width"]))
-            case Measure(candidate, genome, device, repetition):
+            case co.Measure(candidate, genome, device, repetition):
                 assert genome == self.genomes[candidate]
                 self.measured.append((candidate, device, repetition))
                 self.artifacts.add(candidate)
-                answer = self.measure(candidate, device, repetition)
-                if self.device_up:
-                    self.later(0.5, answer)
-                else:
-                    self.waiting_for_device.append(answer)
-            case Send(group, msg.Evaluate() as order):
-                self.sent.append((group, order))
-                self.later(*self.train(group, order))
-            case Send(group, msg.Assess() as order):
-                self.sent.append((group, order))
-                self.later(1.0, msg.Assessed(group, order.candidate, order.attempt, {"error": 0.5}, 1e-6, 0.4))
-            case Send(group, msg.Stop()):
-                self.later(0.1, msg.Stopped(group))
-            case Judge(candidate, device):
+            case co.Judge(candidate, device):
                 self.judged.append((candidate, device))
-                if self.device_up:
-                    self.later(0.7, self.judge(candidate, device))
-            case Release(candidate):
+            case co.Send(_, msg.Evaluate() | msg.Assess() | msg.Retrain() as order):
+                self.sent.append((order.members[0], order))
+            case co.Release(candidate):
                 assert self.ledger.candidates[candidate].state is not State.MEASURING
                 self.artifacts.discard(candidate)
-            case Discard(candidate):
+            case co.Discard(candidate):
                 self.discarded.append(candidate)
                 self.artifacts.discard(candidate)
-            case Leave():
-                self.left = True
+        super().execute(command)
+
+    def ask_device(self, device, candidate, seconds, answer):
+        if self.device_up:
+            super().ask_device(device, candidate, seconds, answer)
+        else:
+            self.waiting_for_device.append(answer)
+
+    def ready(self, rank, host):
+        return 1.0 + (rank - 1) / 10, msg.Ready(rank, "here", "cpu")
+
+    def export(self, candidate, genome):
+        return ev.Exported(candidate, 1000 * genome["width"], genome["width"])
 
     def measure(self, candidate, device, repetition, doubts=(), name="agx", factor=1.0):
         """Device "slow" takes thrice the time; every request has an id of its own."""
@@ -99,17 +135,12 @@ class World:
     def judge(self, candidate, device):
         return ev.Judged(candidate, device, 0.4, 0.4, "model")
 
-    def train(self, group, order):
-        seconds = 5.0 + order.genome["width"] / 10
-        report = msg.Evaluated(group, order.candidate, order.attempt, {"error": error_of(order.genome)}, seconds)
-        return seconds, report
+    def assess(self, group, order):
+        return 1.0, msg.Assessed(group, order.candidate, order.attempt, {"error": 0.5}, 1e-6, 0.4)
 
-    def run(self, until=lambda world: world.left, events_max=100_000):
-        for _ in range(events_max):
-            if until(self):
-                return self
-            assert self.queue, "the job hangs: nothing is under way and nothing was finished"
-            self.time, _, event = heapq.heappop(self.queue)
-            for command in self.coordinator.handle(event, self.time):
-                self.execute(command)
-        raise AssertionError("the job does not end")
+    def train(self, group, order):
+        share = (order.epochs - order.epochs_done) / order.epochs_full
+        whole_s = 5.0 + order.genome["width"] / 10
+        seconds = whole_s * share / speed_up(self.machine.serial_share, len(order.members))
+        error = self.error(order, order.epochs)
+        return seconds, msg.Evaluated(group, order.candidate, order.attempt, {"error": error}, seconds)

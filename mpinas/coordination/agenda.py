@@ -1,0 +1,270 @@
+"""What there is to do, and whether anything is left: questions to the ledger, answered by the plan. Changes nothing.
+
+Must not know commands, time or how anything is carried out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from mpinas.coordination.budgets import Curves, promotable
+from mpinas.coordination.candidate import Candidate
+from mpinas.coordination.ledger import BASELINE, Ledger
+from mpinas.coordination.lifecycle import State
+from mpinas.coordination.pipeline import Ask
+from mpinas.coordination.plan import Plan
+
+#: A finalist is trained again so many times at most where that fails.
+RETRAININGS_FAILED_MAX = 2
+#: Candidates that will never be trained (again).
+ENDED = (State.REJECTED, State.FAILED)
+
+
+class Agenda:
+    """Of one job: what is found out about the space and the candidates on the way is kept in its attributes."""
+
+    def __init__(self, plan: Plan, ledger: Ledger, curves: Curves) -> None:
+        self.plan = plan
+        self.ledger = ledger
+        self.curves = curves
+        #: The space holds no genome that was not asked for.
+        self.exhausted = False
+        #: Predicted to break a limit: they wait to be measured, and for nothing else.
+        self.set_aside: set[int] = set()
+        #: By rung: how many had come so far when all who should go on had gone on.
+        self._looked_at: dict[int, int] = {}
+        #: READY candidates, the most promising first; those that came later are not in it.
+        self.ranked: list[int] = []
+
+    def baseline_failed(self) -> bool:
+        """Is there nothing to compare with?"""
+        return BASELINE in self.ledger.standing[State.FAILED]
+
+    def went_all_the_way(self, candidate: int) -> bool:
+        """Was it trained on the full budget?"""
+        it = self.ledger.candidates[candidate]
+        return it.state is State.EVALUATED and it.rung == self.ledger.terms.last_rung
+
+    def is_measured(self, it: Candidate) -> bool:
+        """Has every device measured it?"""
+        return not it.predicted and all(device in it.readings for device in self.ledger.terms.devices)
+
+    def _open(self) -> int:
+        """Candidates on their way to a group for the first time."""
+        return self.ledger.count(State.PROPOSED, State.MEASURING) + self._fresh() - len(self.set_aside)
+
+    def _fresh(self) -> int:
+        """READY candidates that were never trained."""
+        ready = self.ledger.standing[State.READY]
+        if self.ledger.terms.last_rung == 0:
+            return len(ready)
+        return sum(not self.ledger.candidates[id_].rung_errors for id_ in ready)
+
+    def to_begin(self) -> int:
+        """How many evaluations are still to be begun, of new candidates and of those that go on."""
+        fresh = self._fresh()
+        going_on = self.ledger.count(State.READY) - fresh
+        if self.ledger.enough is not None:
+            return going_on
+        begun = self.ledger.count(State.EVALUATED, State.TRAINING) + going_on
+        new = min(self.plan.evaluations - begun, self._open() + self._can_propose())
+        return max(0, new) + going_on
+
+    def _can_propose(self) -> int:
+        if self.exhausted or self.ledger.enough is not None:
+            return 0
+        return max(0, self.plan.proposals_max - len(self.ledger.candidates))
+
+    def wanted(self) -> int:
+        """How many more candidates to propose now."""
+        groups = max(1, self.ledger.trainers_expected // self.plan.group_size)
+        waiting = len(self.ledger.idle) // self.plan.group_size
+        ahead = max(self.plan.ahead_min, min(groups, 4 + groups // 8), waiting) - self._open()
+        going_on = self.ledger.count(State.READY) - self._fresh()
+        under_way = self.ledger.count(State.EVALUATED, State.TRAINING) + going_on + self._open()
+        return min(ahead, self.plan.evaluations - under_way, self._can_propose())
+
+    def searched(self) -> bool:
+        """Is there nothing left that could change the front?"""
+        return (
+            not self.ledger.count(State.TRAINING)
+            and not self.to_begin()
+            and not self.repeatable()
+            and (self.ledger.terms.last_rung == 0 or self.to_promote() is None)
+        )
+
+    def _under_way(self, *works: str) -> list[int]:
+        return [group.order.candidate for group in self.ledger.groups.values() if group.order.work in works]
+
+    def next_ready(self) -> int | None:
+        """The READY candidate to train next: the baseline, then those with the best rank, then the oldest."""
+        ready = self.ledger.standing[State.READY]
+        if BASELINE in ready:
+            return BASELINE
+        self.ranked = [id_ for id_ in self.ranked if id_ in ready]
+        begun = self.ledger.count(State.EVALUATED, State.TRAINING)
+        full = begun >= self.plan.evaluations or self.ledger.enough is not None
+        candidates = self.ledger.candidates
+        return next((id_ for id_ in (*self.ranked, *ready) if not full or candidates[id_].rung_errors), None)
+
+    def assessable(self) -> list[int]:
+        """Finalists that nobody has assessed or is assessing."""
+        under_way = self._under_way("assess", "repeat")
+        candidates = self.ledger.candidates
+        return [id_ for id_ in self.ledger.finalists() if not candidates[id_].assessed and id_ not in under_way]
+
+    def repeatable(self) -> list[int]:
+        """Who is on the front by fewer trainings than asked for."""
+        if self.plan.repeats < 2:
+            return []
+        under_way = self._under_way("repeat", "assess")
+        found = []
+        for id_ in self.ledger.hoped:
+            it = self.ledger.candidates[id_]
+            if id_ in under_way or it.state is not State.EVALUATED:
+                continue
+            if 1 + len(it.repeats) < self.plan.repeats and it.retrainings_failed <= RETRAININGS_FAILED_MAX:
+                found.append(id_)
+        return found
+
+    def retrainings(self) -> list[int]:
+        """Finalists to be trained again for the results, each as often as it is missing; once the search is over."""
+        if not self.plan.finalists or not self.searched() or self.assessable():
+            return []
+        under_way = self._under_way("retrain")
+        found: list[int] = []
+        for id_ in (BASELINE, *self.ledger.best(self.plan.finalists)):
+            it = self.ledger.candidates[id_]
+            if it.retrainings_failed <= RETRAININGS_FAILED_MAX:
+                done = len(it.retrainings) - len(it.repeats) + under_way.count(id_)
+                found += [id_] * (self.plan.finalist_seeds - done)
+        return found
+
+    def urgency(self, candidate: int) -> tuple[float, ...] | None:
+        """Who decides the front comes first, then who waits to be trained, then whose measurement teaches most."""
+        it = self.ledger.candidates[candidate]
+        if it.state in ENDED:
+            return None
+        if it.state is State.EVALUATED:
+            return (0.0,) if candidate in self.ledger.kept() or it.rung < self.ledger.terms.last_rung else None
+        if not it.predicted:
+            return (2.0,) if candidate in self.set_aside else (1.0,)
+        spread = max(
+            reading.measurement["p50_std_s"] / max(reading.measurement["p50_s"], 1e-12)
+            for reading in it.readings.values()
+            if reading.predicted
+        )
+        return (3.0, -spread)
+
+    def doubtful(self) -> list[Ask]:
+        """(candidate, device, repetition) of the measurements to make (again): of what may still be trained or used."""
+        found = []
+        for candidate, device in self.ledger.unsettled:
+            it = self.ledger.candidates[candidate]
+            if it.size_bytes is None and it.predicted:
+                continue  # its artifact is not written yet
+            if it.state not in (*ENDED, State.EVALUATED) or candidate in self.ledger.kept():
+                found.append((candidate, device, it.readings[device].repetition + 1))
+        return found
+
+    def unjudged(self) -> list[tuple[int, str]]:
+        """(finalist, device) where the trained model waits to be judged by the device."""
+        candidates = self.ledger.candidates
+        return [
+            (id_, device)
+            for id_ in self.ledger.finalists()
+            if candidates[id_].assessed and candidates[id_].expected is not None
+            for device in self.ledger.terms.devices
+            if device not in candidates[id_].verdicts
+        ]
+
+    def awaited(self) -> list[tuple[int, str, int | None]]:
+        """Answers of devices without which the results are not complete; no repetition: of a trained model's error."""
+        kept = self.ledger.kept()
+        again = [ask for ask in self.doubtful() if ask[0] in kept]
+        return [*again, *((candidate, device, None) for candidate, device in self.unjudged())]
+
+    def keeps(self, it: Candidate, bounds: Mapping[str, float]) -> bool:
+        """Is an evaluated candidate within all `bounds`, by objective or metric?"""
+        objectives = dict(zip(self.ledger.terms.objectives, self.ledger.objectives(it), strict=True))
+        values = it.metrics | objectives | {"latency_s": it.latency_s or math.inf}
+        return all(name in values and values[name] <= bound for name, bound in bounds.items())
+
+    def to_promote(self) -> int | None:
+        """Whom to train on: the best share of a rung as it fills, and at the end whoever may still join the front."""
+        rungs = self.ledger.terms.rungs
+        if self.ledger.enough is not None:
+            return None
+        for rung in reversed(range(len(rungs) - 1)):
+            arrived = self.ledger.arrived.get(rung, {})
+            if self._looked_at.get(rung) == len(arrived) and self.to_begin() > 0:
+                continue
+            points = {id_: self._point(self.ledger.candidates[id_]) for id_ in arrived}
+            gone_on = {id_ for id_ in arrived if not self._waits_at(id_, rung)}
+            for id_ in promotable(points, gone_on, rungs[rung] / rungs[rung + 1]):
+                if self._may_join(self.ledger.candidates[id_]):
+                    return id_
+            self._looked_at[rung] = len(arrived)
+        if self.to_begin() > 0 or self.ledger.count(State.TRAINING):
+            return None
+        return next((id_ for id_ in self._waiting_at_rungs() if self._would_join(self.ledger.candidates[id_])), None)
+
+    def _waits_at(self, candidate: int, rung: int) -> bool:
+        it = self.ledger.candidates[candidate]
+        return it.state is State.EVALUATED and it.rung == rung
+
+    def _waiting_at_rungs(self) -> list[int]:
+        """Evaluated, but not on the full budget; those with the smallest error first."""
+        last = self.ledger.terms.last_rung
+        waiting = {id_ for arrived in self.ledger.arrived.values() for id_ in arrived}
+        candidates = [self.ledger.candidates[id_] for id_ in waiting]
+        here = [it for it in candidates if it.state is State.EVALUATED and it.rung < last]
+        return [it.id for it in sorted(here, key=lambda it: (it.error, it.id))]
+
+    def _point(self, it: Candidate) -> tuple[float, ...]:
+        """Objectives as they were after a small budget."""
+        return self.ledger.terms.values(it.error, it.latencies_s)
+
+    def _may_join(self, it: Candidate) -> bool:
+        """Is there any reason to hope that it joins the front on the full budget? A fast one always has."""
+        error = self.curves.hopeful(it.rung, it.error)
+        return self.ledger.would_join(self.ledger.terms.values(error, it.latencies_s))
+
+    def _would_join(self, it: Candidate) -> bool:
+        """Is it to be expected that it joins the front on the full budget?"""
+        error = self.curves.expected(it.rung, it.error)
+        return self.ledger.broken_limit(it) is None and self.ledger.would_join(
+            self.ledger.terms.values(error, it.latencies_s)
+        )
+
+    def reason(self) -> str:
+        """Why the run is over, in words."""
+        evaluated = self.ledger.count(State.EVALUATED)
+        done = f"{evaluated} of {self.plan.evaluations} candidates evaluated"
+        if never := len({*self.ledger.hoped} - {*self.ledger.front}):
+            done += f"; {never} left out of the front because no device measured them"
+        verdicts = [self.ledger.candidates[id_].verdicts.values() for id_ in self.ledger.finalists()]
+        if unasked := sum(any(verdict.accepted is None for verdict in each) for each in verdicts):
+            done += f"; {unasked} finalists not checked on every device"
+        if self.ledger.enough is not None:
+            return f"{done}; {self.ledger.enough}"
+        if evaluated >= self.plan.evaluations:
+            return done
+        if self.exhausted:
+            return f"{done}; the search space holds no more"
+        return (
+            f"{done}; stopped after {len(self.ledger.candidates)} proposals ({self.ledger.count(State.REJECTED)} "
+            f"rejected, {self.ledger.count(State.FAILED)} failed): the limits may be too tight{self._nearest()}"
+        )
+
+    def _nearest(self) -> str:
+        """How near the rejected came to the limits, in words."""
+        best: dict[str, float] = {}
+        for id_ in self.ledger.standing[State.REJECTED]:
+            for name, excess in self.ledger.constraints(self.ledger.candidates[id_]).items():
+                best[name] = min(best.get(name, math.inf), excess)
+        missed = [
+            f"{name}: {math.exp(excess):.2g} times the limit at best" for name, excess in best.items() if excess > 0
+        ]
+        return f" ({'; '.join(missed)})" if missed else ""

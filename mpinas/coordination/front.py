@@ -1,0 +1,65 @@
+"""The Pareto front of a growing set whose points may change: who is on it, kept up to date one point at a time.
+
+All objectives are minimised. Must not know what the points stand for.
+"""
+
+from __future__ import annotations
+
+Point = tuple[float, ...]
+
+
+def dominates(a: Point, b: Point) -> bool:
+    """Is `a` nowhere worse than `b`, and somewhere better?"""
+    return all(x <= y for x, y in zip(a, b, strict=True)) and a != b
+
+
+class Front:
+    """Members by id, in the order in which they joined.
+
+    Whoever is dominated is remembered with one member that dominates it, so that a member's leaving brings back those
+    that it had hidden without a look at everybody else.
+    """
+
+    def __init__(self) -> None:
+        self.members: dict[int, Point] = {}
+        self._points: dict[int, Point] = {}
+        #: By member: who is dominated by it, as (id, point); a pair whose point is not the id's any more is stale.
+        self._hidden: dict[int, list[tuple[int, Point]]] = {}
+
+    def __contains__(self, id_: int) -> bool:
+        return id_ in self.members
+
+    def put(self, id_: int, point: Point) -> None:
+        """Add a point, or change it."""
+        if self._points.get(id_) == point:
+            return
+        self.remove(id_)
+        self._points[id_] = point
+        self._place(id_, point)
+
+    def remove(self, id_: int) -> None:
+        """Forget a point, if it is known."""
+        if self._points.pop(id_, None) is None or id_ not in self.members:
+            return
+        del self.members[id_]
+        for other, point in self._hidden.pop(id_, ()):
+            if self._points.get(other) == point and other not in self.members:
+                self._place(other, point)
+
+    def would_join(self, point: Point) -> bool:
+        """Would it be a member?"""
+        return not any(dominates(member, point) for member in self.members.values())
+
+    def _place(self, id_: int, point: Point) -> None:
+        worse = []
+        for member, theirs in self.members.items():
+            if dominates(theirs, point):
+                self._hidden[member].append((id_, point))
+                return
+            if dominates(point, theirs):
+                worse.append(member)
+        hidden: list[tuple[int, Point]] = []
+        for member in worse:
+            hidden += [*self._hidden.pop(member), (member, self.members.pop(member))]
+        self.members[id_] = point
+        self._hidden[id_] = hidden

@@ -1,0 +1,66 @@
+"""The trainers that carry out one order together: a group that is made when it begins and gone when it has ended.
+
+Knows neither orders nor the coordinator: its members are world ranks, the leader first, and each has something to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from mpinas.parallel.horovod import HorovodCollectives
+from mpinas.training.collectives import Collectives, SerialCollectives
+from mpinas.training.outcome import Failure, explain
+
+T = TypeVar("T")
+
+
+class Grouping:
+    """Forms groups of `world`'s ranks; without a world there is one rank, and it is alone."""
+
+    def __init__(self, world: Any = None) -> None:
+        self._world = world
+        self._everyone = None if world is None else world.Get_group()
+
+    def together(self, members: tuple[int, ...], act: Callable[[Collectives], T]) -> T | Failure:
+        """What `act` gives on this rank, or why it failed on any: then on all members alike.
+
+        Called by all members and nobody else; several groups at once do not wait for each other. A rank that fails
+        leaves the Horovod world, which frees those that wait for it; then all say how they fared.
+        """
+        if len(members) == 1:
+            return _attempt(act, SerialCollectives())
+        assert self._everyone is not None
+        ranks = self._everyone.Incl(members)
+        # a rank leads one group at a time: its number keeps apart the groups that are made at the same time
+        comm = self._world.Create_group(ranks, tag=members[0])
+        try:
+            return _attempt_on(comm, act)
+        finally:
+            comm.Free()
+            ranks.Free()
+
+
+def _attempt_on(comm: Any, act: Callable[[Collectives], T]) -> T | Failure:
+    collectives = HorovodCollectives(comm)
+    collectives.open()
+    outcome = _attempt(act, collectives)
+    if isinstance(outcome, Failure):
+        collectives.close()  # frees the peers that wait for this rank
+    failures = comm.allgather(outcome if isinstance(outcome, Failure) else None)
+    collectives.close()
+    return _first_cause(failures) or outcome
+
+
+def _attempt(act: Callable[[Collectives], T], collectives: Collectives) -> T | Failure:
+    try:
+        return act(collectives)
+    except Exception as error:
+        return explain(error)
+
+
+def _first_cause(failures: list[Failure | None]) -> Failure | None:
+    """The failure that brought the others about: not that a peer had left."""
+    found = [failure for failure in failures if failure is not None]
+    causes = [failure for failure in found if "HorovodInternalError" not in failure.detail]
+    return next(iter(causes or found), None)

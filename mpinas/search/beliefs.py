@@ -1,0 +1,186 @@
+"""What the models believe of genomes: each objective, each constraint, whether it fails; and what that is worth.
+
+A function of the table's contents: models are fitted when first asked for and kept until the next news.
+It knows nothing of how genomes come about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import moocore
+import numpy as np
+
+from mpinas.search.acquisition import expected_hypervolume_gain, normal_cdf
+from mpinas.search.encoding import Encoder
+from mpinas.search.gaussian import Parameters
+from mpinas.search.regression import Prediction, Regression, parameters_for
+from mpinas.search.selection import Floats
+from mpinas.search.space import Genome, SearchSpace
+from mpinas.search.table import Rows, Table
+
+#: Examples for all models together; each has its share, but not less than the second.
+_EXAMPLES = 560
+_EXAMPLES_MIN = 96
+#: A model needs so many examples.
+_FEWEST = 4
+#: The Gaussian process' parameters are sought again when there are so many times more examples.
+_GROWTH = 1.2
+#: The reference point bounds what counts as gain: so many of the told are better in each objective, ...
+_REFERENCE_QUANTILE = 0.9
+#: ... and the front's own span is exceeded by so much, for the ends of the front to count.
+_REFERENCE_MARGIN = 0.1
+#: Genomes under way that are less likely feasible take no place in the front.
+_LIKELY = 0.5
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """Fitted models, and the front to beat with what is fancied of genomes under way."""
+
+    encode: Encoder
+    table: Table
+    #: One for each objective; empty while one of them cannot be fitted.
+    objectives: list[Regression]
+    #: Column of the table -> model of the squeezed constraint.
+    constraints: dict[int, Regression]
+    #: (points, objectives), feasible and not dominated.
+    front: Floats
+    reference: Floats
+    fancied: Floats | None = None
+
+    def fancying(self, genomes: Sequence[Genome], rows: Sequence[int | None]) -> Beliefs:
+        """The same with `genomes`, under way, taken to turn out as predicted (the Kriging believer).
+
+        Source: D. Ginsbourger et al., Kriging is well-suited to parallelize optimization, 2010.
+        """
+        if not genomes:
+            return self
+        x = self.encode(genomes)
+        fancied = replace(self, fancied=x)
+        if not self.objectives:
+            return fancied
+        points = np.column_stack([p.median() for p in self._predicted(x, rows)])
+        points = points[self._feasibility(x, rows) > np.log(_LIKELY)]
+        return replace(fancied, front=np.concatenate([self.front, points]))
+
+    def scores(self, genomes: Sequence[Genome], rows: Sequence[int | None], rng: np.random.Generator) -> Floats:
+        """Log of expected gain times probability of being feasible; `rows` of the table where anything is known."""
+        x = self.encode(genomes)
+        scores = self._feasibility(x, rows)
+        if self.objectives:
+            gain = expected_hypervolume_gain(self.front, self.reference, self._predicted(x, rows), rng)
+            scores = scores + np.log(gain / (gain.max() or 1.0) + 1e-9)
+        return scores
+
+    def _predicted(self, x: Floats, rows: Sequence[int | None]) -> list[Prediction]:
+        predictions = []
+        for column, model in enumerate(self.objectives):
+            prediction = model.predict(x, self.fancied)
+            known = self._known(rows, column)
+            sure = ~np.isnan(known)
+            if sure.any():
+                scaled = np.log(np.maximum(known, 1e-300)) if prediction.log else known
+                prediction = Prediction(
+                    np.where(sure, scaled, prediction.means),
+                    np.where(sure, 1e-3 * prediction.stds, prediction.stds),
+                    prediction.log,
+                )
+            predictions.append(prediction)
+        return predictions
+
+    def _feasibility(self, x: Floats, rows: Sequence[int | None]) -> Floats:
+        """Log probability that all constraints hold."""
+        log_chance = np.zeros(len(x))
+        for column, model in self.constraints.items():
+            prediction = model.predict(x, self.fancied)
+            chance = normal_cdf(-prediction.means / prediction.stds)
+            known = self._known(rows, column)
+            chance = np.where(np.isnan(known), chance, known <= 0)
+            log_chance += np.log(np.maximum(chance, 1e-30))
+        return log_chance
+
+    def _known(self, rows: Sequence[int | None], column: int) -> Floats:
+        at = np.array([-1 if row is None else row for row in rows], np.int64)
+        return np.where(at < 0, np.nan, self.table.values(np.maximum(at, 0), column))
+
+
+class Believer:
+    """Fits beliefs to a table that grows."""
+
+    def __init__(self, space: SearchSpace, table: Table, genomes: Sequence[Genome], seed: int) -> None:
+        self._encode = Encoder(space)
+        self._table = table
+        #: Of each row.
+        self._genomes = genomes
+        self._seed = seed
+        self._parameters: dict[int, tuple[tuple[int, int], Parameters]] = {}
+        self._kept: tuple[int, Beliefs | None] = (-1, None)
+
+    def beliefs(self, failures: Sequence[Genome]) -> Beliefs | None:
+        """What is believed now; None while there is too little to believe anything."""
+        if self._kept[0] != self._table.version:
+            self._kept = (self._table.version, self._fit())
+        return self._kept[1]
+
+    def _fit(self) -> Beliefs | None:
+        table = self._table
+        n_models = table.n_objectives + len(table.columns)
+        rows = table.useful(max(_EXAMPLES_MIN, _EXAMPLES // n_models))
+        x = self._encode([self._genomes[row] for row in rows])
+        points = table.objectives(rows)
+        told = points[~np.isnan(points).any(axis=1)]
+        good = points[~np.isnan(points).any(axis=1) & (table.violations(rows) <= 0)]
+        front = good[moocore.is_nondominated(good)] if len(good) else good
+        objectives: list[Regression] = []
+        reference = np.full(table.n_objectives, np.inf)
+        if len(told) >= _FEWEST:
+            reference = _reference(told, front)
+            # what is far beyond the reference is as good as far: no need to model how far
+            ceiling = 2 * reference - told.min(axis=0)
+            models = [self._model(c, rows, x, ceiling[c]) for c in range(table.n_objectives)]
+            objectives = [model for model in models if model is not None]
+        constraints = {c: m for c in table.columns.values() if (m := self._model(c, rows, x)) is not None}
+        if not objectives and not constraints:
+            return None
+        return Beliefs(self._encode, table, objectives, constraints, front, reference)
+
+    def _model(self, column: int, rows: Rows, x: Floats, ceiling: float = np.inf) -> Regression | None:
+        values = self._table.values(rows, column)
+        known = ~np.isnan(values)
+        if known.sum() < _FEWEST:
+            return None
+        values = np.minimum(values[known], ceiling)
+        if column >= self._table.n_objectives:
+            values = _squeezed(values)
+        return Regression(x[known], values, self._parameters_of(column), self._seed)
+
+    def _parameters_of(self, column: int) -> Parameters:
+        arrived = self._table.arrived[column]
+        count = _FEWEST
+        while (more := int(count * _GROWTH) + 1) <= len(arrived):
+            count = more
+        at = (count, self._table.revised[column])
+        if column not in self._parameters or self._parameters[column][0] != at:
+            rows = np.array(arrived[:count][-128:], np.int64)
+            values = self._table.values(rows, column)
+            if column >= self._table.n_objectives:
+                values = _squeezed(values)
+            x = self._encode([self._genomes[row] for row in rows])
+            self._parameters[column] = (at, parameters_for(x, values))
+        return self._parameters[column][1]
+
+
+def _reference(told: Floats, front: Floats) -> Floats:
+    reference = np.quantile(told, _REFERENCE_QUANTILE, axis=0)
+    if len(front):
+        nadir = front.max(axis=0)
+        reference = np.maximum(reference, nadir + _REFERENCE_MARGIN * (nadir - front.min(axis=0)))
+    # a column in which all are equal still needs room below the reference
+    return np.asarray(reference + 1e-9 * np.maximum(np.abs(reference), 1e-9))
+
+
+def _squeezed(values: Floats) -> Floats:
+    """Constraints keep their sign and their order near 0; decades away from it become steps."""
+    return np.asarray(np.arcsinh(values / (np.median(np.abs(values)) or 1.0)))

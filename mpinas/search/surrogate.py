@@ -1,0 +1,82 @@
+"""Surrogate-assisted genetic search: many offspring, of which the one with the best expected gain is asked for.
+
+It decides what to ask; what is known it has from its base, what that suggests from `beliefs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mpinas.search.base import SearchBase
+from mpinas.search.beliefs import Beliefs, Believer
+from mpinas.search.space import Genome, SearchSpace, genome_key
+from mpinas.search.variation import child_of, mutate
+
+#: Genomes that compete for one ask: children of the best, unrelated ones, and mutants of the most promising of these.
+_CHILDREN = 160
+_STRANGERS = 64
+_NEIGHBOURS = 64
+_PROMISING = 6
+#: How often a stranger is asked for whatever the models say, so that no belief lasts for ever.
+_EXPLORATION = 0.02
+#: So many of the genomes that are still being evaluated are taken into account, the last.
+_PENDING_MAX = 64
+
+
+class SurrogateSearch(SearchBase):
+    """Expected hypervolume improvement times the probability of being feasible, over offspring by variation.
+
+    Source of the scheme: J. Knowles, ParEGO, IEEE TEC 10(1), 2006, and M. Emmerich et al., Single- and multiobjective
+    evolutionary optimization assisted by Gaussian random field metamodels, IEEE TEC 10(4), 2006.
+    """
+
+    def __init__(self, space: SearchSpace, n_objectives: int, seed: int, population_size: int = 16) -> None:
+        super().__init__(space, n_objectives, seed, population_size)
+        self._believer = Believer(space, self._table, self._genomes, seed)
+
+    def rank(self, genomes: Sequence[Genome]) -> list[int]:
+        """By expected gain given what is known of each; the order given where nothing can be believed yet."""
+        keys = [self._open_key(genome) for genome in genomes]
+        beliefs = self._believer.beliefs(self._failures())
+        if not keys or beliefs is None:
+            return list(range(len(keys)))
+        rows = [self._row.get(key) for key in keys]
+        scores = beliefs.scores([self._asked[key] for key in keys], rows, np.random.default_rng([self.seed]))
+        return [int(index) for index in np.argsort(-scores, kind="stable")]
+
+    def _propose(self, rng: np.random.Generator) -> Genome | None:
+        beliefs = None
+        if len(self._asked) >= self.population_size:
+            beliefs = self._believer.beliefs(self._failures())
+        strangers = self._fresh([self.space.sample(rng) for _ in range(_STRANGERS)])
+        if strangers and (beliefs is None or rng.random() < _EXPLORATION):
+            return strangers[0]
+        if beliefs is None:
+            return None
+        return self._most_promising(strangers, beliefs, rng)
+
+    def _most_promising(self, strangers: list[Genome], beliefs: Beliefs, rng: np.random.Generator) -> Genome | None:
+        parents = [self._genomes[row] for row in self._table.best(2 * self.population_size)]
+        children = [child_of(self.space, parents, rng) for _ in range(_CHILDREN)] if parents else []
+        pool = self._fresh([*children, *strangers])
+        if not pool:
+            return None
+        pending = list(self._pending.items())[-_PENDING_MAX:] if self._pending else []
+        beliefs = beliefs.fancying([genome for _, genome in pending], [self._row.get(key) for key, _ in pending])
+        scores = beliefs.scores(pool, [None] * len(pool), rng)
+        promising = [pool[index] for index in np.argsort(-scores, kind="stable")[:_PROMISING]]
+        known = {genome_key(genome) for genome in pool}
+        neighbours = [
+            genome
+            for genome in self._fresh(
+                [self.space.repair(mutate(self.space, promising[at % len(promising)], rng)) for at in range(_NEIGHBOURS)]
+            )
+            if genome_key(genome) not in known
+        ]
+        finalists = [promising[0], *neighbours]
+        return finalists[int(np.argmax(beliefs.scores(finalists, [None] * len(finalists), rng)))]
+
+    def _failures(self) -> list[Genome]:
+        return []

@@ -1,0 +1,46 @@
+"""Why a candidate has no result: what goes wrong with a network is an outcome, and its reason one of a few words."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass
+
+import torch
+
+from mpinas.training.checkpoint import Unusable
+from mpinas.training.loop import Abandoned, Diverged
+from mpinas.training.weights import Dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a candidate has no result. `reason`: diverged, memory, abandoned, dropped, checkpoint or error."""
+
+    reason: str
+    detail: str
+    traceback: str = ""
+
+
+def explain(error: Exception) -> Failure:
+    """The outcome that an exception stands for."""
+    match error:
+        case Diverged():
+            return Failure("diverged", str(error))
+        case Abandoned():
+            return Failure("abandoned", str(error))
+        case Dropped():
+            return Failure("dropped", str(error))
+        case Unusable():
+            return Failure("checkpoint", str(error))
+        case _ if _is_out_of_memory(error):
+            return Failure("memory", str(error).strip().splitlines()[0] if str(error) else "out of memory")
+        case _:
+            lines = str(error).strip().splitlines() or ["no message"]
+            return Failure("error", f"{type(error).__name__}: {lines[0]}", traceback.format_exc())
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    # the CPU allocator raises a plain RuntimeError
+    return isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "out of memory" in str(error))

@@ -1,0 +1,37 @@
+"""The file of a candidate's trained weights: a torch state dict, read without running code from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+
+class Dropped(Exception):  # noqa: N818 - an outcome, not an error of the program
+    """The trained model is not there any more."""
+
+
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write the state dict; the file is complete or not there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, beside)
+    beside.replace(path)
+
+
+def load_weights(model: nn.Module, path: Path) -> nn.Module:
+    """Read what `save_weights` wrote; runs no code from the file.
+
+    Raises
+    ------
+    Dropped
+        It is not there any more.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        why = "its trained model was removed when it left the front; a later measurement brought it back"
+        raise Dropped(why) from None
+    model.load_state_dict(state)
+    return model

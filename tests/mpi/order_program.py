@@ -1,0 +1,253 @@
+"""Run by test_orders.py under mpirun: rank 0 plays the coordinator through the real channel, the others are trainers.
+
+Prints what came of each scene as JSON. Scenes follow each other in one job; in the last one all are told to stop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import sys
+import time
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from mpi4py import MPI
+
+from mpinas import config
+from mpinas.coordination import messages as msg
+from mpinas.history.run_folder import RunFolder
+from mpinas.models import baseline_genome, build, make_space
+from mpinas.parallel.channel import Backoff, MpiChannel
+from mpinas.parallel.group import Grouping
+from mpinas.parallel.trainer_loop import Crew, run_trainer
+from mpinas.tasks import Samples
+from mpinas.tasks.digits import DigitsTask
+from mpinas.training.candidate import Trainer
+from mpinas.training.loop import Watch, train
+from mpinas.training.recipe import Epochs, Recipe, make_optimizer
+
+BASELINE = baseline_genome("digits-cnn")
+#: BatchNorm and mirrored samples: all that chance and buffers can spoil.
+RESTLESS = {**make_space("cnn3d", (1, 8, 8)).sample(np.random.default_rng(1)), "flips": True, "learning_rate": 1e-3}
+REGROUPINGS = 300
+
+
+class FickleTask(DigitsTask):
+    """Fails in the middle of a training where the genome says that this rank does."""
+
+    steps = 0
+    genome: ClassVar[dict] = {}
+
+    def loss(self, outputs, targets):
+        self.steps += 1
+        if self.steps > 3 and MPI.COMM_WORLD.Get_rank() == self.genome.get("traitor"):
+            match self.genome["how"]:
+                case "raise":
+                    raise ValueError("treason")
+                case "memory":
+                    torch.empty(2**60)
+                case "nan":
+                    return super().loss(outputs, targets) * float("nan")
+        return super().loss(outputs, targets)
+
+
+class TestTrainer(Trainer):
+    """Tells the task whose turn it is, and knows a genome "tiny": two steps, then everybody's parameters compared."""
+
+    def evaluate(self, group, genome, seed, epochs, files, watch):
+        self.task.steps, self.task.genome = 0, genome
+        if "tiny" not in genome:
+            return super().evaluate(group, genome, seed, epochs, files, watch)
+        torch.manual_seed(MPI.COMM_WORLD.Get_rank())  # apart on purpose: the leader's must win
+        model = build(genome, self.task.input_shape, self.task.outputs)
+        recipe = Recipe(Epochs.whole(1), 16, 1e-3, 0.0, False, seed, self.device)
+        optimizer = make_optimizer(model, recipe, group)
+        few = tuple(Samples(part.inputs[:32], part.targets[:32]) for part in self.samples)
+        metrics = train(model, optimizer, self.task, few, recipe, group, Watch())
+        flat = torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()]).numpy()
+        digests = torch.zeros(group.size, 32)
+        digests[group.rank] = torch.tensor(list(hashlib.sha256(flat.tobytes()).digest()))
+        same = float(len(group.sum(digests).unique(dim=0)))
+        return {"error": metrics["error"], "different": same, "size": float(group.size)}, 0.1
+
+
+class Player:
+    """Rank 0: gives orders, waits for reports."""
+
+    def __init__(self, control, folder):
+        self.channel = MpiChannel(control)
+        self.folder = folder
+        self.trainers = tuple(range(1, control.Get_size()))
+        self.waiting = []
+        self.candidates = itertools.count()
+
+    def next(self, *kinds):
+        """The next report of one of these kinds; others are dropped."""
+        backoff = Backoff()
+        while True:
+            while not self.waiting:
+                time.sleep(backoff.next_s())
+                self.waiting = self.channel.receive()
+            if isinstance(report := self.waiting.pop(0), kinds):
+                return report
+
+    def evaluate(self, members, genome=BASELINE, candidate=None, done=0, until=1, full=1):
+        """Send, without waiting; the candidate's number."""
+        candidate = next(self.candidates) if candidate is None else candidate
+        order = msg.Evaluate(candidate, 1, genome, 5, tuple(members), 0, done, until, full)
+        self.channel.send(order.members, order)
+        return candidate
+
+    def answer(self):
+        return self.next(msg.Evaluated, msg.EvaluationFailed, msg.Assessed, msg.Retrained, msg.RetrainingFailed)
+
+    def weights(self, candidate):
+        return torch.load(self.folder.weights_file(candidate), weights_only=True)
+
+
+def regroup(player):
+    """Whoever is free is thrown together anew, again and again."""
+    rng = np.random.default_rng(player.trainers[-1])
+    free, at_work, sizes = set(player.trainers), {}, []
+    sent, wrong = 0, []
+    while sent < REGROUPINGS or at_work:
+        if free and sent < REGROUPINGS:
+            size = int(rng.integers(1, len(free) + 1))
+            members = tuple(int(rank) for rank in rng.permutation(sorted(free))[:size])
+            at_work[player.evaluate(members, {**BASELINE, "tiny": 1})] = members
+            free -= set(members)
+            sent += 1
+            continue
+        report = player.answer()
+        members = at_work.pop(report.candidate)
+        free |= set(members)
+        expected = {"different": 1.0, "size": float(len(members))}
+        if not isinstance(report, msg.Evaluated) or not expected.items() <= report.metrics.items():
+            wrong.append(repr(report))
+        elif report.group != members[0]:
+            wrong.append(f"{report} of {members}")
+        sizes.append(len(members))
+    return {"orders": len(sizes), "sizes": sorted(set(sizes)), "wrong": wrong}
+
+
+def fail(player):
+    """One of a group fails; another group goes on, and those that failed work with others next."""
+    pair, others = player.trainers[:2], player.trainers[2:]
+    found = []
+    for how in ("raise", "memory", "nan"):
+        bad = player.evaluate(pair, {**BASELINE, "traitor": pair[-1], "how": how}, until=2, full=2)
+        good = player.evaluate(others) if others else None
+        reports = {report.candidate: report for report in (player.answer() for _ in range(1 + bool(others)))}
+        found.append([reports[bad].reason, reports[bad].detail, good is None or "error" in reports[good].metrics])
+    mixed = [player.trainers[::2], player.trainers[1::2]]
+    for members in filter(None, mixed):
+        player.evaluate(members)
+    return {"failed": found, "next": [type(player.answer()).__name__ for _ in filter(None, mixed)]}
+
+
+def continue_(player):
+    """From a checkpoint on, with as many ranks (others, where there are enough) and with more or fewer."""
+    ranks = player.trainers
+    same = [(ranks[:1], ranks[-1:])]
+    if len(ranks) >= 2:
+        same.append((ranks[:2], ranks[-2:][::-1]))
+    if len(ranks) >= 4:
+        same.append((ranks[:3], ranks[-3:]))
+    found = {"bitwise": [], "close": [], "epochs": [], "lost": []}
+    for genome, (before, after) in itertools.product((BASELINE, RESTLESS), same):
+        unbroken = trained(player, genome, [(before, 0, 4)])
+        parts = trained(player, genome, [(before, 0, 2), (after, 2, 4)], found["epochs"])
+        equal = all(torch.equal(parts[name], unbroken[name]) for name in unbroken)
+        found["bitwise"].append([len(before), "flips" in genome and genome["flips"], equal])
+    unbroken = trained(player, BASELINE, [(ranks[:1], 0, 4)])
+    for plan in ([(ranks[:1], 0, 2), (ranks, 2, 4)], [(ranks, 0, 2), (ranks[:1], 2, 4)]):
+        parts = trained(player, BASELINE, plan)
+        gap = max(float((parts[name] - unbroken[name]).abs().max()) for name in unbroken)
+        found["close"].append(gap)
+    candidate = player.evaluate(ranks, until=1, full=2)
+    player.answer()
+    player.folder.checkpoint_file(candidate).unlink()
+    player.evaluate(ranks, candidate=candidate, done=1, until=2, full=2)
+    report = player.answer()
+    found["lost"] = [type(report).__name__, getattr(report, "reason", ""), getattr(report, "detail", "")]
+    return found
+
+
+def trained(player, genome, parts, epochs=None):
+    """The weights after these parts of a training: (members, epochs done, until)."""
+    candidate = next(player.candidates)
+    for members, done, until in parts:
+        player.evaluate(members, genome, candidate, done, until, 4)
+        report = player.next(msg.Progress, msg.Evaluated, msg.EvaluationFailed)
+        while isinstance(report, msg.Progress):
+            if epochs is not None:
+                epochs.append(report.epoch)
+            report = player.next(msg.Progress, msg.Evaluated, msg.EvaluationFailed)
+        assert isinstance(report, msg.Evaluated), report
+        assert player.folder.checkpoint_file(candidate).exists() == (until < 4)
+    return player.weights(candidate)
+
+
+def retrain(player):
+    """A finalist with all ranks; and its first training, to compare."""
+    first = player.evaluate(player.trainers, until=3, full=3)
+    evaluated = player.answer()
+    found = []
+    for attempt, seed in ((2, 5), (3, 6)):
+        order = msg.Retrain(first, attempt, BASELINE, seed, player.trainers, 3)
+        before = player.folder.weights_file(first).read_bytes()
+        player.channel.send(order.members, order)
+        report = player.answer()
+        untouched = player.folder.weights_file(first).read_bytes() == before
+        found.append([type(report).__name__, report.attempt, report.metrics, report.test_metrics, untouched])
+    bad = msg.Retrain(first, 4, {**BASELINE, "learning_rate": 1e38}, 5, player.trainers, 3)
+    player.channel.send(bad.members, bad)
+    report = player.answer()
+    return {"first": evaluated.metrics, "again": found, "bad": [type(report).__name__, report.reason]}
+
+
+def stop(player):
+    """All but one are in the middle of a training that would last for hours."""
+    busy = player.trainers[:-1] or player.trainers
+    player.evaluate(busy, until=100_000, full=100_000)
+    player.next(msg.Progress)
+    player.channel.send(player.trainers, msg.Stop())
+    reports = [player.next(msg.Stopped, msg.Evaluated, msg.EvaluationFailed) for _ in player.trainers]
+    return [[type(report).__name__, getattr(report, "rank", None)] for report in reports]
+
+
+def main():
+    world = MPI.COMM_WORLD
+    folder = RunFolder(Path(sys.argv[1]))
+    control = world.Dup()
+    first_free = handle()
+    if world.Get_rank() > 0:
+        torch.set_num_threads(1)
+        task = FickleTask(config.Task(name="digits"), 0)
+        trainer = TestTrainer(task, task.load(), task.load_test(), torch.device("cpu"), 32)
+        run_trainer(Crew(world.Get_rank(), trainer, folder, Grouping(world)), control)
+        found = None
+    else:
+        player = Player(control, folder)
+        found = {"ready": sorted(player.next(msg.Ready).rank for _ in player.trainers)}
+        for scene in (regroup, fail, continue_, retrain, stop):
+            found[scene.__name__.strip("_")] = scene(player)
+    left = world.gather(handle() - first_free, root=0)
+    if found is not None:
+        print("FOUND " + json.dumps({**found, "communicators_left": left}))
+
+
+def handle():
+    """The lowest number that MPI gives a communicator now: it rises where communicators are not freed."""
+    comm = MPI.COMM_SELF.Dup()
+    number = comm.py2f()
+    comm.Free()
+    return number
+
+
+if __name__ == "__main__":
+    main()
