@@ -130,7 +130,7 @@ class Agenda:
 
     def retrainings(self) -> list[int]:
         """Finalists to be trained again for the results, each as often as it is missing; once the search is over."""
-        if not self.plan.finalists or not self.searched() or self.assessable():
+        if not self.plan.finalists or not self.searched() or self.assessable() or self._under_way("assess"):
             return []
         under_way = self._under_way("retrain")
         found: list[int] = []
@@ -208,13 +208,13 @@ class Agenda:
             self._looked_at[rung] = len(arrived)
         if self.to_begin() > 0 or self.ledger.count(State.TRAINING):
             return None
-        return next((id_ for id_ in self._waiting_at_rungs() if self._would_join(self.ledger.candidates[id_])), None)
+        return next((id_ for id_ in self.waiting_at_rungs() if self._would_join(self.ledger.candidates[id_])), None)
 
     def _waits_at(self, candidate: int, rung: int) -> bool:
         it = self.ledger.candidates[candidate]
         return it.state is State.EVALUATED and it.rung == rung
 
-    def _waiting_at_rungs(self) -> list[int]:
+    def waiting_at_rungs(self) -> list[int]:
         """Evaluated, but not on the full budget; those with the smallest error first."""
         last = self.ledger.terms.last_rung
         waiting = {id_ for arrived in self.ledger.arrived.values() for id_ in arrived}

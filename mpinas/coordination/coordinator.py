@@ -58,6 +58,8 @@ class Coordinator:
         self._waiting_since: float | None = None
         #: Since when trainers have had nothing to do though there is work on its way to them.
         self._starved_since: float | None = None
+        #: Exporter and devices cannot keep up: some candidates are predicted ahead of need.
+        self._predicts_ahead = False
         self._began: float | None = None
         #: What there was to rank when it was done last.
         self._ranked_of: tuple[int, int] = (0, 0)
@@ -317,6 +319,8 @@ class Coordinator:
         """How many trainers take the next piece; 0: it waits until more are idle."""
         trainers, idle = self.ledger.trainers_expected, len(self.ledger.idle)
         smallest = min(self.plan.group_size, trainers)
+        if len(self.ledger.trainers) < trainers and works * smallest < trainers:
+            return 0  # the others are about to be ready, and there is not work for all of them by themselves
         if idle == trainers % smallest:  # those that are left over for ever
             smallest = idle
         # What is not training gains little from more ranks.
@@ -422,31 +426,41 @@ class Coordinator:
 
     def _predict(self, time: float, commands: list[Command]) -> None:
         """Let candidates go by predicted latencies where trainers would have nothing to do."""
-        self._starve(time)
-        if self._starved_since is None or time - self._starved_since < self._patience_s():
-            return
+        wanted = self._to_predict(time)
         candidates = self.ledger.candidates
         waiting = [
             id_ for id_ in (*self.ledger.standing[State.MEASURING], *self.ledger.standing[State.PROPOSED])
             if id_ not in self.agenda.set_aside and id_ != BASELINE
         ]  # fmt: skip
-        if not waiting:
+        if wanted <= 0 or not waiting:
             return
         self._learn()
         if not self.predictor.ready:
             return
-        wanted = max(1, len(self.ledger.idle) // self.plan.group_size)
-        for id_, found in zip(
-            waiting, self.predictor.predict([candidates[each].genome for each in waiting]), strict=True
-        ):
+        found = self.predictor.predict([candidates[each].genome for each in waiting])
+        for id_, latencies_s in zip(waiting, found, strict=True):
             if wanted == 0:
                 break
-            if self.ledger.would_break_limit({device: median_s for device, (median_s, _) in found.items()}):
+            if self.ledger.would_break_limit({device: median_s for device, (median_s, _) in latencies_s.items()}):
                 self.agenda.set_aside.add(id_)
                 continue
-            self._take(ev.Predicted(id_, found), time, commands)
-            self._measure(id_)
+            self._take(ev.Predicted(id_, latencies_s), time, commands)
+            self._predicts_ahead = True
             wanted -= 1
+
+    def _to_predict(self, time: float) -> int:
+        """How many candidates should go by predictions now: for trainers that have waited long enough, and, where
+        devices have proved too slow for them, for those that will be free next."""
+        self._starve(time)
+        self._predicts_ahead = self._predicts_ahead and self.pipeline.behind
+        groups = max(1, self.ledger.trainers_expected // self.plan.group_size)
+        if self._starved_since is not None and (
+            self._predicts_ahead or time - self._starved_since >= self._patience_s()
+        ):
+            return max(1, len(self.ledger.idle) // self.plan.group_size)
+        if self._predicts_ahead and self.agenda.to_begin() > 0:
+            return 1 + groups // 16 - self.ledger.count(State.READY)
+        return 0
 
     def _learn(self) -> None:
         devices = self.ledger.terms.devices
@@ -462,20 +476,29 @@ class Coordinator:
 
     # --- the end
 
+    def files_needed(self) -> set[int]:
+        """Candidates whose weights or checkpoints are of use."""
+        trained = (State.READY, State.TRAINING)
+        going_on = {id_ for state in trained for id_ in self.ledger.standing[state]}
+        return {*self.ledger.kept(), *self.agenda.waiting_at_rungs(), *going_on}
+
+    def _finish(self, reason: str, time: float, commands: list[Command]) -> None:
+        self._take(ev.Finished(reason), time, commands)
+        commands += [Discard(candidate) for candidate in self.agenda.waiting_at_rungs()]
+        commands += self._stop(None)
+
     def _conclude(self, time: float, commands: list[Command]) -> None:
         """Finish when nothing is open, nothing more can be proposed and every finalist is assessed and judged."""
         if not self.ledger.trainers or self.ledger.groups or BASELINE not in self.ledger.candidates:
             self._waiting_since = None
         elif self.agenda.baseline_failed():
             baseline = self.ledger.candidates[BASELINE]
-            self._take(ev.Finished(f"the baseline, to compare with, failed: {baseline.reason}"), time, commands)
-            commands += self._stop(None)
+            self._finish(f"the baseline, to compare with, failed: {baseline.reason}", time, commands)
         elif self.agenda.searched() and not self.agenda.assessable() and not self.agenda.retrainings():
             if self.agenda.awaited():
                 self._waiting_since = time if self._waiting_since is None else self._waiting_since
                 return
-            self._take(ev.Finished(self.agenda.reason()), time, commands)
-            commands += self._stop(None)
+            self._finish(self.agenda.reason(), time, commands)
 
     def _stop(self, event: ev.Event | None) -> list[Command]:
         """Send every trainer home, once, and leave when all have gone."""

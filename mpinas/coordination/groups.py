@@ -56,9 +56,9 @@ def choose(idle: Iterable[Trainer], size: int) -> tuple[int, ...]:
     by_host: dict[str, list[int]] = {}
     for trainer in trainers:
         by_host.setdefault(trainer.host, []).append(trainer.rank)
-    enough = [ranks for ranks in by_host.values() if len(ranks) >= size]
+    enough = sorted((ranks for ranks in by_host.values() if len(ranks) >= size), key=len)
     if enough:
-        return tuple(sorted(min(enough, key=lambda ranks: len(ranks)))[:size])
+        return tuple(sorted(enough[0])[:size])
     # the fullest hosts first, so that as few as possible take part
     ordered = sorted(by_host.values(), key=len, reverse=True)
     return tuple(sorted([rank for ranks in ordered for rank in sorted(ranks)][:size]))

@@ -30,6 +30,11 @@ class Pipeline:
         self._to_measure: dict[str, dict[Ask, None]] = {}
         self._measuring: dict[str, set[Ask]] = {}
 
+    @property
+    def behind(self) -> bool:
+        """Does anything wait that is not even under way?"""
+        return bool(self._to_export) or any(self._to_measure.values())
+
     def want_export(self, candidate: int) -> None:
         """The artifact of a candidate is needed."""
         if candidate not in self._exporting:

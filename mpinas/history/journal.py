@@ -13,7 +13,7 @@ from mpinas.coordination.events import EVENT_CLASSES, Event
 from mpinas.errors import UserError
 
 #: First line of every journal. A reader refuses what it does not know.
-FORMAT = "mpinas-journal/1"
+FORMAT = "mpinas-journal/2"
 
 Entry = tuple[float, Event]
 
@@ -59,7 +59,10 @@ def _read_whole(path: Path) -> tuple[list[Entry], int]:
     whole = data[: data.rfind(b"\n") + 1]
     lines = whole.splitlines(keepends=True)
     if lines and lines[0].strip() != FORMAT.encode():
-        raise UserError(f"{path}: not a journal of this version ({FORMAT}): it starts with {lines[0][:40]!r}")
+        raise UserError(
+            f"{path}: not a journal of this version ({FORMAT}): it starts with {lines[0][:40]!r}; begin a new run, or "
+            "go on with the version that wrote it"
+        )
     entries: list[Entry] = []
     for number, line in enumerate(lines[1:], start=2):
         try:

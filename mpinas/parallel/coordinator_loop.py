@@ -100,8 +100,8 @@ class Shell:
                     self._folder.discard_export(candidate)
             case co.Judge(candidate, device):
                 self._judge(candidate, device)
-            case co.Send(group, order):
-                self._channel.send(group, order)
+            case co.Send(ranks, order):
+                self._channel.send(ranks, order)
             case co.Discard(candidate):
                 if candidate in self._again:
                     self._again[candidate].clear()
@@ -168,28 +168,52 @@ def coordinate(
     stop: StopSignals,
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Run the job from its Begun to the end of its last group."""
+    """Run the job from its Begun to the end of its last trainer."""
     backoff = Backoff()
     latest = 0.0
     stop_seen = False
+    #: Nothing has happened since `idle` had nothing to do.
+    settled = False
     waiting: list[ev.Event] = [begun]
+
+    def carry_out(commands: list[co.Command]) -> bool:
+        """True when the job is over."""
+        for command in commands:
+            if isinstance(command, co.Leave):
+                return True
+            shell.execute(command, latest)
+            if isinstance(command, co.Record):
+                display.show(command.event, latest, coordinator.ledger)
+        return False
+
     while True:
         for event in waiting:
             latest = max(latest, clock())  # the journal's clock never goes back
-            for command in coordinator.handle(event, latest):
-                if isinstance(command, co.Leave):
-                    return
-                shell.execute(command, latest)
-                if isinstance(command, co.Record):
-                    display.show(command.event, latest, coordinator.ledger)
+            if carry_out(coordinator.handle(event, latest)):
+                return
         if waiting:
             backoff.reset()
+            settled = False
         display.tick(clock(), coordinator.ledger)
-        shell.wait(backoff.next_s())
-        waiting = shell.collect() or coordinator.overdue(max(latest, clock()))
+        if settled:
+            shell.wait(backoff.next_s())
+        waiting = shell.collect()
         if stop.caught and not stop_seen:
             stop_seen = True
             waiting.append(ev.StopRequested(stop.caught))
+        latest = max(latest, clock())
+        if waiting or (settled and latest < _or_never(coordinator.due())):
+            continue
+        waiting = coordinator.overdue(latest)
+        if not waiting:  # one piece of work, then look for events again: they come first
+            commands = coordinator.idle(latest)
+            settled = not commands
+            if carry_out(commands):
+                return
+
+
+def _or_never(due: float | None) -> float:
+    return math.inf if due is None else due
 
 
 def _from_reply(reply: Reply) -> ev.Event:

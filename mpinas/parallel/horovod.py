@@ -51,12 +51,16 @@ class HorovodCollectives:
             self._is_open = False
 
     def distribute(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> torch.optim.Optimizer:
-        """DistributedOptimizer over the group, parameters and buffers broadcast from the leader."""
+        """DistributedOptimizer over the group, parameters and buffers broadcast from the leader.
+
+        All gradients travel as one message: left to itself, Horovod joins those that happen to be ready at the same
+        time, and with three ranks or more the sums then differ in their last bits from one training to the next.
+        """
         self.broadcast(model)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Horovod 0.28.1 calls torch in ways that are deprecated
             distributed: torch.optim.Optimizer = self._hvd.DistributedOptimizer(
-                optimizer, named_parameters=model.named_parameters(), op=self._hvd.Average
+                optimizer, named_parameters=model.named_parameters(), op=self._hvd.Average, groups=1
             )
         return distributed
 

@@ -16,21 +16,24 @@ from typing import TYPE_CHECKING, Any
 import mpinas
 from mpinas.config import Experiment, check_resumable, read_experiment, write_experiment
 from mpinas.coordination import events as ev
-from mpinas.coordination.coordinator import Coordinator, Plan
+from mpinas.coordination.agenda import ENDED
+from mpinas.coordination.coordinator import Coordinator
 from mpinas.coordination.ledger import Ledger
 from mpinas.coordination.messages import Order, Report
+from mpinas.coordination.plan import Plan
 from mpinas.errors import UserError
 from mpinas.history.journal import Journal
-from mpinas.history.run_folder import RunFolder, terms_of
+from mpinas.history.run_folder import RunFolder, plan_of, terms_of
+from mpinas.history.warm_start import start_genomes
 from mpinas.parallel import world as mpi
-from mpinas.parallel.layout import Groups, describe, make_groups
-from mpinas.search import GeneticSearch, SearchSpace
+from mpinas.parallel.layout import describe, largest_group, trainers_of
+from mpinas.search import SearchSpace, make_search
 
 if TYPE_CHECKING:  # torch is imported only once it is clear that there is something to do
     import torch
 
     from mpinas.tasks import Samples, Task
-    from mpinas.training.collectives import Collectives
+    from mpinas.training.candidate import Trainer
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +73,9 @@ def _run(world: Any, arguments: Arguments) -> None:
     began = time.monotonic()
     rank, size = world.Get_rank(), world.Get_size()
     experiment, path = mpi.on_rank_0(world, lambda: read_arguments(arguments))
-    groups = make_groups(size, experiment.training.group_size)
+    trainers, plan = trainers_of(size), plan_of(experiment)
     if rank == 0:
-        _say(describe(groups, experiment.training.group_size))
+        _say(describe(size, plan.group_size, plan.group_size_max))
 
     from mpinas.models import make_space
     from mpinas.tasks import make_task
@@ -81,13 +84,15 @@ def _run(world: Any, arguments: Arguments) -> None:
     space = mpi.on_all_ranks(
         world, lambda: make_space(experiment.search.space, task.input_shape, experiment.search.genes)
     )
+    plan = mpi.on_rank_0(world, lambda: plan_of(experiment, start_genomes(experiment.search.start, space)))
     if size > 1:
         from mpinas.parallel import horovod
 
         mpi.on_all_ranks(world, horovod.check)
-    trains = rank > 0 or size == 1
+    trains = rank in trainers
     position = _position_on_node(world, trains)
-    means = mpi.on_all_ranks(world, lambda: _means(task, experiment, position) if trains else None)
+    largest = largest_group(len(trainers), plan.group_size, plan.group_size_max)
+    means = mpi.on_all_ranks(world, lambda: _means(task, experiment, position, largest) if trains else None)
     if rank == 0:
         _say(f"task {task.name}, space {experiment.search.space} of {len(space):.1e} genomes; data read and ranks "
              f"ready after {time.monotonic() - began:.1f} s")  # fmt: skip
@@ -98,9 +103,9 @@ def _run(world: Any, arguments: Arguments) -> None:
         mpi.on_rank_0(world, lambda: desk.append(stack.enter_context(Desk(path, experiment, arguments.resume, task))))
         with mpi.abort_on_user_error(world):
             if rank == 0:
-                desk[0].coordinate(control, groups, space, means)
+                desk[0].coordinate(control, trainers, plan, space, means)
             elif means is not None:
-                _train(world, control, groups, RunFolder(path), experiment, means)
+                _train(world, control, RunFolder(path), experiment, means)
 
 
 def read_arguments(arguments: Arguments) -> tuple[Experiment, Path]:
@@ -119,15 +124,15 @@ def read_arguments(arguments: Arguments) -> tuple[Experiment, Path]:
     return experiment, path
 
 
-def _means(task: Task, experiment: Experiment, position: tuple[int, int]) -> Means:
+def _means(task: Task, experiment: Experiment, position: tuple[int, int], largest_group: int) -> Means:
     """Read the data and take a device. Raises UserError."""
     from mpinas.training.devices import local_device
 
     device = local_device(experiment.training.device, experiment.training.threads, *position)
     samples = task.load()
-    if len(samples[0]) < experiment.training.group_size:
+    if len(samples[0]) < largest_group:
         raise UserError(f"task.train: {len(samples[0])} training samples are too few for groups of "
-                        f"{experiment.training.group_size}")  # fmt: skip
+                        f"{largest_group}; set training.group_size_max")  # fmt: skip
     return Means(task, samples, task.load_test(), device)
 
 
@@ -143,31 +148,22 @@ def _position_on_node(world: Any, trains: bool) -> tuple[int, int]:
     return place
 
 
-def _train(
-    world: Any, control: Any, groups: Groups, folder: RunFolder, experiment: Experiment, means: Means
-) -> None:  # fmt: skip
+def _train(world: Any, control: Any, folder: RunFolder, experiment: Experiment, means: Means) -> None:
     """A trainer rank's part of the job."""
     from mpinas.parallel.coordinator_loop import StopSignals
-    from mpinas.parallel.horovod import HorovodCollectives
-    from mpinas.parallel.trainer_loop import MpiCrew, be_polite, run_trainer
+    from mpinas.parallel.group import Grouping
+    from mpinas.parallel.trainer_loop import Crew, be_polite, run_trainer
 
     StopSignals.ignore()
     if experiment.edge.bridge == "local":
         be_polite()
-    number = next(i for i, members in enumerate(groups) if world.Get_rank() in members)
-    # collective over the members only: rank 0 and the other groups take no part
-    comm = world.Create_group(world.Get_group().Incl(groups[number]), number)
-    collectives = HorovodCollectives(comm)
-    trainer = _trainer(means, collectives, experiment)
-    run_trainer(MpiCrew(number, groups[number], trainer, folder, comm, collectives), comm, control)
+    run_trainer(Crew(world.Get_rank(), _trainer(means, experiment), folder, Grouping(world)), control)
 
 
-def _trainer(means: Means, collectives: Collectives, experiment: Experiment) -> Any:
+def _trainer(means: Means, experiment: Experiment) -> Trainer:
     from mpinas.training.candidate import Trainer
 
-    return Trainer(
-        means.task, means.samples, means.test, collectives, means.device, experiment.training.batch_size
-    )  # fmt: skip
+    return Trainer(means.task, means.samples, means.test, means.device, experiment.training.batch_size)
 
 
 class Desk:
@@ -228,34 +224,27 @@ class Desk:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def coordinate(self, control: Any, groups: Groups, space: SearchSpace, means: Means | None) -> None:
+    def coordinate(
+        self, control: Any, trainers: tuple[int, ...], plan: Plan, space: SearchSpace, means: Means | None
+    ) -> None:
         """Run the search to its end; in a world of one, train as well."""
         from mpinas.parallel.channel import MpiChannel
         from mpinas.parallel.coordinator_loop import Shell, StopSignals, coordinate
         from mpinas.report.live import open_display
 
-        search = self.experiment.search
-        plan = Plan(
-            evaluations=search.evaluations,
-            epochs=self.experiment.training.epochs,
-            seed=search.seed,
-            proposals_max=search.proposals_max or 10 * search.evaluations,
-            answer_s=self.experiment.edge.answer_seconds,
-        )
-        terms = terms_of(self.experiment)
-        genetic = GeneticSearch(space, len(terms.objectives), search.seed, search.population)
-        coordinator = Coordinator(plan, genetic, Ledger(terms), self._baseline())
+        search, terms = self.experiment.search, terms_of(self.experiment)
+        proposer = make_search(search.algorithm, space, len(terms.objectives), search.seed, search.population)
+        coordinator = Coordinator(plan, proposer, Ledger(terms), self._baseline())
         coordinator.replay(self.journal.history)
-        self.folder.keep_only(coordinator.ledger.finalists())
+        self.folder.keep_only(_of_use(coordinator.ledger))
         stop = StopSignals()
         if means is None:
-            channel: Any = MpiChannel(control, [members[0] for members in groups])
+            channel: Any = MpiChannel(control)
         else:
             channel = self._serial_channel(means, lambda: stop.caught is not None)
         shell = Shell(channel, self.device, self.exporter, self.folder, self.journal,
                       (self.task.input_shape, self.task.outputs))  # fmt: skip
-        ranks = sum(len(members) for members in groups) + (means is None)
-        begun = ev.Begun(mpinas.__version__, ranks, groups, self.task.name, self.simulated)
+        begun = ev.Begun(mpinas.__version__, len(trainers), self.task.name, self.simulated)
         with closing(open_display(sys.stdout, search.evaluations, self.folder.logs / "search.log")) as display:
             coordinate(coordinator, shell, display, begun, stop)
         if coordinator.ledger.finished is None:
@@ -264,12 +253,12 @@ class Desk:
 
     def _serial_channel(self, means: Means, should_stop: Callable[[], bool]) -> Any:
         from mpinas.parallel.channel import SerialChannel
+        from mpinas.parallel.group import Grouping
         from mpinas.parallel.trainer_loop import Crew, be_polite
-        from mpinas.training.collectives import SerialCollectives
 
         if self.experiment.edge.bridge == "local":
             be_polite()
-        crew = Crew(0, (0,), _trainer(means, SerialCollectives(), self.experiment), self.folder)
+        crew = Crew(0, _trainer(means, self.experiment), self.folder, Grouping())
 
         def execute(order: Order, say: Callable[[Report], None]) -> None:
             crew.execute(order, say, should_stop)
@@ -284,3 +273,10 @@ class Desk:
 
 def _say(line: str) -> None:
     print(f"mpinas: {line}", flush=True)
+
+
+def _of_use(ledger: Ledger) -> set[int]:
+    """Whose files an earlier job has left for this one: trained models to keep, checkpoints to go on from."""
+    full = ledger.terms.rungs[-1]
+    begun = {it.id for it in ledger.candidates.values() if 0 < it.epochs_done < full and it.state not in ENDED}
+    return begun | ledger.kept()

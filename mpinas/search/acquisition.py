@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mpinas.search.regression import Prediction
+from mpinas.search.scale import Prediction
 from mpinas.search.selection import Floats
 
 _SAMPLES = 256
@@ -29,7 +29,7 @@ def normal_cdf(z: Floats) -> Floats:
     ):
         fit = fit * t + coefficient
     tail = 0.5 * t * np.exp(-x * x - 1.26551223 + t * fit)
-    return np.where(z > 0, 1.0 - tail, tail)
+    return np.asarray(np.where(z > 0, 1.0 - tail, tail))
 
 
 def expected_improvement(below: Floats, of: Prediction) -> Floats:

@@ -78,6 +78,7 @@ class SearchBase(ABC):
         self._pending.pop(key)
         self._told[key] = None
         self._put(key, values)
+        self._table.put(self._row[key], self._table.outcome, -1.0)
 
     def revise(self, genome: Genome, objectives: Sequence[float]) -> None:
         """Give better-known objectives of a genome that was told of already."""
@@ -88,7 +89,11 @@ class SearchBase(ABC):
 
     def tell_failed(self, genome: Genome) -> None:
         """Say that a genome that was asked for has no objectives and never will: it breeds nothing."""
-        self._pending.pop(self._open_key(genome))
+        key = self._open_key(genome)
+        self._pending.pop(key)
+        row = self._row_of(key)
+        if not self._table.violations(np.array([row]))[0]:  # else that is why, and nothing is learnt of failing
+            self._table.put(row, self._table.outcome, 1.0)
 
     def tell_partial(self, genome: Genome, objectives: Sequence[float | None]) -> None:
         """Give the objectives known before the evaluation, None for the others."""

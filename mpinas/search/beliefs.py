@@ -14,8 +14,10 @@ import numpy as np
 
 from mpinas.search.acquisition import expected_hypervolume_gain, normal_cdf
 from mpinas.search.encoding import Encoder
+from mpinas.search.forest import Forest, milestone
 from mpinas.search.gaussian import Parameters
-from mpinas.search.regression import Prediction, Regression, parameters_for
+from mpinas.search.regression import PARAMETER_ROWS, Regression, parameters_for
+from mpinas.search.scale import Prediction, spans_decades
 from mpinas.search.selection import Floats
 from mpinas.search.space import Genome, SearchSpace
 from mpinas.search.table import Rows, Table
@@ -43,12 +45,11 @@ class Beliefs:
     table: Table
     #: One for each objective; empty while one of them cannot be fitted.
     objectives: list[Regression]
-    #: Column of the table -> model of the squeezed constraint.
+    #: Column of the table -> model of the squeezed constraint, or of failing.
     constraints: dict[int, Regression]
     #: (points, objectives), feasible and not dominated.
     front: Floats
     reference: Floats
-    fancied: Floats | None = None
 
     def fancying(self, genomes: Sequence[Genome], rows: Sequence[int | None]) -> Beliefs:
         """The same with `genomes`, under way, taken to turn out as predicted (the Kriging believer).
@@ -58,12 +59,16 @@ class Beliefs:
         if not genomes:
             return self
         x = self.encode(genomes)
-        fancied = replace(self, fancied=x)
-        if not self.objectives:
-            return fancied
-        points = np.column_stack([p.median() for p in self._predicted(x, rows)])
-        points = points[self._feasibility(x, rows) > np.log(_LIKELY)]
-        return replace(fancied, front=np.concatenate([self.front, points]))
+        front = self.front
+        if self.objectives:
+            points = np.column_stack([p.median() for p in self._predicted(x, rows)])
+            front = np.concatenate([front, points[self._feasibility(x, rows) > np.log(_LIKELY)]])
+        return replace(
+            self,
+            front=front[moocore.is_nondominated(front)] if len(front) else front,
+            objectives=[model.fancying(x) for model in self.objectives],
+            constraints={column: model.fancying(x) for column, model in self.constraints.items()},
+        )
 
     def scores(self, genomes: Sequence[Genome], rows: Sequence[int | None], rng: np.random.Generator) -> Floats:
         """Log of expected gain times probability of being feasible; `rows` of the table where anything is known."""
@@ -77,7 +82,7 @@ class Beliefs:
     def _predicted(self, x: Floats, rows: Sequence[int | None]) -> list[Prediction]:
         predictions = []
         for column, model in enumerate(self.objectives):
-            prediction = model.predict(x, self.fancied)
+            prediction = model.predict(x)
             known = self._known(rows, column)
             sure = ~np.isnan(known)
             if sure.any():
@@ -94,7 +99,7 @@ class Beliefs:
         """Log probability that all constraints hold."""
         log_chance = np.zeros(len(x))
         for column, model in self.constraints.items():
-            prediction = model.predict(x, self.fancied)
+            prediction = model.predict(x)
             chance = normal_cdf(-prediction.means / prediction.stds)
             known = self._known(rows, column)
             chance = np.where(np.isnan(known), chance, known <= 0)
@@ -116,9 +121,10 @@ class Believer:
         self._genomes = genomes
         self._seed = seed
         self._parameters: dict[int, tuple[tuple[int, int], Parameters]] = {}
+        self._forests: dict[int, Forest] = {}
         self._kept: tuple[int, Beliefs | None] = (-1, None)
 
-    def beliefs(self, failures: Sequence[Genome]) -> Beliefs | None:
+    def beliefs(self) -> Beliefs | None:
         """What is believed now; None while there is too little to believe anything."""
         if self._kept[0] != self._table.version:
             self._kept = (self._table.version, self._fit())
@@ -126,7 +132,9 @@ class Believer:
 
     def _fit(self) -> Beliefs | None:
         table = self._table
-        n_models = table.n_objectives + len(table.columns)
+        conditions = [table.outcome] if table.failures else []
+        conditions += table.columns.values()
+        n_models = table.n_objectives + len(conditions)
         rows = table.useful(max(_EXAMPLES_MIN, _EXAMPLES // n_models))
         x = self._encode([self._genomes[row] for row in rows])
         points = table.objectives(rows)
@@ -141,35 +149,42 @@ class Believer:
             ceiling = 2 * reference - told.min(axis=0)
             models = [self._model(c, rows, x, ceiling[c]) for c in range(table.n_objectives)]
             objectives = [model for model in models if model is not None]
-        constraints = {c: m for c in table.columns.values() if (m := self._model(c, rows, x)) is not None}
+        constraints = {c: m for c in conditions if (m := self._model(c, rows, x)) is not None}
         if not objectives and not constraints:
             return None
         return Beliefs(self._encode, table, objectives, constraints, front, reference)
 
     def _model(self, column: int, rows: Rows, x: Floats, ceiling: float = np.inf) -> Regression | None:
-        values = self._table.values(rows, column)
-        known = ~np.isnan(values)
+        known = ~np.isnan(self._table.values(rows, column))
         if known.sum() < _FEWEST:
             return None
-        values = np.minimum(values[known], ceiling)
-        if column >= self._table.n_objectives:
-            values = _squeezed(values)
-        return Regression(x[known], values, self._parameters_of(column), self._seed)
+        values = self._values(rows[known], column)
+        log = spans_decades(values)
+        arrived, edition = self._table.arrived[column], self._table.revised[column]
+        forest = self._forests.setdefault(column, Forest(self._seed + 1000 * column))
+        trees = forest.trees(arrived, edition, log, lambda rows: self._examples(rows, column))
+        return Regression(x[known], np.minimum(values, ceiling), self._parameters_of(column), trees, log)
 
     def _parameters_of(self, column: int) -> Parameters:
         arrived = self._table.arrived[column]
-        count = _FEWEST
-        while (more := int(count * _GROWTH) + 1) <= len(arrived):
-            count = more
+        count = milestone(len(arrived), _FEWEST, _GROWTH)
         at = (count, self._table.revised[column])
         if column not in self._parameters or self._parameters[column][0] != at:
-            rows = np.array(arrived[:count][-128:], np.int64)
-            values = self._table.values(rows, column)
-            if column >= self._table.n_objectives:
-                values = _squeezed(values)
-            x = self._encode([self._genomes[row] for row in rows])
-            self._parameters[column] = (at, parameters_for(x, values))
+            rows = np.array(arrived[max(0, count - PARAMETER_ROWS) : count], np.int64)
+            self._parameters[column] = (at, parameters_for(*self._examples(rows, column)))
         return self._parameters[column][1]
+
+    def _examples(self, rows: Rows, column: int) -> tuple[Floats, Floats]:
+        return self._encode([self._genomes[row] for row in rows]), self._values(rows, column)
+
+    def _values(self, rows: Rows, column: int) -> Floats:
+        values = self._table.values(rows, column)
+        return values if column < self._table.n_objectives else np.arcsinh(values / self._size(column))
+
+    def _size(self, column: int) -> float:
+        """Usual size of a constraint, from its first values: near 0 it is modelled as it is, decades away by steps."""
+        first = np.array(self._table.arrived[column][:PARAMETER_ROWS], np.int64)
+        return float(np.median(np.abs(self._table.values(first, column)))) or 1.0
 
 
 def _reference(told: Floats, front: Floats) -> Floats:
@@ -179,8 +194,3 @@ def _reference(told: Floats, front: Floats) -> Floats:
         reference = np.maximum(reference, nadir + _REFERENCE_MARGIN * (nadir - front.min(axis=0)))
     # a column in which all are equal still needs room below the reference
     return np.asarray(reference + 1e-9 * np.maximum(np.abs(reference), 1e-9))
-
-
-def _squeezed(values: Floats) -> Floats:
-    """Constraints keep their sign and their order near 0; decades away from it become steps."""
-    return np.asarray(np.arcsinh(values / (np.median(np.abs(values)) or 1.0)))

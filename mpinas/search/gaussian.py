@@ -8,8 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.gaussian_process import GaussianProcessRegressor
-from sklearn.gaussian_process.kernels import RBF
 
 from mpinas.search.selection import Floats
 
@@ -31,6 +29,8 @@ def likeliest(x: Floats, y: Floats) -> Parameters:
 
     One eigendecomposition for each length serves all noises.
     """
+    from sklearn.gaussian_process.kernels import RBF  # scikit-learn takes a second to import
+
     best, found = -np.inf, Parameters(1.0, 0.1, 1.0)
     for length in _LENGTHS:
         eigenvalues, vectors = np.linalg.eigh(RBF(length)(x))
@@ -48,6 +48,9 @@ class GaussianProcess:
     """Posterior for fixed parameters and centred targets."""
 
     def __init__(self, parameters: Parameters) -> None:
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import RBF
+
         self._signal = parameters.signal
         self._model = GaussianProcessRegressor(RBF(parameters.length), alpha=parameters.noise, optimizer=None)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mpinas.search.base import SearchBase
+from mpinas.search.base import Key, SearchBase
 from mpinas.search.selection import Floats, constrained_order, das_dennis, nsga3_order
 from mpinas.search.space import Genome
 from mpinas.search.table import Rows
@@ -68,8 +68,8 @@ class RegularizedEvolution(SearchBase):
         best = constrained_order(self._table.objectives(drawn), self._table.violations(drawn))[0]
         return child_of(self.space, [self._genomes[drawn[best]]], rng)
 
-    def _young(self) -> list[object]:
-        keys = []
+    def _young(self) -> list[Key]:
+        keys: list[Key] = []
         for key in reversed(self._told):
             keys.append(key)
             if len(keys) == self.population_size:

@@ -2,112 +2,56 @@
 
 A Gaussian process (smooth, knows what it does not know) and extremely randomised trees (steps, interactions, outliers)
 are averaged; where they disagree the doubt is greater. It knows rows of numbers and, in `Surrogate`, genomes.
-Source of the trees: P. Geurts et al., Extremely randomized trees, Machine Learning 63, 2006.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from sklearn.ensemble import ExtraTreesRegressor
 
 from mpinas.search.encoding import Encoder
+from mpinas.search.forest import TREES, Tree, grown
 from mpinas.search.gaussian import GaussianProcess, Parameters, likeliest
+from mpinas.search.scale import Prediction, Scale
 from mpinas.search.selection import Floats
 from mpinas.search.space import Genome, SearchSpace
 
-_TREES = 32
-#: Positive values are modelled by their logarithm if the greatest is so many times the smallest.
-_LOG_RATIO = 10.0
-#: Values beyond the quartiles by more than so many interquartile ranges are taken for so far and no farther.
-_FENCE = 3.0
 #: The Gaussian process' parameters come from so many examples at most, the last.
-_PARAMETER_ROWS = 128
-#: No doubt is smaller than this share of the spread of the examples.
-_DOUBT_MIN = 1e-3
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """Normal in `means` and `stds`; if `log`, the logarithm of the value is."""
-
-    means: Floats
-    stds: Floats
-    log: bool
-
-    def __getitem__(self, which: slice | np.ndarray) -> Prediction:
-        return Prediction(self.means[which], self.stds[which], self.log)
-
-    def expected(self) -> Floats:
-        """In the unit of the values."""
-        return np.exp(self.means + self.stds**2 / 2) if self.log else self.means
-
-    def median(self) -> Floats:
-        """In the unit of the values."""
-        return np.exp(self.means) if self.log else self.means
-
-    def spread(self) -> Floats:
-        """Standard deviation in the unit of the values."""
-        return self.expected() * np.sqrt(np.expm1(self.stds**2)) if self.log else self.stds
-
-
-class Scale:
-    """Raw values to the scale on which they are modelled, and predictions back."""
-
-    def __init__(self, values: Floats) -> None:
-        positive = values.min() > 0
-        self.log = bool(positive and values.max() > _LOG_RATIO * values.min())
-        on_scale = np.log(values) if self.log else values
-        low, middle, high = np.quantile(on_scale, (0.25, 0.5, 0.75))
-        # where most values are equal the quartiles are too, and say nothing of what is wild
-        reach = _FENCE * (high - low) if high > low else np.inf
-        self._low, self._high = low - reach, high + reach
-        inside = np.clip(on_scale, self._low, self._high)
-        self._centre = float(middle)
-        self._unit = float(inside.std()) or 1.0
-
-    def forward(self, values: Floats) -> Floats:
-        """Centred, of about unit spread, wild ones drawn in."""
-        on_scale = np.log(np.maximum(values, 1e-300)) if self.log else values
-        return np.asarray((np.clip(on_scale, self._low, self._high) - self._centre) / self._unit)
-
-    def back(self, means: Floats, variances: Floats) -> Prediction:
-        """The prediction of values whose scaled ones have these moments."""
-        stds = np.maximum(np.sqrt(variances), _DOUBT_MIN) * self._unit
-        return Prediction(means * self._unit + self._centre, stds, self.log)
+PARAMETER_ROWS = 128
 
 
 def parameters_for(x: Floats, values: Floats) -> Parameters:
     """Of the Gaussian process. Costs more than a fit and changes slowly: worth keeping for a while."""
-    last = slice(-_PARAMETER_ROWS, None)
+    last = slice(-PARAMETER_ROWS, None)
     return likeliest(x[last], Scale(values[last]).forward(values[last]))
 
 
 class Regression:
-    """Both models fitted to rows and values; can imagine further rows that agree with what it predicts for them."""
+    """A process fitted to rows and values, and trees grown of them; all on one scale."""
 
-    def __init__(self, x: Floats, values: Floats, parameters: Parameters, seed: int, trees: int = _TREES) -> None:
-        self._scale = Scale(values)
+    def __init__(self, x: Floats, values: Floats, parameters: Parameters, trees: Sequence[Tree], log: bool) -> None:
+        self._scale = Scale(values, log)
         self._x, self._y = x, self._scale.forward(values)
         self._parameters = parameters
+        self._trees = trees
         self._process = GaussianProcess(parameters).fit(self._x, self._y)
-        self._forest = ExtraTreesRegressor(trees, max_features=0.5, random_state=seed).fit(self._x, self._y)
 
-    def predict(self, x: Floats, fancied: Floats | None = None) -> Prediction:
-        """`fancied`: rows taken as seen with the values predicted for them, so that doubt is smaller near them."""
+    def fancying(self, x: Floats) -> Regression:
+        """The same after seeing rows `x` turn out as it predicts them: doubt is smaller near them."""
+        out = Regression.__new__(Regression)
+        out._scale, out._parameters, out._trees = self._scale, self._parameters, self._trees
+        out._x, out._y = np.concatenate([self._x, x]), np.concatenate([self._y, self._process.predict(x)[0]])
+        out._process = GaussianProcess(self._parameters).fit(out._x, out._y)
+        return out
+
+    def predict(self, x: Floats) -> Prediction:
+        """Of rows."""
         means, variances = self._process.predict(x)
-        if fancied is not None and len(fancied):
-            y = self._process.predict(fancied)[0]
-            process = GaussianProcess(self._parameters)
-            process.fit(np.concatenate([self._x, fancied]), np.concatenate([self._y, y]))
-            means, variances = process.predict(x)
-        single = x.astype(np.float32)  # what the trees compare
-        votes = np.stack([tree.tree_.predict(single)[:, 0] for tree in self._forest.estimators_])
+        single = x.astype(np.float32)
+        votes = self._scale.inward(np.stack([tree.predict(single) for tree in self._trees]))
         both = (means + votes.mean(axis=0)) / 2
-        disagreement = (means - both) ** 2
-        return self._scale.back(both, (variances + votes.var(axis=0) / 2) / 2 + disagreement)
+        return self._scale.back(both, (variances + votes.var(axis=0) / 2) / 2 + (means - both) ** 2)
 
 
 class Surrogate:
@@ -124,7 +68,8 @@ class Surrogate:
         if len(genomes) != len(y) or len(y) < 2 or not np.isfinite(y).all():
             raise ValueError(f"{len(genomes)} genomes, {len(y)} values: as many finite values, two or more, are needed")
         x = self._encode(genomes)
-        self._model = Regression(x, y, parameters_for(x, y), self._seed)
+        trees = [grown(x, y, None, self._seed + number) for number in range(TREES)]
+        self._model = Regression(x, y, parameters_for(x, y), trees, Scale(y).log)
         return self
 
     def predict(self, genomes: Sequence[Genome]) -> tuple[list[float], list[float]]:

@@ -39,7 +39,7 @@ class SurrogateSearch(SearchBase):
     def rank(self, genomes: Sequence[Genome]) -> list[int]:
         """By expected gain given what is known of each; the order given where nothing can be believed yet."""
         keys = [self._open_key(genome) for genome in genomes]
-        beliefs = self._believer.beliefs(self._failures())
+        beliefs = self._believer.beliefs()
         if not keys or beliefs is None:
             return list(range(len(keys)))
         rows = [self._row.get(key) for key in keys]
@@ -49,7 +49,7 @@ class SurrogateSearch(SearchBase):
     def _propose(self, rng: np.random.Generator) -> Genome | None:
         beliefs = None
         if len(self._asked) >= self.population_size:
-            beliefs = self._believer.beliefs(self._failures())
+            beliefs = self._believer.beliefs()
         strangers = self._fresh([self.space.sample(rng) for _ in range(_STRANGERS)])
         if strangers and (beliefs is None or rng.random() < _EXPLORATION):
             return strangers[0]
@@ -68,15 +68,8 @@ class SurrogateSearch(SearchBase):
         scores = beliefs.scores(pool, [None] * len(pool), rng)
         promising = [pool[index] for index in np.argsort(-scores, kind="stable")[:_PROMISING]]
         known = {genome_key(genome) for genome in pool}
-        neighbours = [
-            genome
-            for genome in self._fresh(
-                [self.space.repair(mutate(self.space, promising[at % len(promising)], rng)) for at in range(_NEIGHBOURS)]
-            )
-            if genome_key(genome) not in known
-        ]
-        finalists = [promising[0], *neighbours]
-        return finalists[int(np.argmax(beliefs.scores(finalists, [None] * len(finalists), rng)))]
-
-    def _failures(self) -> list[Genome]:
-        return []
+        near = [mutate(self.space, promising[at % len(promising)], rng) for at in range(_NEIGHBOURS)]
+        fresh = self._fresh([self.space.repair(genome) for genome in near])
+        finalists = [promising[0], *(genome for genome in fresh if genome_key(genome) not in known)]
+        best = int(np.argmax(beliefs.scores(finalists, [None] * len(finalists), rng)))
+        return finalists[best]

@@ -17,7 +17,7 @@ Order = Callable[[Floats, Floats], Rows]
 
 
 class Table:
-    """Rows in the order of first news; a column for each objective, then one for each constraint as it is named.
+    """Rows in the order of first news; columns: the objectives, the outcome, then each constraint as it is named.
 
     A long history is a binary tree of blocks: each node keeps the most useful rows of its two halves. So what
     `useful` returns depends on the rows alone, not on when it was called, and costs as much at 100,000 rows as at a
@@ -29,16 +29,20 @@ class Table:
 
     def __init__(self, n_objectives: int, kept: int = 384) -> None:
         self.n_objectives = n_objectives
+        #: Column of -1 for what was evaluated and 1 for what failed though no constraint was known to be violated.
+        self.outcome = n_objectives
+        #: How many failed so.
+        self.failures = 0
         self.columns: dict[str, int] = {}
         #: Grows with every change. Equal versions of one table mean equal contents.
         self.version = 0
         #: Rows of each column in the order in which their first value came.
-        self.arrived: list[list[int]] = [[] for _ in range(n_objectives)]
+        self.arrived: list[list[int]] = [[] for _ in range(n_objectives + 1)]
         #: How often a value of the column was replaced by another.
-        self.revised: list[int] = [0] * n_objectives
+        self.revised: list[int] = [0] * (n_objectives + 1)
         self._kept = max(kept, self._BLOCK)
         self._count = 0
-        self._values = np.full((64, n_objectives), np.nan)
+        self._values = np.full((64, n_objectives + 1), np.nan)
         self._nodes: dict[tuple[int, int], Rows] = {}
 
     def __len__(self) -> int:
@@ -70,6 +74,7 @@ class Table:
         else:
             self.revised[column] += 1
         self._values[row, column] = value
+        self.failures += column == self.outcome and value > 0
         self.version += 1
         block = row // self._BLOCK
         level = 0

@@ -33,7 +33,7 @@ from mpinas.training.recipe import Epochs, Recipe, make_optimizer
 BASELINE = baseline_genome("digits-cnn")
 #: BatchNorm and mirrored samples: all that chance and buffers can spoil.
 RESTLESS = {**make_space("cnn3d", (1, 8, 8)).sample(np.random.default_rng(1)), "flips": True, "learning_rate": 1e-3}
-REGROUPINGS = 300
+REGROUPINGS = 200
 
 
 class FickleTask(DigitsTask):
@@ -115,7 +115,8 @@ def regroup(player):
     free, at_work, sizes = set(player.trainers), {}, []
     sent, wrong = 0, []
     while sent < REGROUPINGS or at_work:
-        if free and sent < REGROUPINGS:
+        # now and then all are waited for, or the groups would be small for ever
+        if free and sent < REGROUPINGS and (sent % 5 or not at_work):
             size = int(rng.integers(1, len(free) + 1))
             members = tuple(int(rank) for rank in rng.permutation(sorted(free))[:size])
             at_work[player.evaluate(members, {**BASELINE, "tiny": 1})] = members

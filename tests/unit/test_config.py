@@ -5,6 +5,7 @@ import pytest
 
 from mpinas.config import TEMPLATE, Experiment, check_resumable, read_experiment, write_experiment
 from mpinas.errors import UserError
+from mpinas.history.run_folder import plan_of, terms_of
 
 
 def read(tmp_path, text, overrides=()):
@@ -16,12 +17,8 @@ def read(tmp_path, text, overrides=()):
 def test_the_template_is_valid_and_its_comments_state_the_true_defaults(tmp_path):
     plain = read(tmp_path, TEMPLATE)
     lines = [line.removeprefix("# ") if " = " in line else line for line in TEMPLATE.splitlines()]
-    shown = read(
-        tmp_path,
-        "\n".join(
-            line for line in lines if not line.startswith(("latency_s", "size_bytes", "frames = [", "[search.genes]"))
-        ),
-    )
+    not_default = ("latency_s", "size_bytes", "error = 0.1", "[search.target]", "frames = [", "[search.genes]")
+    shown = read(tmp_path, "\n".join(line for line in lines if not line.startswith(not_default)))
     shown = msgspec.structs.replace(shown, edge=msgspec.structs.replace(shown.edge, bridge=plain.edge.bridge))
     assert shown == plain
     defaults = read(tmp_path, '[task]\nname = "lpbf"\ntrain = ["data/train.hdf5"]\ntest = ["data/test.hdf5"]\n')
@@ -78,6 +75,12 @@ TASK = '[task]\nname = "digits"\n'
         (TASK + '[edge]\ndevices = ["agx"]\n', [], 'the local bridge has one device, "local"'),
         (TASK + '[edge]\ncombine = "mean"\n', [], "edge.combine"),
         (TASK + '[edge]\nprecision = "int4"\n', [], "edge.precision"),
+        (TASK + '[search]\nalgorithm = "nsga4"\n', [], "search.algorithm"),
+        (TASK + "[search]\nrungs = [4, 2]\n", [], r"rungs = \[4, 2\]: write budgets that ascend, all below"),
+        (TASK + "[search]\nrungs = [2, 10]\n", [], "all below training.epochs = 10"),
+        (TASK + "[search.target]\nlatency = 1.0\n", [], r"target.latency is unknown; did you mean latency_s\?"),
+        (TASK + "[training]\ngroup_size = 4\ngroup_size_max = 2\n", [], "is below training.group_size = 4"),
+        (TASK + "[training]\ngroup_size_max = 17\n", [], "make it 16 or less"),
         (TASK, ["search"], "write section.key=value"),
         (TASK, ["search.evaluations=soon"], "search.evaluations: expected `int`"),
         (TASK, ["search.nope=1"], "search.nope is unknown"),
@@ -94,6 +97,29 @@ def test_bad_files_get_one_line(tmp_path, text, overrides, message):
 def test_a_device_that_nobody_has_heard_of_yet_is_no_error(tmp_path):
     edge = read(tmp_path, TASK, ["edge.bridge=B.json", 'edge.devices=["agx-orin", "cpu"]', "edge.combine=worst"]).edge
     assert (edge.devices, edge.combine) == (("agx-orin", "cpu"), "worst")
+
+
+def test_what_is_read_is_what_the_coordinator_decides_by(tmp_path):
+    text = (
+        TASK
+        + """
+        [search]
+        evaluations = 12
+        rungs = [2, 5]
+        start = ["earlier", "genomes.json"]
+        max_hours = 0.5
+        target = {error = 0.1}
+        [training]
+        group_size = 2
+    """
+    )
+    experiment = read(tmp_path, text)
+    assert experiment.search.start == (str(tmp_path / "earlier"), str(tmp_path / "genomes.json"))
+    assert terms_of(experiment).rungs == (2, 5, 10)
+    plan = plan_of(experiment, ({"a": 1},))
+    assert (plan.evaluations, plan.proposals_max, plan.limit_s, plan.start) == (12, 120, 1800.0, ({"a": 1},))
+    assert (plan.group_size, plan.group_size_max) == (2, 16), "two samples of a batch for every rank"
+    assert plan.target == {"error": 0.1}
 
 
 def test_a_missing_file_says_how_to_get_one(tmp_path):

@@ -11,11 +11,14 @@ from virtual_time import World, latency_of
 
 from mpinas.config import Experiment
 from mpinas.coordination import events as ev
+from mpinas.coordination import messages as msg
+from mpinas.coordination.lifecycle import State
 from mpinas.errors import UserError
 from mpinas.history.journal import Journal
 from mpinas.history.run_folder import RunFolder
 from mpinas.report import results
 from mpinas.report.live import LiveDisplay, line_of, open_display
+from mpinas.report.live import latency_of as latency_of_on_screen
 from mpinas.search.selection import hypervolume
 
 
@@ -143,7 +146,7 @@ def test_lines_say_what_devices_said(world):
     assert f"candidate 2 measured on slow: p50 {latency}; unsteady: ~ used, in doubt" in said
     assert any(line.startswith("candidate 2 evaluated") and line.endswith(f", {latency} ~ *front*") for line in said)
     lost = line_of(ev.DeviceLost("gone", "slow"), world.ledger)
-    assert lost == "device slow lost: gone; measurements wait, training goes on with what is measured"
+    assert lost == "device slow lost: gone; measurements wait, training goes on"
 
 
 def test_the_live_display_marks_doubts_and_refusals(world):
@@ -165,3 +168,57 @@ def test_without_a_terminal_lines_go_to_the_output_and_no_file_is_made(world, tm
     display.close()
     assert "finished: 6 of 6 candidates evaluated" in out.getvalue()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_predicted_is_said_wherever_a_latency_is_shown(tmp_path):
+    world = World(groups=2, evaluations=30, answer_s=60.0)
+    world.run(until=lambda w: len(w.ledger.standing[State.EVALUATED]) == 15)
+    world.device_up = False
+    world.later(0.0, ev.DeviceLost("gone"))
+    world.run()
+    ledger = world.ledger
+    out = sorted({*ledger.hoped} - {*ledger.front})
+    assert out
+    assert results.notes(ledger)[: len(out)] == [
+        f"candidate {id_} is not on the front: its latency is predicted, no device has measured it" for id_ in out
+    ]
+    assert latency_of_on_screen(ledger.candidates[out[0]], "any").endswith(" ms predicted")
+    (event,) = [e for _, e in world.journal if isinstance(e, ev.Predicted) and e.candidate == out[0]]
+    assert line_of(event, ledger).endswith(" ms, predicted")
+    folder = RunFolder(tmp_path)
+    found = results.as_dict(ledger, folder)
+    assert found["predicted_front"] == out
+    assert not set(found["front"]) & set(out)
+    assert found["candidates"][out[0]]["predicted"] == ["any"]
+
+
+def test_finalists_are_shown_with_mean_and_deviation(tmp_path):
+    class Unsure(World):
+        def retrain(self, group, order):
+            test_error = [0.2, 0.3, 0.4][len(self.ledger.candidates[order.candidate].retrainings)]
+            metrics = {"error": test_error + 1}
+            return 1.0, msg.Retrained(group, order.candidate, order.attempt, metrics, {"error": test_error}, 1.0)
+
+    ledger = Unsure(groups=1, evaluations=4, finalists=1).run().ledger
+    (best,) = ledger.best(1)
+    found = results.as_dict(ledger, RunFolder(tmp_path))["candidates"][best]["retrained"]
+    assert found["times"] == 3
+    assert found["test_error"] == pytest.approx((0.3, 0.1))
+    assert found["error"] == pytest.approx((1.3, 0.1))
+    text = shown(results.table(ledger))
+    assert "trained again" in text.splitlines()[0]
+    assert "0.3000 ± 0.1000 (3)" in " ".join(rows(text, "baseline" if best == 0 else str(best)))
+
+
+def test_lines_of_budgets_and_of_the_end():
+    ledger = World(groups=1, evaluations=4, rungs=(2, 6)).run().ledger
+    assert line_of(ev.Promoted(3, 1), ledger) == "candidate 3 goes on to 6 epochs"
+    assert line_of(ev.Enough("the job's 50 s are over"), ledger) == "the job's 50 s are over: nothing new is begun"
+    evaluated = msg.Evaluated(1, 0, 1, {"error": 0.1}, 2.0)
+    assert line_of(evaluated, ledger).startswith("baseline evaluated in 2.0 s (6 epochs): error 0.1000, ")
+    assert (
+        line_of(msg.RetrainingFailed(1, 0, 1, "memory", "x"), ledger)
+        == "baseline could not be trained again: memory: x"
+    )
+    again = msg.Retrained(1, 2, 1, {"error": 0.5}, {"error": 0.25}, 3.0)
+    assert line_of(again, ledger) == "candidate 2 trained again in 3.0 s: error 0.5000, test error 0.2500"

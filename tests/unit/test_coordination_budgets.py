@@ -1,0 +1,252 @@
+"""Several budgets, repeated trainings, finalists and the end of a search, in virtual time."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from virtual_time import World, error_of, latency_of
+
+from mpinas.coordination import events as ev
+from mpinas.coordination import messages as msg
+from mpinas.coordination.ledger import BASELINE, Ledger
+from mpinas.coordination.lifecycle import State
+
+RUNGS = (2, 6, 18)
+
+
+def luck(candidate):
+    """A number between 0 and 1 that looks like chance."""
+    return candidate * 7919 % 100 / 100
+
+
+class Learning(World):
+    """Errors fall with the epochs, by half from each budget to the next; every third candidate is good."""
+
+    def train(self, group, order):
+        seconds = 0.5 * (order.epochs - order.epochs_done)
+        good = order.candidate % 3 == 0
+        error = error_of(order.genome) * (1 if good else 2 + luck(order.candidate)) * 2 ** -RUNGS.index(order.epochs)
+        return seconds, msg.Evaluated(group, order.candidate, order.attempt, {"error": error}, seconds)
+
+
+def evaluations(world):
+    return [order for _, order in world.sent if isinstance(order, msg.Evaluate)]
+
+
+def orders_of(world, candidate):
+    return [order for order in evaluations(world) if order.candidate == candidate]
+
+
+def test_the_best_go_on_from_their_checkpoints_and_only_they():
+    world = Learning(groups=4, evaluations=60, rungs=RUNGS).run()
+    ledger = world.ledger
+    assert ledger.finished == "60 of 60 candidates evaluated"
+    (baseline,) = orders_of(world, BASELINE)
+    assert (baseline.rung, baseline.epochs_done, baseline.epochs, baseline.epochs_full) == (2, 0, 18, 18)
+    reached = {id_: max(it.rung_errors) for id_, it in ledger.candidates.items() if it.rung_errors}
+    assert len(reached) == 60
+    for id_, rung in reached.items():
+        steps = [(order.rung, order.epochs_done, order.epochs) for order in orders_of(world, id_)]
+        assert id_ == BASELINE or steps == [(0, 0, 2), (1, 2, 6), (2, 6, 18)][: rung + 1]
+        assert {order.seed for order in orders_of(world, id_)} == {orders_of(world, id_)[0].seed}
+    full = [id_ for id_, rung in reached.items() if rung == 2]
+    assert set(ledger.front) <= set(full), "nobody is on the front by a small budget"
+    assert len(full) < 30
+    epochs = sum(order.epochs - order.epochs_done for order in evaluations(world))
+    assert epochs < 0.6 * 60 * 18, "most of the full budget for all is saved"
+    assert set(ledger.candidates) <= {*world.discarded, *ledger.front, BASELINE}, "no checkpoint is left behind"
+
+
+def test_the_fastest_is_never_stopped_early_however_bad_it_looks():
+    class Slow(Learning):
+        def train(self, group, order):
+            seconds, report = super().train(group, order)
+            if order.candidate == 5:
+                report.metrics["error"] += 100.0  # it learns late, or never
+            return seconds, report
+
+        def measure(self, candidate, device, repetition):
+            answer = super().measure(candidate, device, repetition)
+            if candidate == 5:
+                answer.measurement["p50_s"] = 1e-9
+            return answer
+
+    world = Slow(groups=2, evaluations=40, rungs=RUNGS).run()
+    assert [order.rung for order in orders_of(world, 5)] == [0, 1, 2]
+    assert 5 in world.ledger.front
+
+
+def test_who_cannot_join_the_front_any_more_is_not_trained_on():
+    class Hopeless(Learning):
+        """Half of them are far worse than any error has ever fallen."""
+
+        def train(self, group, order):
+            seconds, report = super().train(group, order)
+            if order.candidate > 40:
+                report.metrics["error"] *= 50
+            return seconds, report
+
+        def measure(self, candidate, device, repetition):
+            answer = super().measure(candidate, device, repetition)
+            if candidate > 40:
+                answer.measurement["p50_s"] = 1.0 + luck(candidate)
+            return answer
+
+    world = Hopeless(groups=4, evaluations=80, rungs=RUNGS).run()
+    assert all(len(orders_of(world, id_)) <= 1 for id_ in range(41, 80))
+
+
+def test_a_lost_checkpoint_costs_the_epochs_and_nothing_else():
+    class Forgetful(Learning):
+        lost = 0
+
+        def train(self, group, order):
+            if order.epochs_done and self.lost < 3:
+                self.lost += 1
+                return 0.1, msg.EvaluationFailed(group, order.candidate, order.attempt, "checkpoint", "not there")
+            return super().train(group, order)
+
+    world = Forgetful(groups=2, evaluations=30, rungs=RUNGS).run()
+    again = [order for order in evaluations(world) if order.rung and not order.epochs_done and order.candidate]
+    assert len(again) == 3
+    assert not world.ledger.standing[State.FAILED]
+    assert all(len(world.ledger.candidates[order.candidate].rung_errors) >= 2 for order in again)
+
+
+@settings(max_examples=25, deadline=None)
+@given(cut=st.integers(1, 600), groups=st.integers(1, 4))
+def test_with_rungs_a_job_killed_anywhere_resumes_and_loses_nothing(cut, groups):
+    arguments = {"evaluations": 20, "rungs": RUNGS, "finalists": 1, "repeats": 2}
+    unbroken = Learning(groups=2, **arguments).run()
+    journal = unbroken.journal[: min(cut, len(unbroken.journal) - 1)]
+    if any(isinstance(e, ev.Finished) for _, e in journal):
+        return
+    done = [(e.candidate, e.attempt) for _, e in journal if isinstance(e, msg.Evaluated)]
+    resumed = Learning(groups=groups, journal=journal, **arguments).run()
+    assert len(resumed.ledger.standing[State.EVALUATED]) == 20
+    folded = Ledger(resumed.ledger.terms).apply_all(resumed.journal)
+    assert folded.candidates == resumed.ledger.candidates
+    assert folded.front == resumed.ledger.front
+    trained = [
+        (e.candidate, e.rung) for _, e in journal if isinstance(e, ev.Ordered) and (e.candidate, e.attempt) in done
+    ]
+    assert not {(order.candidate, order.rung) for order in evaluations(resumed)} & {*trained}
+
+
+def test_repeats_make_the_error_of_the_front_the_mean_of_several_trainings():
+    class Unsure(World):
+        def retrain(self, group, order):
+            error = error_of(order.genome) + 0.3
+            report = msg.Retrained(group, order.candidate, order.attempt, {"error": error}, {"error": 9.0}, 1.0)
+            return 1.0, report
+
+    world = Unsure(groups=2, evaluations=15, repeats=3).run()
+    ledger = world.ledger
+    for id_ in ledger.front:
+        it = ledger.candidates[id_]
+        assert len(it.repeats) == 2
+        assert it.error == pytest.approx(error_of(it.genome) + 0.2)
+        assert ledger.objectives(it)[0] == it.error
+    seeds = [order.seed for _, order in world.sent if isinstance(order, (msg.Evaluate, msg.Retrain))]
+    assert len(set(seeds)) == len(seeds)
+    assert World(groups=2, evaluations=15).run().ledger.candidates[0].repeats == []
+
+
+def test_finalists_are_trained_again_from_several_seeds_once_all_is_assessed():
+    world = World(groups=4, evaluations=12, finalists=2, finalist_seeds=3).run()
+    again = [order for _, order in world.sent if isinstance(order, msg.Retrain)]
+    kinds = [type(order) for _, order in world.sent]
+    assert kinds[kinds.index(msg.Retrain) :] == [msg.Retrain] * 9
+    best = world.ledger.best(2)
+    assert sorted(order.candidate for order in again) == sorted([0, *best] * 3 if 0 not in best else [*best] * 3)
+    assert len({order.seed for order in again}) == 9
+    assert all(len(world.ledger.candidates[id_].retrainings) == 3 for id_ in (0, *best))
+    assert all(error_of(world.genomes[id_]) == world.ledger.candidates[id_].error for id_ in best), "results only"
+
+
+def test_a_finalist_that_cannot_be_trained_again_does_not_keep_the_job():
+    class Failing(World):
+        def retrain(self, group, order):
+            return 1.0, msg.RetrainingFailed(group, order.candidate, order.attempt, "diverged", "nan")
+
+    world = Failing(groups=1, evaluations=5, finalists=1).run()
+    assert world.ledger.finished == "5 of 5 candidates evaluated"
+    tried = [order.candidate for _, order in world.sent if isinstance(order, msg.Retrain)]
+    assert max(tried.count(id_) for id_ in tried) == 3
+
+
+def test_a_search_that_gains_nothing_any_more_ends():
+    class Same(World):
+        def train(self, group, order):
+            seconds, report = super().train(group, order)
+            report.metrics["error"] = 1.0 if order.candidate < 10 else 2.0
+            return seconds, report
+
+        def measure(self, candidate, device, repetition):
+            answer = super().measure(candidate, device, repetition)
+            answer.measurement["p50_s"] = 1.0 - candidate / 100 if candidate < 10 else 2.0
+            return answer
+
+    world = Same(groups=2, evaluations=200, patience=12).run()
+    assert world.ledger.finished.endswith("; the last 12 evaluations brought nobody to the front")
+    assert 22 <= len(world.ledger.standing[State.EVALUATED]) <= 24
+    assert all(world.ledger.candidates[id_].assessed for id_ in world.ledger.finalists())
+
+
+def test_a_search_that_has_met_its_target_ends():
+    world = World(groups=2, evaluations=200, target={"error": 0.1, "latency_s": 0.02}).run()
+    assert "meets the target (error 0.1, latency_s 0.02)" in world.ledger.finished
+    met = [
+        id_ for id_ in world.ledger.front
+        if error_of(world.genomes[id_]) <= 0.1 and latency_of(world.genomes[id_]) <= 0.02
+    ]  # fmt: skip
+    assert met
+    assert len(world.ledger.standing[State.EVALUATED]) < 200
+
+
+def test_a_job_whose_time_is_over_begins_nothing_new_and_ends_well_and_another_goes_on():
+    world = World(groups=2, evaluations=200, limit_s=50.0).run()
+    assert world.ledger.finished.endswith("; the job's 50 s are over")
+    assert max(e_time for e_time, e in world.journal if isinstance(e, ev.Ordered) and e.work == "evaluate") <= 50.0
+    assert all(world.ledger.candidates[id_].assessed for id_ in world.ledger.finalists())
+    more = World(groups=2, evaluations=30, journal=world.journal).run()
+    assert more.ledger.finished == "30 of 30 candidates evaluated"
+
+
+def test_a_search_may_begin_with_genomes_of_others():
+    start = ({"width": 3, "depth": 2}, {"width": 1, "depth": 1}, {"width": 3, "depth": 2})
+    world = World(groups=1, evaluations=6, start=start).run()
+    assert [world.genomes[id_] for id_ in (1, 2)] == [start[0], start[1]]
+    assert world.genomes[3] not in start
+    cut = next(i for i, (_, e) in enumerate(world.journal) if isinstance(e, ev.Proposed) and e.candidate == 1)
+    resumed = World(groups=1, evaluations=6, start=start, journal=world.journal[: cut + 1]).run()
+    assert resumed.genomes == world.genomes
+
+
+def test_where_there_is_less_work_than_trainers_the_work_has_them_all():
+    many = [len(order.members) for order in evaluations(World(groups=8, evaluations=60).run())]
+    assert set(many[:40]) == {1}
+    few = {order.candidate: len(order.members) for order in evaluations(World(groups=8, evaluations=2).run())}
+    assert few == {0: 4, 1: 4}
+    at_most = World(groups=8, evaluations=2, group_size_max=3).run()
+    assert {len(order.members) for order in evaluations(at_most)} == {3}
+    finalists = World(groups=8, evaluations=8, finalists=1, finalist_seeds=1).run()
+    assert [len(order.members) for _, order in finalists.sent if isinstance(order, msg.Retrain)] == [4, 4]
+
+
+def test_trainers_that_are_left_over_form_a_smaller_group():
+    odd = World(groups=5, evaluations=30, group_size=2).run()
+    used = [order.members for order in evaluations(odd)]
+    assert {rank for members in used for rank in members} == {1, 2, 3, 4, 5}
+    assert {len(members) for members in used[:20]} == {1, 2}
+
+
+def test_finalists_are_assessed_while_the_last_ones_are_still_trained():
+    class Uneven(World):
+        def train(self, group, order):
+            seconds, report = super().train(group, order)
+            return (200.0 if order.candidate == 19 else seconds), report
+
+    world = Uneven(groups=4, evaluations=20).run()
+    done = next(time for time, e in world.journal if isinstance(e, msg.Evaluated) and e.candidate == 19)
+    assert any(isinstance(e, msg.Assessed) and time < done for time, e in world.journal)
+    assert all(world.ledger.candidates[id_].assessed for id_ in world.ledger.finalists())

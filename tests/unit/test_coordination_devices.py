@@ -1,0 +1,172 @@
+"""Devices that are slow or gone: predicted latencies keep trainers busy, and stand for nothing in the end."""
+
+import pytest
+from virtual_time import World, error_of, latency_of
+
+from mpinas.coordination import events as ev
+from mpinas.coordination import messages as msg
+from mpinas.coordination.ledger import Ledger
+from mpinas.coordination.lifecycle import State
+
+
+class Outage(World):
+    """The device is away between two moments; what it was asked meanwhile it answers afterwards."""
+
+    def __init__(self, away_s, back_s, **arguments):
+        super().__init__(**arguments)
+        self.times = (away_s, back_s)
+        self.later(away_s, ev.DeviceLost("gone"))
+        self.later(back_s, ev.DeviceBack("agx"))
+
+    def train(self, group, order):
+        # Not all on the front: chance, the same for everyone who asks.
+        seconds, report = super().train(group, order)
+        report.metrics["error"] += 0.3 * (order.candidate * 7919 % 100) / 100
+        return seconds, report
+
+    @property
+    def device_up(self):
+        return not self.times[0] <= self.time < self.times[1]
+
+    @device_up.setter
+    def device_up(self, up):
+        """It follows the clock."""
+
+    def run(self, until=lambda world: world.left, events_max=100_000):
+        if self.times[1] > self.time:
+            super().run(lambda world: world.time >= self.times[1] or until(world), events_max)
+            for answer in self.waiting_for_device:
+                self.later(0.6, answer)
+            self.waiting_for_device = []
+        return super().run(until, events_max)
+
+
+def predicted(world):
+    return [e.candidate for _, e in world.journal if isinstance(e, ev.Predicted)]
+
+
+def test_an_outage_costs_the_trainers_nothing_and_the_front_is_measured():
+    away = Outage(35.0, 75.0, groups=4, evaluations=60).run()
+    there = Outage(1e9, 1e9 + 1, groups=4, evaluations=60)
+    World.run(there)
+    assert predicted(there) == []
+    assert len(predicted(away)) > 5
+    ledger = away.ledger
+    assert ledger.finished == "60 of 60 candidates evaluated"
+    assert ledger.occupation.utilisation > 0.95
+    assert not any(ledger.candidates[id_].predicted for id_ in ledger.front)
+    assert sorted(ledger.hoped) == sorted(ledger.front)
+    assert sorted(ledger.front) == sorted(there.ledger.front) or len(ledger.front) > 0.5 * len(there.ledger.front)
+    for id_ in predicted(away):
+        states = ledger.candidates[id_].history
+        assert State.READY in states
+    measured_later = [id_ for id_ in predicted(away) if not ledger.candidates[id_].predicted]
+    for id_ in measured_later:
+        assert ledger.candidates[id_].latencies_s["any"] == latency_of(away.genomes[id_])
+    folded = Ledger(ledger.terms).apply_all(away.journal)
+    assert folded.candidates == ledger.candidates
+    assert folded.front == ledger.front
+
+
+def test_predictions_are_near_and_say_how_sure_they_are():
+    world = Outage(35.0, 75.0, groups=4, evaluations=60).run()
+    ratios = []
+    for _, event in world.journal:
+        if isinstance(event, ev.Predicted):
+            ((median_s, std_s),) = event.latencies_s.values()
+            assert std_s >= 0
+            ratios.append(median_s / latency_of(world.genomes[event.candidate]))
+    assert 0.5 < sorted(ratios)[len(ratios) // 2] < 2
+
+
+def test_nobody_is_on_the_front_by_a_prediction_when_the_device_never_comes_back():
+    world = World(groups=2, evaluations=30, answer_s=60.0)
+    world.run(until=lambda w: len(w.ledger.standing[State.EVALUATED]) == 15)
+    world.device_up = False
+    world.later(0.0, ev.DeviceLost("gone"))
+    world.run()
+    ledger = world.ledger
+    assert len(ledger.standing[State.EVALUATED]) == 30
+    left_out = {*ledger.hoped} - {*ledger.front}
+    assert left_out
+    assert not any(ledger.candidates[id_].predicted for id_ in ledger.front)
+    assert f"{len(left_out)} left out of the front because no device measured them" in ledger.finished
+    assert not left_out & {*world.discarded}, "a later job may measure them"
+    again = World(groups=2, evaluations=30, journal=world.journal).run()
+    assert sorted(again.ledger.hoped) == sorted(again.ledger.front)
+    assert {(id_, "any", 0) for id_ in left_out} <= {*again.measured}
+    assert again.ledger.finished == "30 of 30 candidates evaluated"
+    assert not [order for _, order in again.sent if isinstance(order, msg.Evaluate)]
+
+
+def test_what_a_prediction_says_breaks_a_limit_waits_for_the_device():
+    world = Outage(35.0, 75.0, groups=4, evaluations=60, limits={"latency_s": 0.012}).run()
+    assert predicted(world)
+    trained = {order.candidate for _, order in world.sent if isinstance(order, msg.Evaluate)}
+    too_slow = [id_ for id_ in trained if id_ and latency_of(world.genomes[id_]) > 0.012]
+    assert len(too_slow) <= 0.2 * len(predicted(world)), "a prediction may err, not often"
+    assert not {*too_slow} & {*world.ledger.front}
+    assert len(world.ledger.standing[State.EVALUATED]) == 60
+
+
+@pytest.mark.parametrize(("patience_s", "predicts"), [(0.5, True), (1e9, False)])
+def test_a_device_that_is_only_slow_is_waited_for_as_long_as_was_said(patience_s, predicts):
+    class Slow(World):
+        asked = 0
+
+        def ask_device(self, device, candidate, seconds, answer):
+            self.asked += 1
+            super().ask_device(device, candidate, 3.0 * self.asked - self.time, answer)
+
+    world = Slow(groups=4, evaluations=30, starved_s=patience_s).run()
+    assert bool(predicted(world)) == predicts
+    assert not any(world.ledger.candidates[id_].predicted for id_ in world.ledger.front)
+
+
+def test_what_the_device_refuses_after_all_is_not_on_the_front():
+    refused = set()
+
+    class Refusing(Outage):
+        def ask_device(self, device, candidate, seconds, answer):
+            if not self.device_up and isinstance(answer, ev.Measured):
+                refused.add(candidate)
+                answer = ev.MeasurementFailed(candidate, "unsupported", "no such operator", device)
+            super().ask_device(device, candidate, seconds, answer)
+
+    world = Refusing(35.0, 75.0, groups=4, evaluations=60).run()
+    ledger = world.ledger
+    assert State.EVALUATED in {ledger.candidates[id_].state for id_ in refused}
+    assert not refused & {*ledger.front}
+    assert sorted(ledger.hoped) == sorted(ledger.front)
+    assert ledger.finished == "60 of 60 candidates evaluated"
+
+
+def test_before_enough_is_measured_nothing_is_predicted():
+    world = World(groups=4, evaluations=20)
+    world.device_up = False
+    world.later(0.1, ev.DeviceLost("no device has registered with the relay yet"))
+    world.run(until=lambda w: not w.queue)
+    assert predicted(world) == []
+    assert world.sent == []
+    world.device_up = True
+    for answer in world.waiting_for_device:
+        world.later(1.0, answer)
+    world.later(0.9, ev.DeviceBack("agx"))
+    assert world.run().ledger.finished == "20 of 20 candidates evaluated"
+
+
+@pytest.mark.parametrize("std", [0.0, 0.5])
+def test_who_is_least_known_is_measured_first(std):
+    world = World(groups=4, evaluations=5)
+    world.run(until=lambda w: len(w.ledger.standing[State.PROPOSED]) >= 3)
+    urgency = world.coordinator.agenda.urgency
+    assert urgency(1) == (1.0,)
+    world.ledger.apply(ev.Predicted(1, {"any": (0.01, 0.01 * std)}), world.time)
+    assert urgency(1) == (3.0, -std)
+    assert urgency(1) > urgency(2)
+
+
+def test_errors_and_latencies_of_the_toy():
+    """What the tests above rely on: the trade-off is real."""
+    assert error_of({"width": 4, "depth": 1}) == 0.5
+    assert latency_of({"width": 4, "depth": 1}) == pytest.approx(4e-4)
