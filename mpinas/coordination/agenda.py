@@ -6,7 +6,7 @@ Must not know commands, time or how anything is carried out.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from mpinas.coordination.budgets import Curves, promotable
 from mpinas.coordination.candidate import Candidate
@@ -147,7 +147,7 @@ class Agenda:
         if it.state in ENDED:
             return None
         if it.state is State.EVALUATED:
-            return (0.0,) if candidate in self.ledger.kept() or it.rung < self.ledger.terms.last_rung else None
+            return (0.0,) if self.ledger.is_kept(candidate) or it.rung < self.ledger.terms.last_rung else None
         if not it.predicted:
             return (2.0,) if candidate in self.set_aside else (1.0,)
         spread = max(
@@ -157,15 +157,19 @@ class Agenda:
         )
         return (3.0, -spread)
 
-    def doubtful(self) -> list[Ask]:
+    def doubtful(self, candidates: Iterable[int]) -> list[Ask]:
         """(candidate, device, repetition) of the measurements to make (again): of what may still be trained or used."""
         found = []
-        for candidate, device in self.ledger.unsettled:
+        for candidate in candidates:
             it = self.ledger.candidates[candidate]
             if it.size_bytes is None and it.predicted:
                 continue  # its artifact is not written yet
-            if it.state not in (*ENDED, State.EVALUATED) or candidate in self.ledger.kept():
-                found.append((candidate, device, it.readings[device].repetition + 1))
+            if it.state not in (*ENDED, State.EVALUATED) or self.ledger.is_kept(candidate):
+                found += [
+                    (candidate, device, reading.repetition + 1)
+                    for device, reading in it.readings.items()
+                    if (candidate, device) in self.ledger.unsettled
+                ]
         return found
 
     def unjudged(self) -> list[tuple[int, str]]:
@@ -181,9 +185,10 @@ class Agenda:
 
     def awaited(self) -> list[tuple[int, str, int | None]]:
         """Answers of devices without which the results are not complete; no repetition: of a trained model's error."""
-        kept = self.ledger.kept()
-        again = [ask for ask in self.doubtful() if ask[0] in kept]
-        return [*again, *((candidate, device, None) for candidate, device in self.unjudged())]
+        return [
+            *self.doubtful(sorted(self.ledger.kept())),
+            *((candidate, device, None) for candidate, device in self.unjudged()),
+        ]
 
     def keeps(self, it: Candidate, bounds: Mapping[str, float]) -> bool:
         """Is an evaluated candidate within all `bounds`, by objective or metric?"""

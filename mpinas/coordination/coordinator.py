@@ -168,22 +168,21 @@ class Coordinator:
 
     def _take(self, event: ev.Event, time: float, commands: list[Command]) -> None:
         """Take an event in, write it down, and let go of what it has made useless."""
-        kept_before = self.ledger.kept()
         before = self._state_of(event)
         self._apply(event, time)
         commands.append(Record(event))
         after = self._state_of(event)
         about = _candidate_of(event)
-        kept = self.ledger.kept()
-        dropped = kept_before - kept
+        dropped = set(self.ledger.let_go)
         if isinstance(event, (msg.Evaluated, msg.Assessed)) and self.agenda.went_all_the_way(about):
-            dropped |= {about} - kept
+            dropped.add(about)
         if after in ENDED and after is not before:
-            dropped |= {about} - kept
+            dropped.add(about)
+        dropped = {candidate for candidate in dropped if not self.ledger.is_kept(candidate)}
         for candidate in sorted(dropped):
             commands.append(Discard(candidate))
             self.pipeline.drop(candidate)
-            self._judging = {each for each in self._judging if each[0] != candidate}
+            self._judging.difference_update([(candidate, device) for device in self.ledger.terms.devices])
         match event:
             case ev.Begun():
                 self._began = time
@@ -197,6 +196,8 @@ class Coordinator:
                 self._lost_since[device] = time
             case ev.DeviceBack(device=device):
                 self._lost_since.pop(device, None)
+        for ask in self.agenda.doubtful(sorted(self.ledger.touched)):
+            self.pipeline.want(ask)
         if self._waiting_since is not None and isinstance(event, (ev.Measured, ev.Judged)):
             self._waiting_since = time
 
@@ -262,6 +263,8 @@ class Coordinator:
             it = self.ledger.candidates[candidate]
             if it.size_bytes is None and it.state not in ENDED:
                 self.pipeline.want_export(candidate)
+        for ask in self.agenda.doubtful({candidate: None for candidate, _ in self.ledger.unsettled}):
+            self.pipeline.want(ask)
 
     def _judge(self, candidate: int, time: float, commands: list[Command]) -> bool:
         """Reject what breaks a limit as soon as that is known; True if it may go on. The baseline always may."""
@@ -277,8 +280,10 @@ class Coordinator:
         return False
 
     def _measure(self, candidate: int) -> None:
+        readings = self.ledger.candidates[candidate].readings
         for device in self.ledger.terms.devices:
-            self.pipeline.want((candidate, device, 0))
+            if device not in readings or readings[device].predicted:
+                self.pipeline.want((candidate, device, 0))
 
     # --- giving orders
 
@@ -400,8 +405,6 @@ class Coordinator:
         """Give exporter and devices what is most urgent."""
         for candidate in self.pipeline.exports_due(self.agenda.urgency):
             commands.append(Export(candidate, self.ledger.candidates[candidate].genome))
-        for ask in self.agenda.doubtful():
-            self.pipeline.want(ask)
         for candidate, device, repetition in self.pipeline.measurements_due(self.agenda.urgency):
             commands.append(Measure(candidate, self.ledger.candidates[candidate].genome, device, repetition))
 
@@ -427,26 +430,25 @@ class Coordinator:
     def _predict(self, time: float, commands: list[Command]) -> None:
         """Let candidates go by predicted latencies where trainers would have nothing to do."""
         wanted = self._to_predict(time)
+        if wanted <= 0:
+            return
         candidates = self.ledger.candidates
         waiting = [
             id_ for id_ in (*self.ledger.standing[State.MEASURING], *self.ledger.standing[State.PROPOSED])
             if id_ not in self.agenda.set_aside and id_ != BASELINE
         ]  # fmt: skip
-        if wanted <= 0 or not waiting:
-            return
-        self._learn()
-        if not self.predictor.ready:
-            return
-        found = self.predictor.predict([candidates[each].genome for each in waiting])
-        for id_, latencies_s in zip(waiting, found, strict=True):
-            if wanted == 0:
-                break
-            if self.ledger.would_break_limit({device: median_s for device, (median_s, _) in latencies_s.items()}):
-                self.agenda.set_aside.add(id_)
-                continue
-            self._take(ev.Predicted(id_, latencies_s), time, commands)
-            self._predicts_ahead = True
-            wanted -= 1
+        if waiting:
+            self._learn()
+        while self.predictor.ready and waiting and wanted > 0:
+            some, waiting = waiting[:wanted], waiting[wanted:]
+            found = self.predictor.predict([candidates[each].genome for each in some])
+            for id_, latencies_s in zip(some, found, strict=True):
+                if self.ledger.would_break_limit({device: median_s for device, (median_s, _) in latencies_s.items()}):
+                    self.agenda.set_aside.add(id_)
+                    continue
+                self._take(ev.Predicted(id_, latencies_s), time, commands)
+                self._predicts_ahead = True
+                wanted -= 1
 
     def _to_predict(self, time: float) -> int:
         """How many candidates should go by predictions now: for trainers that have waited long enough, and, where
@@ -463,6 +465,8 @@ class Coordinator:
         return 0
 
     def _learn(self) -> None:
+        if not self.predictor.wants(self.ledger.measured):
+            return
         devices = self.ledger.terms.devices
         measured = [it for it in self.ledger.candidates.values() if self.agenda.is_measured(it)]
         self.predictor.learn(
@@ -509,7 +513,7 @@ class Coordinator:
             return [Send((event.rank,), msg.Stop())]
         if not isinstance(event, msg.Stopped):
             return []
-        all_gone = len(trainers) == self.ledger.trainers_expected and all(each.stopped for each in trainers.values())
+        all_gone = len(trainers) == self.ledger.trainers_expected == self.ledger.stopped
         return [Leave()] if all_gone else []
 
     # --- small questions

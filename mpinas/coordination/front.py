@@ -25,9 +25,16 @@ class Front:
         self._points: dict[int, Point] = {}
         #: By member: who is dominated by it, as (id, point); a pair whose point is not the id's any more is stale.
         self._hidden: dict[int, list[tuple[int, Point]]] = {}
+        #: Who has joined, moved or left since somebody last looked.
+        self._changed: set[int] = set()
 
     def __contains__(self, id_: int) -> bool:
         return id_ in self.members
+
+    def changes(self) -> set[int]:
+        """Who has joined, moved or left since the last call."""
+        changed, self._changed = self._changed, set()
+        return changed
 
     def put(self, id_: int, point: Point) -> None:
         """Add a point, or change it."""
@@ -42,6 +49,7 @@ class Front:
         if self._points.pop(id_, None) is None or id_ not in self.members:
             return
         del self.members[id_]
+        self._changed.add(id_)
         for other, point in self._hidden.pop(id_, ()):
             if self._points.get(other) == point and other not in self.members:
                 self._place(other, point)
@@ -58,6 +66,7 @@ class Front:
                 return
             if dominates(point, theirs):
                 worse.append(member)
+        self._changed.update(worse, (id_,))
         hidden: list[tuple[int, Point]] = []
         for member in worse:
             hidden += [*self._hidden.pop(member), (member, self.members.pop(member))]

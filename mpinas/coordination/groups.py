@@ -50,11 +50,10 @@ def group_size(idle: int, works: int, smallest: int, largest: int) -> int:
 
 def choose(idle: Iterable[Trainer], size: int) -> tuple[int, ...]:
     """`size` of the idle trainers, on one host where one has enough: that with the fewest, to keep the others whole."""
-    trainers = list(idle)
     if size == 1:
-        return (trainers[0].rank,)
+        return (next(iter(idle)).rank,)
     by_host: dict[str, list[int]] = {}
-    for trainer in trainers:
+    for trainer in idle:
         by_host.setdefault(trainer.host, []).append(trainer.rank)
     enough = sorted((ranks for ranks in by_host.values() if len(ranks) >= size), key=len)
     if enough:

@@ -48,6 +48,13 @@ class Ledger:
         self.progress_at = 0
         #: (candidate, device) whose last measurement is doubtful and may be made again.
         self.unsettled: dict[tuple[int, str], None] = {}
+        #: By request, as the bridge knows it: the (candidate, device) that it was last made for.
+        self._requests: dict[str, tuple[int, str]] = {}
+        #: What the last event did: candidates whose readings or place on a front changed, and those let go of.
+        self.touched: set[int] = set()
+        self.let_go: set[int] = set()
+        #: How many have been measured on some device.
+        self.measured = 0
         #: Name and hardware of the device that first answered for each profile.
         self.first_answered: dict[str, tuple[str, str]] = {}
         #: Profiles without a device, and what was said of it.
@@ -64,6 +71,8 @@ class Ledger:
         self.standing: dict[State, dict[int, None]] = {state: {} for state in State}
         #: How many trainers the job that runs now has; those that have reported are in `trainers`.
         self.trainers_expected = 0
+        #: How many of them have ended.
+        self.stopped = 0
 
     def apply_all(self, history: Iterable[tuple[float, ev.Event]]) -> Ledger:
         """Apply (time, event) pairs in order.
@@ -80,6 +89,7 @@ class Ledger:
 
     def apply(self, event: ev.Event, time: float) -> None:  # noqa: PLR0912 - one case an event
         """Take one event in. `time` in seconds, never decreasing within a job."""
+        self.touched, self.let_go = set(), set()
         match event:
             case ev.Begun():
                 self._begin(event)
@@ -93,20 +103,33 @@ class Ledger:
                 if it.state is State.PROPOSED:  # else it went on without, by predicted latencies
                     self._step(candidate, State.MEASURING)
                 it.size_bytes, it.parameters = size_bytes, parameters
+                self.touched.add(candidate)
                 self._place(it)
             case ev.Rejected(candidate, reason):
                 self._end(candidate, State.REJECTED, reason)
             case ev.ExportFailed(candidate, detail):
                 self._not_exported(candidate, f"export: {detail}")
-            case msg.Ready(rank, host, device):
-                self.trainers[rank] = self.idle[rank] = Trainer(rank, host, device)
-                if self.occupation.first_ready is None:
-                    self.occupation.first_ready = self.occupation.last_report = time
             case ev.Promoted(candidate, rung):
                 self._step(candidate, State.READY)
                 self.candidates[candidate].rung = rung
             case ev.Ordered():
                 self._ordered(event, time)
+            case ev.Enough(reason):
+                self.enough = reason
+            case ev.StopRequested(reason):
+                self.stop_reason = reason
+            case ev.Finished(reason):
+                self.finished = reason
+            case _:
+                self._from_trainers(event, time)
+
+    def _from_trainers(self, event: ev.Event, time: float) -> None:
+        """Take in what the trainers report."""
+        match event:
+            case msg.Ready(rank, host, device):
+                self.trainers[rank] = self.idle[rank] = Trainer(rank, host, device)
+                if self.occupation.first_ready is None:
+                    self.occupation.first_ready = self.occupation.last_report = time
             case msg.Progress():
                 self._outstanding(event)
                 self.candidates[event.candidate].epoch = event.epoch
@@ -120,12 +143,6 @@ class Ledger:
                 self._retrained(event, time)
             case msg.Stopped(rank):
                 self._gone(rank)
-            case ev.Enough(reason):
-                self.enough = reason
-            case ev.StopRequested(reason):
-                self.stop_reason = reason
-            case ev.Finished(reason):
-                self.finished = reason
             case _:
                 self._from_device(event)
 
@@ -176,7 +193,7 @@ class Ledger:
         self.trainers.clear()
         self.idle.clear()
         self.groups.clear()
-        self.trainers_expected = event.trainers
+        self.trainers_expected, self.stopped = event.trainers, 0
         self.devices_lost.clear()
         self.stop_reason = self.finished = self.enough = None
         self.occupation.new_job(event.trainers)
@@ -206,6 +223,7 @@ class Ledger:
         if it.state is State.PROPOSED or (before is not None and event.repetition <= before.repetition):
             raise ProtocolError(f"candidate {it.id}, {it.state}, was not to be measured on {device}: {event}")
         self.first_answered.setdefault(device, answered_by(event))
+        self.measured += before is None or before.predicted
         reading = Reading(event.measurement, event.doubts, event.repetition, event.request_id, event.factor)
         if before is not None and not before.predicted:
             reading = replace(reading, times=before.times + 1)
@@ -251,6 +269,7 @@ class Ledger:
             if self._asked(device) not in it.readings:
                 it.readings[device] = Reading({"p50_s": median_s, "p50_std_s": std_s}, repetition=-1, times=0)
                 self.unsettled[candidate, device] = None
+                self.touched.add(candidate)
         if missing := [device for device in self.terms.devices if device not in it.readings]:
             raise ProtocolError(f"candidate {candidate} was predicted for {', '.join(latencies_s)}, not for {missing}")
         self._step(candidate, State.READY)
@@ -264,6 +283,9 @@ class Ledger:
         """Keep a new or changed reading, and draw the conclusions."""
         it = self.candidates[candidate]
         it.readings[device] = reading
+        self.touched.add(candidate)
+        if reading.request_id:
+            self._requests[reading.request_id] = (candidate, device)
         self.unsettled.pop((candidate, device), None)
         if not reading.settled:
             self.unsettled[candidate, device] = None
@@ -308,6 +330,7 @@ class Ledger:
     def _gone(self, rank: int) -> None:
         """A trainer has ended; an order that it had, as well."""
         trainer = self.trainers[rank]
+        self.stopped += not trainer.stopped
         trainer.stopped = True
         self.idle.pop(rank, None)
         if trainer.group is not None:
@@ -361,8 +384,6 @@ class Ledger:
         """Put a candidate where it belongs now: on the fronts, hidden behind them, or nowhere."""
         if it.state is not State.EVALUATED:
             return
-        before = self.kept()
-        front_before = list(self._front.members)
         full = it.rung in it.rung_errors and it.rung == self.terms.last_rung
         refused = any(reading.refused for reading in it.readings.values())
         if not full or refused or self.broken_limit(it) is not None:
@@ -374,16 +395,25 @@ class Ledger:
                 self._front.remove(it.id)
             else:
                 self._front.put(it.id, self.objectives(it))
-        if front_before != list(self._front.members):
+        front_changed, hoped_changed = self._front.changes(), self._hoped.changes()
+        if front_changed:
             self.progress_at = self.count(State.EVALUATED)
+        changed = front_changed | hoped_changed
+        self.touched |= changed
+        let_go = {id_ for id_ in changed if not self.is_kept(id_)}
+        self.let_go |= let_go
         # Who is not kept any more: files are removed, what was said of them counts no more.
-        for left in (self.candidates[id_] for id_ in before - self.kept()):
+        for left in (self.candidates[id_] for id_ in let_go):
             left.assessed, left.onnx_difference, left.expected = False, None, None
             left.test_metrics, left.verdicts = {}, {}
 
     def kept(self) -> set[int]:
         """Whose trained model is kept: the front, the baseline, and those that may join once they are measured."""
         return {*self._front.members, *self._hoped.members, BASELINE}
+
+    def is_kept(self, candidate: int) -> bool:
+        """Is its trained model kept?"""
+        return candidate in self._front or candidate in self._hoped or candidate == BASELINE
 
     @property
     def front(self) -> list[int]:
@@ -463,13 +493,12 @@ class Ledger:
 
     def measured_by(self, request_ids: Iterable[str]) -> list[tuple[int, str]]:
         """(candidate, device) of the measurements in use that these requests brought."""
-        wanted = set(request_ids)
-        return [
-            (it.id, device)
-            for it in self.candidates.values()
-            for device, reading in it.readings.items()
-            if reading.request_id and reading.request_id in wanted
-        ]
+        found = {self._requests[id_]: id_ for id_ in request_ids if id_ in self._requests}
+        return sorted(
+            (candidate, device)
+            for (candidate, device), id_ in found.items()
+            if (reading := self.candidates[candidate].readings.get(device)) and reading.request_id == id_
+        )
 
     def accepted(self, candidate: Candidate) -> bool | None:
         """Whether every device accepts the trained model; None where one has not said, and none refuses."""

@@ -6,8 +6,11 @@ Pure: urgencies come as a function. Must not know why anything is wanted.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Generic, TypeVar
+
+from mpinas.coordination import terms
 
 T = TypeVar("T")
 #: (candidate, device, repetition)
@@ -21,13 +24,71 @@ EXPORTS_MAX = 8
 MEASUREMENTS_MAX = 32
 
 
+class Line(Generic[T]):
+    """What waits for a place, the most urgent first, the longest waiting of equals.
+
+    A heap of urgencies as they were when they were last looked at; what comes to its top is looked at again. So what
+    becomes less urgent is moved back in time; what becomes more urgent has to be put once more.
+    """
+
+    def __init__(self, candidate_of: Callable[[T], int]) -> None:
+        self._candidate_of = candidate_of
+        #: With a number that says how long it has waited.
+        self._waiting: dict[T, int] = {}
+        self._heap: list[tuple[tuple[float, ...], int, T]] = []
+        #: Put and not looked at.
+        self._new: list[T] = []
+        self._number = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def put(self, each: T) -> None:
+        """Have it wait, or look at it again."""
+        if each not in self._waiting:
+            self._number += 1
+            self._waiting[each] = self._number
+        self._new.append(each)
+
+    def drop(self, each: T) -> None:
+        """It waits no more, if it did."""
+        self._waiting.pop(each, None)
+
+    def take(self, urgency: Urgency) -> T | None:
+        """The most urgent, which waits no more; what is not wanted any more is dropped."""
+        for each in self._new:
+            self._look(each, urgency)
+        self._new.clear()
+        while self._heap:
+            then, number, each = heapq.heappop(self._heap)
+            if self._waiting.get(each) != number:
+                continue
+            now = urgency(self._candidate_of(each))
+            if now is None or now <= then:
+                del self._waiting[each]
+                if now is not None:
+                    return each
+            else:
+                heapq.heappush(self._heap, (now, number, each))
+        return None
+
+    def _look(self, each: T, urgency: Urgency) -> None:
+        if (number := self._waiting.get(each)) is None:
+            return
+        now = urgency(self._candidate_of(each))
+        if now is None:
+            del self._waiting[each]
+        else:
+            heapq.heappush(self._heap, (now, number, each))
+
+
 class Pipeline:
     """Queues of one job: nothing of it outlives the job, which takes up what is open from the ledger."""
 
     def __init__(self) -> None:
-        self._to_export: dict[int, None] = {}
+        self._to_export: Line[int] = Line(lambda candidate: candidate)
         self._exporting: set[int] = set()
-        self._to_measure: dict[str, dict[Ask, None]] = {}
+        self._to_measure: dict[str, Line[Ask]] = {}
         self._measuring: dict[str, set[Ask]] = {}
 
     @property
@@ -38,12 +99,15 @@ class Pipeline:
     def want_export(self, candidate: int) -> None:
         """The artifact of a candidate is needed."""
         if candidate not in self._exporting:
-            self._to_export[candidate] = None
+            self._to_export.put(candidate)
 
     def want(self, ask: Ask) -> None:
-        """A measurement is needed; said again, it changes nothing."""
-        if ask not in self._measuring.get(ask[1], ()):
-            self._to_measure.setdefault(ask[1], {})[ask] = None
+        """A measurement is needed. Said again, it is only looked at again: it may have become more urgent."""
+        device = ask[1]
+        if ask not in self._measuring.get(device, ()):
+            if device not in self._to_measure:
+                self._to_measure[device] = Line(lambda each: each[0])
+            self._to_measure[device].put(ask)
 
     def exported(self, candidate: int) -> None:
         """The exporter has answered."""
@@ -52,24 +116,24 @@ class Pipeline:
     def answered(self, ask: Ask) -> None:
         """A device has answered."""
         self._measuring.get(ask[1], set()).discard(ask)
-        self._to_measure.get(ask[1], {}).pop(ask, None)
+        if ask[1] in self._to_measure:
+            self._to_measure[ask[1]].drop(ask)
 
     def drop(self, candidate: int) -> None:
         """Nothing more is wanted of a candidate. An export under way still takes its place until it is answered."""
-        self._to_export.pop(candidate, None)
-        for device, waiting in self._to_measure.items():
-            for ask in [ask for ask in waiting if ask[0] == candidate]:
-                del waiting[ask]
+        self._to_export.drop(candidate)
+        for device, line in self._to_measure.items():
             under_way = self._measuring.get(device, set())
-            under_way -= {ask for ask in under_way if ask[0] == candidate}
+            for repetition in range(terms.MEASUREMENTS_MAX):
+                line.drop((candidate, device, repetition))
+                under_way.discard((candidate, device, repetition))
 
     def exports_due(self, urgency: Urgency) -> list[int]:
         """Candidates to export now."""
         found = []
         while self._to_export and len(self._exporting) < EXPORTS_MAX:
-            if (candidate := _first(self._to_export, urgency, lambda each: each)) is None:
+            if (candidate := self._to_export.take(urgency)) is None:
                 break
-            del self._to_export[candidate]
             self._exporting.add(candidate)
             found.append(candidate)
         return found
@@ -77,27 +141,11 @@ class Pipeline:
     def measurements_due(self, urgency: Urgency) -> list[Ask]:
         """Measurements to ask for now."""
         found = []
-        for device, waiting in self._to_measure.items():
+        for device, line in self._to_measure.items():
             under_way = self._measuring.setdefault(device, set())
-            while waiting and len(under_way) < MEASUREMENTS_MAX:
-                if (ask := _first(waiting, urgency, lambda each: each[0])) is None:
+            while line and len(under_way) < MEASUREMENTS_MAX:
+                if (ask := line.take(urgency)) is None:
                     break
-                del waiting[ask]
                 under_way.add(ask)
                 found.append(ask)
         return found
-
-
-def _first(waiting: dict[T, None], urgency: Urgency, candidate_of: Callable[[T], int]) -> T | None:
-    """The most urgent, the longest waiting of equals; who is not wanted any more is taken out."""
-    best, best_urgency = None, None
-    unwanted = []
-    for each in waiting:
-        here = urgency(candidate_of(each))
-        if here is None:
-            unwanted.append(each)
-        elif best_urgency is None or here < best_urgency:
-            best, best_urgency = each, here
-    for each in unwanted:
-        del waiting[each]
-    return best

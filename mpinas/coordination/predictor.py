@@ -23,6 +23,10 @@ class LatencyPredictor:
         self._models = {device: Surrogate(space, seed) for device in devices}
         self._learned_from = 0
 
+    def wants(self, measured: int) -> bool:
+        """Would it learn from so many?"""
+        return measured >= max(MEASURED_MIN, GROWTH * self._learned_from)
+
     def learn(self, genomes: Sequence[Genome], latencies_s: Mapping[str, Sequence[float]]) -> None:
         """Take in what was measured, if it is enough more than what was known.
 
@@ -33,7 +37,7 @@ class LatencyPredictor:
         latencies_s
             By device, in the order of `genomes`; all above zero.
         """
-        if len(genomes) < max(MEASURED_MIN, GROWTH * self._learned_from):
+        if not self.wants(len(genomes)):
             return
         for device, model in self._models.items():
             model.fit(genomes, [math.log(each) for each in latencies_s[device]])

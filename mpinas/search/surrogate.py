@@ -71,5 +71,4 @@ class SurrogateSearch(SearchBase):
         near = [mutate(self.space, promising[at % len(promising)], rng) for at in range(_NEIGHBOURS)]
         fresh = self._fresh([self.space.repair(genome) for genome in near])
         finalists = [promising[0], *(genome for genome in fresh if genome_key(genome) not in known)]
-        best = int(np.argmax(beliefs.scores(finalists, [None] * len(finalists), rng)))
-        return finalists[best]
+        return finalists[int(beliefs.scores(finalists, [None] * len(finalists), rng).argmax())]

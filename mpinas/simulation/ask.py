@@ -14,6 +14,7 @@ from mpinas.config import Experiment
 from mpinas.errors import UserError
 from mpinas.history import journal
 from mpinas.history.run_folder import RunFolder, terms_of
+from mpinas.search import ALGORITHMS
 from mpinas.simulation.durations import Duration, Empirical, Fixed, around
 from mpinas.simulation.machine import Machine
 from mpinas.simulation.past_run import Seen, seen_in
@@ -73,6 +74,8 @@ def check(question: Question) -> None:
     for name, share in shares.items():
         if share is not None and not 0 <= share <= 0.99:
             raise UserError(f"{name} {share:g}: give a share from 0 to 0.99")
+    if question.algorithm is not None and question.algorithm not in ALGORITHMS:
+        raise UserError(f"--algorithm {question.algorithm}: known are {', '.join(ALGORITHMS)}")
     ends = [0.0, *(moment for outage in sorted(question.outages) for moment in outage)]
     if ends != sorted(ends) or len(set(ends[1:])) < len(ends) - 1 or not all(math.isfinite(end) for end in ends):
         raise UserError("--outage: give FROM:TO in seconds from the start, FROM before TO, one outage after the other")

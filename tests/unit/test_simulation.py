@@ -387,6 +387,7 @@ def test_a_past_run_is_read_from_its_folder(tmp_path, experiment):
         (["--outage", "5"], "--outage 5: write FROM:TO"),
         (["--outage", "9:5"], "FROM before TO"),
         (["--outage", "1:5", "--outage", "4:6"], "one outage after the other"),
+        (["--algorithm", "nsga9"], "--algorithm nsga9: known are surrogate"),
         (["--from", "/nowhere"], "/nowhere: no such run folder"),
     ],
 )
