@@ -480,12 +480,6 @@ class Coordinator:
 
     # --- the end
 
-    def files_needed(self) -> set[int]:
-        """Candidates whose weights or checkpoints are of use."""
-        trained = (State.READY, State.TRAINING)
-        going_on = {id_ for state in trained for id_ in self.ledger.standing[state]}
-        return {*self.ledger.kept(), *self.agenda.waiting_at_rungs(), *going_on}
-
     def _finish(self, reason: str, time: float, commands: list[Command]) -> None:
         self._take(ev.Finished(reason), time, commands)
         commands += [Discard(candidate) for candidate in self.agenda.waiting_at_rungs()]

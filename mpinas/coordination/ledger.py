@@ -255,12 +255,13 @@ class Ledger:
             self._end(it.id, State.FAILED, why)
 
     def _not_exported(self, candidate: int, why: str) -> None:
+        """It fails for it, or, if it went on without, is known to be of no use on any device."""
         it = self.candidates[candidate]
-        if it.state not in (State.TRAINING, State.EVALUATED):
-            self._end(candidate, State.FAILED, why)
-        else:
+        if it.state in (State.TRAINING, State.EVALUATED):
             for device, reading in it.readings.items():
                 self._read(candidate, device, replace(reading, refused=why))
+        elif it.state not in (State.REJECTED, State.FAILED):
+            self._end(candidate, State.FAILED, why)
 
     def _predicted(self, candidate: int, latencies_s: dict[str, tuple[float, float]]) -> None:
         """Until it is measured it goes by these; what is measured already stays."""

@@ -7,6 +7,7 @@ from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.coordination.ledger import Ledger
 from mpinas.coordination.lifecycle import State
+from mpinas.simulation.durations import Fixed
 
 
 class Outage(World):
@@ -170,3 +171,21 @@ def test_errors_and_latencies_of_the_toy():
     """What the tests above rely on: the trade-off is real."""
     assert error_of({"width": 4, "depth": 1}) == 0.5
     assert latency_of({"width": 4, "depth": 1}) == pytest.approx(4e-4)
+
+
+def test_what_cannot_be_exported_after_all_is_not_on_the_front():
+    class Unexportable(World):
+        """Exports of what went by predictions fail, late."""
+
+        def export(self, candidate, genome):
+            if candidate % 2 and candidate > 20:
+                return ev.ExportFailed(candidate, "no such operator")
+            return super().export(candidate, genome)
+
+    world = Unexportable(groups=4, evaluations=40, starved_s=0.5, machine={"exporters": 1, "export": Fixed(4.0)}).run()
+    ledger = world.ledger
+    late = [id_ for id_ in predicted(world) if ledger.candidates[id_].size_bytes is None]
+    assert State.EVALUATED in {ledger.candidates[id_].state for id_ in late}
+    assert not {*late} & {*ledger.front}
+    assert sorted(ledger.hoped) == sorted(ledger.front)
+    assert len(ledger.standing[State.EVALUATED]) == 40
