@@ -64,7 +64,7 @@ def job(machine: Machine, evaluations: int, seed: int, algorithm: str, rungs: tu
     plan = Plan(evaluations=evaluations, seed=seed, proposals_max=10 * evaluations)
     search = make_search(algorithm, SPACE, 2, seed, 32)
     coordinator = Coordinator(plan, search, Ledger(terms), BASELINE)
-    return World(Metered(coordinator, time.thread_time), machine, Landscape(SPACE, 1), seed=seed)
+    return World(Metered(coordinator, time.perf_counter), machine, Landscape(SPACE, 1), seed=seed)
 
 
 def memory_mib() -> float:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from mpinas.coordination.budgets import Curves, promotable
 from mpinas.coordination.candidate import Candidate
+from mpinas.coordination.front import dominates
 from mpinas.coordination.ledger import BASELINE, Ledger
 from mpinas.coordination.lifecycle import State
 from mpinas.coordination.pipeline import Ask
@@ -19,6 +20,8 @@ from mpinas.coordination.plan import Plan
 RETRAININGS_FAILED_MAX = 2
 #: Candidates that will never be trained (again).
 ENDED = (State.REJECTED, State.FAILED)
+#: Where candidates stand that were promoted and are not there yet.
+GOING_ON = (State.READY, State.TRAINING)
 
 
 class Agenda:
@@ -162,8 +165,6 @@ class Agenda:
         found = []
         for candidate in candidates:
             it = self.ledger.candidates[candidate]
-            if it.size_bytes is None and it.predicted:
-                continue  # its artifact is not written yet
             if it.state not in (*ENDED, State.EVALUATED) or self.ledger.is_kept(candidate):
                 found += [
                     (candidate, device, reading.repetition + 1)
@@ -211,7 +212,7 @@ class Agenda:
                 if self._may_join(self.ledger.candidates[id_]):
                     return id_
             self._looked_at[rung] = len(arrived)
-        if self.to_begin() > 0 or self.ledger.count(State.TRAINING):
+        if self.to_begin() > 0:
             return None
         return next((id_ for id_ in self.waiting_at_rungs() if self._would_join(self.ledger.candidates[id_])), None)
 
@@ -237,15 +238,24 @@ class Agenda:
         return self.ledger.would_join(self.ledger.terms.values(error, it.latencies_s))
 
     def _would_join(self, it: Candidate) -> bool:
-        """Is it to be expected that it joins the front on the full budget?"""
-        error = self.curves.expected(it.rung, it.error)
-        return self.ledger.broken_limit(it) is None and self.ledger.would_join(
-            self.ledger.terms.values(error, it.latencies_s)
+        """Is it to be expected that it joins the front on the full budget, beside those that are on their way there?"""
+        if self.ledger.broken_limit(it) is not None:
+            return False
+        point = self._expected(it)
+        candidates = self.ledger.candidates
+        on_their_way = [candidates[id_] for state in GOING_ON for id_ in self.ledger.standing[state]]
+        return self.ledger.would_join(point) and not any(
+            dominates(self._expected(other), point) for other in on_their_way if other.rung_errors
         )
+
+    def _expected(self, it: Candidate) -> tuple[float, ...]:
+        """Objectives to expect on the full budget, after a smaller one."""
+        error = self.curves.expected(max(it.rung_errors), it.error)
+        return self.ledger.terms.values(error, it.latencies_s)
 
     def reason(self) -> str:
         """Why the run is over, in words."""
-        evaluated = self.ledger.count(State.EVALUATED)
+        evaluated = len(self.ledger.evaluated)
         done = f"{evaluated} of {self.plan.evaluations} candidates evaluated"
         if never := len({*self.ledger.hoped} - {*self.ledger.front}):
             done += f"; {never} left out of the front because no device measured them"

@@ -196,8 +196,7 @@ class Coordinator:
                 self._lost_since[device] = time
             case ev.DeviceBack(device=device):
                 self._lost_since.pop(device, None)
-        for ask in self.agenda.doubtful(sorted(self.ledger.touched)):
-            self.pipeline.want(ask)
+        self._want_again(sorted(self.ledger.touched))
         if self._waiting_since is not None and isinstance(event, (ev.Measured, ev.Judged)):
             self._waiting_since = time
 
@@ -259,12 +258,7 @@ class Coordinator:
                 self._take(ev.Rejected(candidate, reason), time, commands)
             else:
                 self._judge(candidate, time, commands)
-        for candidate, _ in self.ledger.unsettled:
-            it = self.ledger.candidates[candidate]
-            if it.size_bytes is None and it.state not in ENDED:
-                self.pipeline.want_export(candidate)
-        for ask in self.agenda.doubtful({candidate: None for candidate, _ in self.ledger.unsettled}):
-            self.pipeline.want(ask)
+        self._want_again({candidate: None for candidate, _ in self.ledger.unsettled})
 
     def _judge(self, candidate: int, time: float, commands: list[Command]) -> bool:
         """Reject what breaks a limit as soon as that is known; True if it may go on. The baseline always may."""
@@ -284,6 +278,14 @@ class Coordinator:
         for device in self.ledger.terms.devices:
             if device not in readings or readings[device].predicted:
                 self.pipeline.want((candidate, device, 0))
+
+    def _want_again(self, candidates: Iterable[int]) -> None:
+        """Have measured what is doubtful or predicted of these; first exported what is not."""
+        for ask in self.agenda.doubtful(candidates):
+            if self.ledger.candidates[ask[0]].size_bytes is None:
+                self.pipeline.want_export(ask[0])
+            else:
+                self.pipeline.want(ask)
 
     # --- giving orders
 
@@ -367,7 +369,7 @@ class Coordinator:
         if self.plan.target and it.id in self.ledger.front and self.agenda.keeps(it, self.plan.target):
             said = ", ".join(f"{name} {limit:g}" for name, limit in self.plan.target.items())
             self._take(ev.Enough(f"candidate {it.id} meets the target ({said})"), time, commands)
-        fruitless = self.ledger.count(State.EVALUATED) - self.ledger.progress_at
+        fruitless = len(self.ledger.evaluated) - self.ledger.progress_at
         if self.plan.patience and fruitless >= self.plan.patience:
             self._take(ev.Enough(f"the last {fruitless} evaluations brought nobody to the front"), time, commands)
 
@@ -468,7 +470,10 @@ class Coordinator:
         if not self.predictor.wants(self.ledger.measured):
             return
         devices = self.ledger.terms.devices
-        measured = [it for it in self.ledger.candidates.values() if self.agenda.is_measured(it)]
+        # the baseline's genome is of no space
+        measured = [
+            it for it in self.ledger.candidates.values() if it.id != BASELINE and self.agenda.is_measured(it)
+        ]  # fmt: skip
         self.predictor.learn(
             [it.genome for it in measured],
             {device: [it.readings[device].latency_s for it in measured] for device in devices},

@@ -10,7 +10,10 @@ Point = tuple[float, ...]
 
 def dominates(a: Point, b: Point) -> bool:
     """Is `a` nowhere worse than `b`, and somewhere better?"""
-    return all(x <= y for x, y in zip(a, b, strict=True)) and a != b
+    for x, y in zip(a, b, strict=True):  # a loop: this is asked for every member of the front, at every evaluation
+        if x > y:
+            return False
+    return a != b
 
 
 class Front:
@@ -40,23 +43,36 @@ class Front:
         """Add a point, or change it."""
         if self._points.get(id_) == point:
             return
-        self.remove(id_)
+        hidden = self._take_out(id_)
         self._points[id_] = point
         self._place(id_, point)
+        if id_ in self.members:
+            # A point that moves a little still hides most of what it hid: thousands, in a long search.
+            still = [pair for pair in hidden if dominates(point, pair[1])]
+            self._hidden[id_] += still
+            hidden = [pair for pair in hidden if not dominates(point, pair[1])]
+        self._bring_back(hidden)
 
     def remove(self, id_: int) -> None:
         """Forget a point, if it is known."""
-        if self._points.pop(id_, None) is None or id_ not in self.members:
-            return
-        del self.members[id_]
-        self._changed.add(id_)
-        for other, point in self._hidden.pop(id_, ()):
-            if self._points.get(other) == point and other not in self.members:
-                self._place(other, point)
+        self._points.pop(id_, None)
+        self._bring_back(self._take_out(id_))
 
     def would_join(self, point: Point) -> bool:
         """Would it be a member?"""
         return not any(dominates(member, point) for member in self.members.values())
+
+    def _take_out(self, id_: int) -> list[tuple[int, Point]]:
+        """Whom a member has hidden, which is none any more."""
+        if self.members.pop(id_, None) is None:
+            return []
+        self._changed.add(id_)
+        return self._hidden.pop(id_)
+
+    def _bring_back(self, hidden: list[tuple[int, Point]]) -> None:
+        for other, point in hidden:
+            if self._points.get(other) == point and other not in self.members:
+                self._place(other, point)
 
     def _place(self, id_: int, point: Point) -> None:
         worse = []

@@ -42,6 +42,8 @@ class Ledger:
         self.groups: dict[int, Group] = {}
         #: Of those trained on the full budget and within the limits: the measured, and with the predicted.
         self._front, self._hoped = Front(), Front()
+        #: Who has a result, after whatever budget.
+        self.evaluated: dict[int, None] = {}
         #: By rung below the full budget: who has come so far.
         self.arrived: dict[int, dict[int, None]] = {}
         #: How many had been evaluated when the front last changed.
@@ -208,6 +210,7 @@ class Ledger:
     def _end(self, candidate: int, to: State, reason: str) -> None:
         self._step(candidate, to)
         self.candidates[candidate].reason = reason
+        self.evaluated.pop(candidate, None)
 
     def _asked(self, device: str) -> str:
         """The profile that an event is about."""
@@ -345,6 +348,7 @@ class Ledger:
         it.metrics, it.group = report.metrics, report.group
         it.train_seconds = (it.train_seconds or 0.0) + report.train_seconds
         it.rung_errors[order.rung] = report.metrics["error"]
+        self.evaluated[it.id] = None
         it.epochs_done = self.terms.rungs[order.rung]
         if order.rung < self.terms.last_rung:
             self.arrived.setdefault(order.rung, {})[it.id] = None
@@ -398,7 +402,7 @@ class Ledger:
                 self._front.put(it.id, self.objectives(it))
         front_changed, hoped_changed = self._front.changes(), self._hoped.changes()
         if front_changed:
-            self.progress_at = self.count(State.EVALUATED)
+            self.progress_at = len(self.evaluated)
         changed = front_changed | hoped_changed
         self.touched |= changed
         let_go = {id_ for id_ in changed if not self.is_kept(id_)}

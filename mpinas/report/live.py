@@ -17,7 +17,6 @@ from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.coordination.candidate import Candidate
 from mpinas.coordination.ledger import BASELINE, NOT_RUN, Ledger
-from mpinas.coordination.lifecycle import State
 from mpinas.report.terminal import terminal_size
 
 #: Stands behind a latency that should not be relied on, and behind one that no device has measured.
@@ -29,7 +28,7 @@ def line_of(event: ev.Event, ledger: Ledger) -> str | None:  # noqa: PLR0911, PL
     """One line of a log, or None for what a reader of the log need not know."""
     match event:
         case ev.Begun():
-            done = ledger.count(State.EVALUATED)
+            done = len(ledger.evaluated)
             begins = f"resumed: {done} candidates evaluated before" if done else "search begins"
             return f"{begins} (task {ledger.task}, SIMULATED data)" if ledger.simulated else begins
         case msg.Ready(rank, host, device):
@@ -60,9 +59,9 @@ def line_of(event: ev.Event, ledger: Ledger) -> str | None:  # noqa: PLR0911, PL
             return f"{name_of(candidate)} could not be trained again: {reason}: {detail}"
         case msg.Assessed(_, candidate, _, metrics):
             error = f"test error {metrics['error']:.4f}, " if metrics else ""
-            return f"candidate {candidate} assessed: {error}ONNX file written"
+            return f"{name_of(candidate)} assessed: {error}ONNX file written"
         case msg.AssessmentFailed(_, candidate, _, reason, detail):
-            return f"candidate {candidate} could not be assessed: {reason}: {detail}"
+            return f"{name_of(candidate)} could not be assessed: {reason}: {detail}"
         case ev.DeviceLost(detail, device):
             which = f"device{_on(device, ledger).removeprefix(' on')}"
             return f"{which} lost: {detail}; measurements wait, training goes on"
@@ -154,7 +153,7 @@ class LineDisplay:
             self._began = time
         line = line_of(event, ledger)
         if line is not None:
-            done = f"{ledger.count(State.EVALUATED)}/{self._evaluations}"
+            done = f"{len(ledger.evaluated)}/{self._evaluations}"
             print(f"[{time - self._began:7.1f} s {done:>7}] {line}", file=self._out, flush=True)
 
     def tick(self, time: float, ledger: Ledger) -> None:
@@ -182,7 +181,7 @@ class LiveDisplay:
     def show(self, event: ev.Event, time: float, ledger: Ledger) -> None:
         """Take the event's line in."""
         if self._began is None:
-            self._began, self._done_before = time, ledger.count(State.EVALUATED)
+            self._began, self._done_before = time, len(ledger.evaluated)
         line = line_of(event, ledger)
         if line is not None:
             self._lines.append(f"[{time - self._began:7.1f} s] {line}")
@@ -203,7 +202,7 @@ class LiveDisplay:
 
     def render(self, time: float, ledger: Ledger) -> RenderableType:
         """The whole picture at this moment."""
-        done = ledger.count(State.EVALUATED)
+        done = len(ledger.evaluated)
         elapsed = time - (self._began or time)
         counts = ", ".join(f"{len(ids)} {state.lower()}" for state, ids in ledger.standing.items() if ids)
         head = Table.grid(padding=(0, 1))

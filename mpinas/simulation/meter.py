@@ -1,7 +1,4 @@
-"""What the coordinator itself costs: real seconds of this machine, taken while the job around it is simulated.
-
-Best taken in CPU seconds of the thread: it waits for nothing, and others on the machine do not count.
-"""
+"""What the coordinator itself costs: real seconds of this machine, taken while the job around it is simulated."""
 
 from __future__ import annotations
 
@@ -39,7 +36,7 @@ class Decides(Protocol):
 
 
 class Metered:
-    """A coordinator and how long each of its calls took. `clock` in seconds, such as `time.thread_time`."""
+    """A coordinator and how long each of its calls took. `clock` in seconds, such as `time.perf_counter`."""
 
     def __init__(self, coordinator: Decides, clock: Callable[[], float]) -> None:
         self.coordinator = coordinator

@@ -38,7 +38,7 @@ def simulate(
     Parameters
     ----------
     clock
-        Real seconds, best CPU seconds of this thread: to take what the coordinator costs.
+        Real seconds, to take what the coordinator costs.
     progress
         Told now and then: how many candidates are evaluated, and the virtual time.
 

@@ -30,18 +30,18 @@ def show(figures: Figures, console: Console, notes: tuple[str, ...] = ()) -> Non
 
 def rows(figures: Figures) -> list[tuple[str, str]]:
     """What stands in it: name and value."""
-    ended = f"{figures.evaluated:,} evaluated, {figures.rejected:,} rejected, {figures.failed:,} failed"
     return [
         ("time to finish", duration(figures.seconds_to_finish)),
         ("node-hours", f"{figures.node_hours:,.1f}"),
         ("evaluations an hour", f"{figures.evaluations_per_hour:,.1f}"),
-        ("candidates", ended),
-        ("trained before measured", f"{figures.predicted:,} of {figures.trainings:,} trainings"),
+        ("candidates evaluated", f"{figures.evaluated:,}"),
+        ("  rejected, failed", f"{figures.rejected:,}, {figures.failed:,}"),
+        ("trained before measured", f"{figures.predicted:,} of {figures.trainings:,}"),
         ("trainers busy", f"{figures.trainer_utilisation:.1%}"),
         ("  until the last training began", f"{figures.trainer_utilisation_search:.1%}"),
         (f"devices busy ({figures.devices} of a profile)", f"{figures.device_utilisation:.1%}"),
         (f"exporters busy ({figures.exporters})", f"{figures.exporter_utilisation:.1%}"),
-        ("coordinator busy, at this machine's speed", f"{figures.coordinator_utilisation:.1%}"),
+        ("coordinator busy (on this machine)", f"{figures.coordinator_utilisation:.1%}"),
         ("  an event, mean and p99", f"{figures.handle_mean_ms:.2f} ms, {figures.handle_p99_ms:.2f} ms"),
         ("  a proposal, mean", f"{figures.proposal_mean_ms:.1f} ms"),
     ]

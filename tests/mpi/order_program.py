@@ -229,14 +229,18 @@ def main():
     if world.Get_rank() > 0:
         torch.set_num_threads(1)
         task = FickleTask(config.Task(name="digits"), 0)
-        trainer = TestTrainer(task, task.load(), task.load_test(), torch.device("cpu"), 32)
+        training, validation = task.load()
+        few = Samples(training.inputs[:320], training.targets[:320])  # ten steps an epoch
+        trainer = TestTrainer(task, (few, validation), task.load_test(), torch.device("cpu"), 32)
         run_trainer(Crew(world.Get_rank(), trainer, folder, Grouping(world)), control)
         found = None
     else:
         player = Player(control, folder)
         found = {"ready": sorted(player.next(msg.Ready).rank for _ in player.trainers)}
         for scene in (regroup, fail, continue_, retrain, stop):
+            began = time.perf_counter()
             found[scene.__name__.strip("_")] = scene(player)
+            print(f"{scene.__name__}: {time.perf_counter() - began:.1f} s", flush=True)
     left = world.gather(handle() - first_free, root=0)
     if found is not None:
         print("FOUND " + json.dumps({**found, "communicators_left": left}))

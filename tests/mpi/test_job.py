@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from launching import ROOT, mpi_environment, mpirun_command
 
+from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.coordination.lifecycle import State
 from mpinas.errors import UserError
@@ -82,7 +83,12 @@ def test_a_search_at_every_size(mpirun, experiment, tmp_path, ranks):
     found = check_finished(tmp_path / "run", 4)
     assert 0 < found["trainer_utilisation"] <= 1
     first = done.stdout.splitlines()[0]
-    expected = {1: "serially", 2: "the last of 1 (2 does not divide 1)", 3: "1 group(s) of 2", 5: "2 group(s) of 2"}
+    expected = {
+        1: "serially",
+        2: "1 trainer(s) in groups of 1, formed for every order",
+        3: "2 trainer(s) in groups of 2, formed for every order",
+        5: "4 trainer(s) in groups of 2, up to 4 where that gains time, formed for every order",
+    }
     assert expected[ranks] in first
     assert "finished: 4 of 4" in done.stdout
 
@@ -193,6 +199,75 @@ def test_results_can_be_read_while_the_job_runs_and_a_finished_run_can_be_made_l
     output, _ = longer.communicate(timeout=240)
     assert longer.returncode == 0, output
     check_finished(run, 6)
+
+
+BUDGETS = ("--set", "search.rungs=[1]", "--set", "training.epochs=3", "--set", "training.group_size=1")
+
+
+def history_of(run: Path) -> list:
+    return [event for _, event in journal.read(RunFolder(run).journal_file)]
+
+
+@pytest.mark.parametrize("ranks", [1, 3, 5])
+def test_small_budgets_first_and_finalists_once_more_with_all_ranks(mpirun, experiment, tmp_path, ranks):
+    more = ("--set", "search.finalists=1", "--set", "search.finalist_seeds=2", "--set", "search.evaluations=6")
+    mpirun(ranks, "-m", "mpinas", "search", str(experiment), "--run", "run", *BUDGETS, *more)
+    check_finished(tmp_path / "run", 6)
+    history = history_of(tmp_path / "run")
+    assert not [event for event in history if type(event) in (msg.EvaluationFailed, msg.RetrainingFailed)]
+    promoted = {event.candidate for event in history if type(event) is ev.Promoted}
+    assert promoted
+    epochs: dict[tuple[int, int], list[int]] = {}
+    for event in history:
+        if type(event) is msg.Progress:
+            epochs.setdefault((event.candidate, event.attempt), []).append(event.epoch)
+    for id_ in promoted:
+        parts = [found for (candidate, _), found in sorted(epochs.items()) if candidate == id_]
+        assert parts[:2] == [[1], [2, 3]], "progress counts epochs in all"
+    retrained = [event for event in history if type(event) is msg.Retrained]
+    best = {event.candidate for event in retrained}
+    assert 0 in best, "the baseline, to compare with"
+    assert len(retrained) == 2 * len(best)
+    assert all(0 < event.test_metrics["error"] < 1 for event in retrained)
+    orders = [event for event in history if type(event) is ev.Ordered]
+    trainers = {1: {0}, 3: {1, 2}, 5: {1, 2, 3, 4}}[ranks]
+    assert {rank for order in orders for rank in order.members} == trainers
+    check_groups(history)
+    if ranks > 1:
+        assert {len(order.members) for order in orders} >= {1, 2}, "groups of their own for every order"
+        assert max(len(order.members) for order in orders if order.work == "retrain") >= 2
+
+
+def check_groups(history: list) -> None:
+    """No trainer has two orders at a time, and the leader of each answers."""
+    at_work: dict[int, tuple[int, ...]] = {}
+    for event in history:
+        if type(event) is ev.Begun:
+            at_work.clear()
+        elif type(event) is ev.Ordered:
+            assert not {rank for members in at_work.values() for rank in members} & set(event.members)
+            at_work[event.members[0]] = event.members
+        elif isinstance(event, msg.Answer):
+            del at_work[event.group]
+
+
+def test_killed_between_two_budgets_the_checkpoints_are_still_there(experiment, tmp_path):
+    run = tmp_path / "run"
+    job = start(3, tmp_path, str(experiment), "--run", "run", *BUDGETS, "--set", "search.evaluations=6")
+    until(lambda: len(evaluated_in(run)) >= 3, job)
+    for pid in processes_of(tmp_path):
+        os.kill(pid, signal.SIGKILL)
+    job.communicate(timeout=30)
+    begun = set(evaluated_in(run))
+    resumed = start(2, tmp_path, "--resume", "--run", "run")
+    output, _ = resumed.communicate(timeout=240)
+    assert resumed.returncode == 0, output
+    check_finished(run, 6)
+    history = history_of(run)
+    assert not [event for event in history if type(event) is msg.EvaluationFailed]
+    resumed_at = max(number for number, event in enumerate(history) if type(event) is ev.Begun)
+    later = {event.candidate for event in history[resumed_at:] if type(event) is ev.Promoted}
+    assert later & begun, "some went on from what the killed job had left"
 
 
 def test_limits_reject_before_training(mpirun, experiment, tmp_path):

@@ -3,7 +3,7 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from virtual_time import SPACE, World, error_of, latency_of
+from virtual_time import BASELINE, SPACE, World, error_of, latency_of
 
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
@@ -31,7 +31,7 @@ def test_a_whole_search(groups):
     world = World(groups=groups).run()
     ledger = world.ledger
     assert len(evaluated(world)) == 20
-    assert ledger.candidates[0].genome == {"width": 20, "depth": 5}
+    assert ledger.candidates[0].genome == BASELINE
     orders = [order for _, order in world.sent if isinstance(order, msg.Evaluate)]
     assert len({order.candidate for order in orders}) == len(orders) == 20, "no candidate is evaluated twice"
     assert {id_ for id_, c in ledger.candidates.items() if c.assessed} == {*ledger.front, 0}

@@ -14,6 +14,8 @@ from mpinas.simulation.durations import Fixed
 from mpinas.simulation.machine import Machine, speed_up
 
 SPACE = SearchSpace({"width": list(range(1, 31)), "depth": list(range(1, 11))})
+#: As that of a real task, it is none of the space's.
+BASELINE = {"width": 20, "depth": 5, "baseline": "human-designed"}
 #: More servers than any test has jobs: nothing waits for an exporter or a device unless a test says so.
 PLENTY = 1_000_000
 
@@ -57,7 +59,7 @@ class World(world.World):
         terms = Terms(limits or {}, devices, worst, rungs=rungs)
         plan = Plan(evaluations=evaluations, seed=seed, proposals_max=proposals_max, **plan)
         search = make_search(algorithm, space, len(terms.objectives), seed, 6)
-        coordinator = Coordinator(plan, search, Ledger(terms), {"width": 20, "depth": 5})
+        coordinator = Coordinator(plan, search, Ledger(terms), BASELINE)
         self.journal = list(journal)
         coordinator.replay(self.journal)
         #: (leader's rank, order) but for Stop.
