@@ -24,8 +24,7 @@ def check() -> None:
 class HorovodCollectives:
     """`comm`: the mpi4py communicator of the group. To be used between `open` and `close`.
 
-    Every collective has a name: Horovod would number those without one by what a rank has done in all its groups so
-    far, and ranks that were apart would wait for each other for ever.
+    Every collective has a name, by which Horovod remembers it: it would number those without one, each a new one.
     """
 
     def __init__(self, comm: Any) -> None:
