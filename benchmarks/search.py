@@ -1,8 +1,7 @@
 """How few evaluations the search needs, beside the searches of other projects: figures of docs/search.md.
 
 ``python benchmarks/search.py [nbgraph|functions|cost] [--json]``. Every rival runs in the same script on the same
-problem, and only genomes never evaluated before count. Needs ``pip install -e .[job,bench]`` and ``pip install
---no-deps nas-bench-graph==1.4.0``, whose own requirements are for training graph networks.
+problem, and only genomes never evaluated before count. The rivals come with ``pip install -e .[job,bench]``.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ Figures = dict[str, Any]
 def needs(*packages: str) -> None:
     for package in packages:
         if importlib.util.find_spec(package) is None:
-            raise click.ClickException(f"{package} is missing: pip install -e .[job,bench], then see docs/search.md")
+            raise click.ClickException(f"{package} is missing: pip install -e .[bench]")
 
 
 def _one(task: tuple[str, str, str, int, tuple[int, ...]]) -> list[float]:

@@ -6,6 +6,7 @@ ones with their own handling of kinds: a gene of names is a choice, one of numbe
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -198,8 +199,6 @@ def shares(problem: Problem, rival: str, seed: int, marks: tuple[int, ...]) -> l
     evaluate = Evaluator(problem, marks)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the rivals' own: deprecated and experimental parts of theirs
-        try:
+        with contextlib.suppress(EnoughError):
             RIVALS[rival](evaluate, seed)
-        except EnoughError:
-            pass
     return evaluate.result()

@@ -11,15 +11,14 @@ from collections.abc import Iterable, Mapping
 from mpinas.coordination.budgets import Curves, promotable
 from mpinas.coordination.candidate import Candidate
 from mpinas.coordination.front import dominates
-from mpinas.coordination.ledger import BASELINE, Ledger
+from mpinas.coordination.ledger import BASELINE, ENDED, Ledger
 from mpinas.coordination.lifecycle import State
+from mpinas.coordination.limits import broken_limit, constraints
 from mpinas.coordination.pipeline import Ask
 from mpinas.coordination.plan import Plan
 
 #: A finalist is trained again so many times at most where that fails.
 RETRAININGS_FAILED_MAX = 2
-#: Candidates that will never be trained (again).
-ENDED = (State.REJECTED, State.FAILED)
 #: Where candidates stand that were promoted and are not there yet.
 GOING_ON = (State.READY, State.TRAINING)
 
@@ -48,10 +47,6 @@ class Agenda:
         """Was it trained on the full budget?"""
         it = self.ledger.candidates[candidate]
         return it.state is State.EVALUATED and it.rung == self.ledger.terms.last_rung
-
-    def is_measured(self, it: Candidate) -> bool:
-        """Has every device measured it?"""
-        return not it.predicted and all(device in it.readings for device in self.ledger.terms.devices)
 
     def _open(self) -> int:
         """Candidates on their way to a group for the first time."""
@@ -137,7 +132,7 @@ class Agenda:
             return []
         under_way = self._under_way("retrain")
         found: list[int] = []
-        for id_ in (BASELINE, *self.ledger.best(self.plan.finalists)):
+        for id_ in dict.fromkeys((BASELINE, *self.ledger.fronts.best(self.plan.finalists))):
             it = self.ledger.candidates[id_]
             if it.retrainings_failed <= RETRAININGS_FAILED_MAX:
                 done = len(it.retrainings) - len(it.repeats) + under_way.count(id_)
@@ -235,16 +230,16 @@ class Agenda:
     def _may_join(self, it: Candidate) -> bool:
         """Is there any reason to hope that it joins the front on the full budget? A fast one always has."""
         error = self.curves.hopeful(it.rung, it.error)
-        return self.ledger.would_join(self.ledger.terms.values(error, it.latencies_s))
+        return self.ledger.fronts.hoped.would_join(self.ledger.terms.values(error, it.latencies_s))
 
     def _would_join(self, it: Candidate) -> bool:
         """Is it to be expected that it joins the front on the full budget, beside those that are on their way there?"""
-        if self.ledger.broken_limit(it) is not None:
+        if broken_limit(it, self.ledger.terms) is not None:
             return False
         point = self._expected(it)
         candidates = self.ledger.candidates
         on_their_way = [candidates[id_] for state in GOING_ON for id_ in self.ledger.standing[state]]
-        return self.ledger.would_join(point) and not any(
+        return self.ledger.fronts.hoped.would_join(point) and not any(
             dominates(self._expected(other), point) for other in on_their_way if other.rung_errors
         )
 
@@ -277,7 +272,7 @@ class Agenda:
         """How near the rejected came to the limits, in words."""
         best: dict[str, float] = {}
         for id_ in self.ledger.standing[State.REJECTED]:
-            for name, excess in self.ledger.constraints(self.ledger.candidates[id_]).items():
+            for name, excess in constraints(self.ledger.candidates[id_], self.ledger.terms).items():
                 best[name] = min(best.get(name, math.inf), excess)
         missed = [
             f"{name}: {math.exp(excess):.2g} times the limit at best" for name, excess in best.items() if excess > 0

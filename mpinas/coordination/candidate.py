@@ -5,7 +5,7 @@ Must not know events or what follows from anything.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -163,6 +163,10 @@ class Candidate:
     def predicted(self) -> bool:
         """Whether some of its latencies are no measurements."""
         return any(reading.predicted for reading in self.readings.values())
+
+    def is_measured_on(self, devices: Iterable[str]) -> bool:
+        """Has each of them measured it?"""
+        return all(device in self.readings and not self.readings[device].predicted for device in devices)
 
     @property
     def latencies_s(self) -> dict[str, float]:

@@ -12,16 +12,18 @@ from dataclasses import replace
 
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
-from mpinas.coordination.agenda import ENDED, Agenda
+from mpinas.coordination.agenda import Agenda
 from mpinas.coordination.budgets import Curves
 from mpinas.coordination.candidate import Candidate
 from mpinas.coordination.commands import Command, Discard, Export, Judge, Leave, Measure, Record, Release, Send
+from mpinas.coordination.forecast import Forecast
 from mpinas.coordination.groups import choose, group_size
-from mpinas.coordination.ledger import BASELINE, NO_ANSWER, Ledger, answered_by, following
+from mpinas.coordination.ledger import BASELINE, ENDED, NO_ANSWER, Ledger, answered_by, following
 from mpinas.coordination.lifecycle import State
+from mpinas.coordination.limits import broken_limit
 from mpinas.coordination.pipeline import Pipeline
 from mpinas.coordination.plan import Plan
-from mpinas.coordination.predictor import LatencyPredictor
+from mpinas.coordination.teaching import Teaching
 from mpinas.search import Genome, Search, SpaceExhaustedError
 
 #: A candidate in whose training so many jobs ended is not tried again.
@@ -45,10 +47,11 @@ class Coordinator:
         self.search = search
         self.ledger = ledger
         self.baseline = baseline
-        self.curves = Curves()
-        self.agenda = Agenda(plan, ledger, self.curves)
-        self.predictor = LatencyPredictor(search.space, ledger.terms.devices, plan.seed)
+        curves = Curves()
+        self.agenda = Agenda(plan, ledger, curves)
         self.pipeline = Pipeline()
+        self.forecast = Forecast(self.agenda, self.pipeline, search.space)
+        self._teaching = Teaching(search, ledger, curves)
         #: Genomes to start with that have not been proposed.
         self._start = list(plan.start)
         #: Models under judgement on a device, in this job.
@@ -56,10 +59,6 @@ class Coordinator:
         #: When each device that is not there was lost, and when nothing but answers was left to wait for.
         self._lost_since: dict[str, float] = {}
         self._waiting_since: float | None = None
-        #: Since when trainers have had nothing to do though there is work on its way to them.
-        self._starved_since: float | None = None
-        #: Exporter and devices cannot keep up: some candidates are predicted ahead of need.
-        self._predicts_ahead = False
         self._began: float | None = None
         #: What there was to rank when it was done last.
         self._ranked_of: tuple[int, int] = (0, 0)
@@ -92,7 +91,7 @@ class Coordinator:
             case ev.Measured(candidate) | ev.MeasurementFailed(candidate):
                 self._judge(candidate, time, commands)
                 it = self.ledger.candidates[candidate]
-                if it.state not in (State.MEASURING, *ENDED) and self.agenda.is_measured(it):
+                if it.state not in (State.MEASURING, *ENDED) and it.is_measured_on(self.ledger.terms.devices):
                     commands.append(Release(candidate))
                 if not it.predicted:
                     self.agenda.set_aside.discard(candidate)
@@ -121,9 +120,7 @@ class Coordinator:
 
     def due(self) -> float | None:
         """When `idle` or `overdue` may next have something to do though no event has come; None: never."""
-        times = []
-        if self._starved_since is not None:
-            times.append(self._starved_since + self._patience_s())
+        times = [] if (next_s := self.forecast.next_s()) is None else [next_s]
         if self._began is not None and self.plan.limit_s and self.ledger.enough is None:
             times.append(self._began + self.plan.limit_s)
         if self._waiting_since is not None:
@@ -200,48 +197,13 @@ class Coordinator:
         if self._waiting_since is not None and isinstance(event, (ev.Measured, ev.Judged)):
             self._waiting_since = time
 
-    def _apply(self, event: ev.Event, time: float, replayed: bool = False) -> None:
-        """Keep ledger, curves and search in step."""
+    def _apply(self, event: ev.Event, time: float, *, replayed: bool = False) -> None:
+        """Keep ledger and search in step."""
         before = self._state_of(event)
         self.ledger.apply(event, time)
-        candidate = _candidate_of(event)
-        it = self.ledger.candidates.get(candidate)
-        if it is None or candidate == BASELINE:
-            return
-        match event:
-            case ev.Proposed():
-                if replayed:
-                    self.search.restore(it.genome)
-                    self._start = [genome for genome in self._start if genome != it.genome]
-            case ev.Exported() | ev.Measured() | ev.MeasurementFailed():
-                self._tell_what_is_known(it)
-                if it.rung_errors:
-                    self.search.revise(it.genome, self._told(it))
-            case msg.Evaluated():
-                if it.rung == self.ledger.terms.last_rung and it.rung > 0:
-                    early = {rung: error for rung, error in it.rung_errors.items() if rung < it.rung}
-                    self.curves.add(early, it.rung_errors[it.rung])
-                tell = self.search.tell if len(it.rung_errors) == 1 else self.search.revise
-                tell(it.genome, self._told(it))
-            case msg.Retrained():
-                self.search.revise(it.genome, self._told(it))
-        if it.state in ENDED and before is not it.state and not it.rung_errors:
-            self.search.tell_failed(it.genome)
-
-    def _tell_what_is_known(self, it: Candidate) -> None:
-        """What the search can learn from before a candidate is trained: limits kept and broken, latencies."""
-        if kept := self.ledger.constraints(it):
-            self.search.tell_constraints(it.genome, kept)
-        if self.agenda.is_measured(it) and not it.rung_errors:
-            _, *latencies = self.ledger.terms.values(0.0, it.latencies_s)
-            self.search.tell_partial(it.genome, (None, *latencies))
-
-    def _told(self, it: Candidate) -> tuple[float, ...]:
-        """Objectives as the search is told them: the error is that to expect of the full budget."""
-        error = it.error
-        if it.rung_errors and max(it.rung_errors) < self.ledger.terms.last_rung:
-            error = self.curves.expected(max(it.rung_errors), error)
-        return self.ledger.terms.values(error, it.latencies_s)
+        self._teaching.follow(event, before, replayed=replayed)
+        if isinstance(event, ev.Proposed):
+            self._start = [genome for genome in self._start if genome != event.genome]
 
     def _state_of(self, event: ev.Event) -> State | None:
         """Where the candidate stands that an event is about; None if it is about none."""
@@ -267,7 +229,7 @@ class Coordinator:
             return True  # went on by a prediction: what it has cost is spent
         if it.state not in (State.MEASURING, State.READY):
             return False
-        broken = self.ledger.broken_limit(it, settled_only=True)
+        broken = broken_limit(it, self.ledger.terms, settled_only=True)
         if broken is None or candidate == BASELINE:
             return True
         self._take(ev.Rejected(candidate, broken), time, commands)
@@ -305,7 +267,7 @@ class Coordinator:
             order = self._order_for(it, kind, rung, members)
             self._take(ev.Ordered(candidate, order.attempt, members, kind, rung), time, commands)
             commands.append(Send(members, order))
-        self._starve(time)
+        self.forecast.watch(time)
 
     def _work(self) -> Iterator[tuple[int, str, int]]:
         """(candidate, kind of work, how many such pieces are still to be begun), the most urgent first."""
@@ -343,14 +305,6 @@ class Coordinator:
         if kind == "assess":
             return msg.Assess(it.id, attempt, it.genome, members)
         return msg.Retrain(it.id, attempt, it.genome, self.plan.seed_of(it.id, attempt), members, rungs[-1])
-
-    def _starve(self, time: float) -> None:
-        """Note since when trainers wait for candidates that are on their way."""
-        waits = bool(self.ledger.idle) and self.agenda.to_begin() > 0 and not self.ledger.standing[State.READY]
-        if not waits:
-            self._starved_since = None
-        elif self._starved_since is None:
-            self._starved_since = time
 
     # --- what is done while no event waits
 
@@ -431,57 +385,8 @@ class Coordinator:
 
     def _predict(self, time: float, commands: list[Command]) -> None:
         """Let candidates go by predicted latencies where trainers would have nothing to do."""
-        wanted = self._to_predict(time)
-        if wanted <= 0:
-            return
-        candidates = self.ledger.candidates
-        waiting = [
-            id_ for id_ in (*self.ledger.standing[State.MEASURING], *self.ledger.standing[State.PROPOSED])
-            if id_ not in self.agenda.set_aside and id_ != BASELINE
-        ]  # fmt: skip
-        if waiting:
-            self._learn()
-        while self.predictor.ready and waiting and wanted > 0:
-            some, waiting = waiting[:wanted], waiting[wanted:]
-            found = self.predictor.predict([candidates[each].genome for each in some])
-            for id_, latencies_s in zip(some, found, strict=True):
-                if self.ledger.would_break_limit({device: median_s for device, (median_s, _) in latencies_s.items()}):
-                    self.agenda.set_aside.add(id_)
-                    continue
-                self._take(ev.Predicted(id_, latencies_s), time, commands)
-                self._predicts_ahead = True
-                wanted -= 1
-
-    def _to_predict(self, time: float) -> int:
-        """How many candidates should go by predictions now: for trainers that have waited long enough, and, where
-        devices have proved too slow for them, for those that will be free next."""
-        self._starve(time)
-        self._predicts_ahead = self._predicts_ahead and self.pipeline.behind
-        groups = max(1, self.ledger.trainers_expected // self.plan.group_size)
-        if self._starved_since is not None and (
-            self._predicts_ahead or time - self._starved_since >= self._patience_s()
-        ):
-            return max(1, len(self.ledger.idle) // self.plan.group_size)
-        if self._predicts_ahead and self.agenda.to_begin() > 0:
-            return 1 + groups // 16 - self.ledger.count(State.READY)
-        return 0
-
-    def _learn(self) -> None:
-        if not self.predictor.wants(self.ledger.measured):
-            return
-        devices = self.ledger.terms.devices
-        # the baseline's genome is of no space
-        measured = [
-            it for it in self.ledger.candidates.values() if it.id != BASELINE and self.agenda.is_measured(it)
-        ]  # fmt: skip
-        self.predictor.learn(
-            [it.genome for it in measured],
-            {device: [it.readings[device].latency_s for it in measured] for device in devices},
-        )
-
-    def _patience_s(self) -> float:
-        """How long trainers wait for a device before predictions are used: not at all for one that is gone."""
-        return 0.0 if self.ledger.devices_lost else self.plan.starved_s
+        for predicted in self.forecast.due(time):
+            self._take(predicted, time, commands)
 
     # --- the end
 

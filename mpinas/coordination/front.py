@@ -5,6 +5,8 @@ All objectives are minimised. Must not know what the points stand for.
 
 from __future__ import annotations
 
+from mpinas.search.promotion import promotion_order
+
 Point = tuple[float, ...]
 
 
@@ -88,3 +90,45 @@ class Front:
             hidden += [*self._hidden.pop(member), (member, self.members.pop(member))]
         self.members[id_] = point
         self._hidden[id_] = hidden
+
+
+class Fronts:
+    """The front of what is measured, and the front as it would be if all predicted latencies were right.
+
+    Only the first is a result. Whoever is on either is kept, so that a measurement that comes late finds its files.
+    """
+
+    def __init__(self) -> None:
+        self.measured = Front()
+        self.hoped = Front()
+
+    def place(self, id_: int, point: Point | None, *, predicted: bool) -> tuple[bool, set[int]]:
+        """Put a candidate where it belongs now; without a point, nowhere.
+
+        Returns
+        -------
+        (the measured front has changed, who has joined, moved on or left either)
+        """
+        if point is None:
+            self.measured.remove(id_)
+            self.hoped.remove(id_)
+        else:
+            self.hoped.put(id_, point)
+            if predicted:
+                self.measured.remove(id_)
+            else:
+                self.measured.put(id_, point)
+        changed = self.measured.changes()
+        return bool(changed), changed | self.hoped.changes()
+
+    def __contains__(self, id_: int) -> bool:
+        return id_ in self.measured or id_ in self.hoped
+
+    def everybody(self) -> set[int]:
+        """Who is on either."""
+        return {*self.measured.members, *self.hoped.members}
+
+    def best(self, count: int) -> list[int]:
+        """Of the measured, those first that alone dominate the most."""
+        ids = list(self.measured.members)
+        return [ids[index] for index in promotion_order([self.measured.members[id_] for id_ in ids])[:count]]

@@ -5,22 +5,23 @@ It decides nothing; `coordinator` does. An event that cannot follow what came be
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.coordination.candidate import Candidate, Reading, Retraining, Verdict
-from mpinas.coordination.front import Front
+from mpinas.coordination.front import Fronts
 from mpinas.coordination.groups import Group, Occupation, Trainer
 from mpinas.coordination.lifecycle import IllegalTransitionError, State, step
+from mpinas.coordination.limits import broken_limit
 from mpinas.coordination.terms import Terms
 from mpinas.errors import ProtocolError, UserError
-from mpinas.search.promotion import promotion_order
 
 BASELINE = 0
+#: States of candidates that will never be trained (again).
+ENDED = (State.REJECTED, State.FAILED)
 #: Reason of a failure: no device was there, which is nobody's fault and may be otherwise another time.
 NO_ANSWER = "no-answer"
 #: Reason of a failure: the checkpoint that an evaluation was to go on from is not there any more.
@@ -41,7 +42,7 @@ class Ledger:
         self.idle: dict[int, Trainer] = {}
         self.groups: dict[int, Group] = {}
         #: Of those trained on the full budget and within the limits: the measured, and with the predicted.
-        self._front, self._hoped = Front(), Front()
+        self.fronts = Fronts()
         #: Who has a result, after whatever budget.
         self.evaluated: dict[int, None] = {}
         #: By rung below the full budget: who has come so far.
@@ -391,19 +392,11 @@ class Ledger:
             return
         full = it.rung in it.rung_errors and it.rung == self.terms.last_rung
         refused = any(reading.refused for reading in it.readings.values())
-        if not full or refused or self.broken_limit(it) is not None:
-            self._front.remove(it.id)
-            self._hoped.remove(it.id)
-        else:
-            self._hoped.put(it.id, self.objectives(it))
-            if it.predicted:
-                self._front.remove(it.id)
-            else:
-                self._front.put(it.id, self.objectives(it))
-        front_changed, hoped_changed = self._front.changes(), self._hoped.changes()
-        if front_changed:
+        fits = full and not refused and broken_limit(it, self.terms) is None
+        point = self.objectives(it) if fits else None
+        moved, changed = self.fronts.place(it.id, point, predicted=it.predicted)
+        if moved:
             self.progress_at = len(self.evaluated)
-        changed = front_changed | hoped_changed
         self.touched |= changed
         let_go = {id_ for id_ in changed if not self.is_kept(id_)}
         self.let_go |= let_go
@@ -414,21 +407,21 @@ class Ledger:
 
     def kept(self) -> set[int]:
         """Whose trained model is kept: the front, the baseline, and those that may join once they are measured."""
-        return {*self._front.members, *self._hoped.members, BASELINE}
+        return self.fronts.everybody() | {BASELINE}
 
     def is_kept(self, candidate: int) -> bool:
         """Is its trained model kept?"""
-        return candidate in self._front or candidate in self._hoped or candidate == BASELINE
+        return candidate in self.fronts or candidate == BASELINE
 
     @property
     def front(self) -> list[int]:
         """Ids of the evaluated, measured and within the limits, that no other dominates; in order of joining."""
-        return list(self._front.members)
+        return list(self.fronts.measured.members)
 
     @property
     def hoped(self) -> list[int]:
         """The front as it would be if all predicted latencies were right."""
-        return list(self._hoped.members)
+        return list(self.fronts.hoped.members)
 
     def count(self, *states: State) -> int:
         """How many candidates stand in one of `states`."""
@@ -445,56 +438,6 @@ class Ledger:
         """Objectives of an evaluated candidate, in the order of `terms.objectives`."""
         assert candidate.state is State.EVALUATED
         return self.terms.values(candidate.error, candidate.latencies_s)
-
-    def broken_limit(self, candidate: Candidate, *, settled_only: bool = False) -> str | None:
-        """The first limit that what is known of `candidate` breaks, in words; None if it breaks none.
-
-        With `settled_only`, measurements that are going to be made again do not count, nor do predictions.
-        """
-        for name, (value, limit) in self._limited(candidate, settled_only=settled_only).items():
-            if value > limit:
-                return f"{name.replace('@', ' on ')} = {value:.4g} is above the limit {limit:.4g}"
-        return None
-
-    def constraints(self, candidate: Candidate) -> dict[str, float]:
-        """log(value / limit) of every limited quantity that is settled: at most zero where the limit is kept."""
-        return {
-            name: math.log(max(value, 1e-30) / limit)
-            for name, (value, limit) in self._limited(candidate, settled_only=True).items()
-        }
-
-    def _limited(self, candidate: Candidate, *, settled_only: bool) -> dict[str, tuple[float, float]]:
-        """(value, limit) of what is known of a candidate and limited, in the order of the limits."""
-        of_itself = dict(candidate.metrics)
-        if candidate.metrics:
-            of_itself["error"] = candidate.error
-        for name in ("size_bytes", "parameters"):
-            if (value := getattr(candidate, name)) is not None:
-                of_itself[name] = value
-        found = {}
-        for name, limit in self.terms.limits.items():
-            if name in of_itself:
-                found[name] = (of_itself[name], limit)
-            for device, reading in candidate.readings.items():
-                if settled_only and (reading.predicted or not reading.settled):
-                    continue
-                if (value := reading.quantities().get(name)) is not None:
-                    found[f"{name}@{device}" if len(self.terms.devices) > 1 else name] = (value, limit)
-        return found
-
-    def would_break_limit(self, latencies_s: Mapping[str, float]) -> bool:
-        """Would a network with these median latencies, by device, break a limit?"""
-        limits = [limit for name, limit in self.terms.limits.items() if name in ("latency_s", "p50_s")]
-        return any(latency_s > limit for limit in limits for latency_s in latencies_s.values())
-
-    def would_join(self, point: tuple[float, ...]) -> bool:
-        """Would a candidate with these objectives be on the front, if all predicted latencies were right?"""
-        return self._hoped.would_join(point)
-
-    def best(self, count: int) -> list[int]:
-        """Members of the front, those first that alone dominate the most."""
-        ids = list(self._front.members)
-        return [ids[index] for index in promotion_order([self._front.members[id_] for id_ in ids])[:count]]
 
     def measured_by(self, request_ids: Iterable[str]) -> list[tuple[int, str]]:
         """(candidate, device) of the measurements in use that these requests brought."""
@@ -516,8 +459,8 @@ class Ledger:
     def finalists(self) -> list[int]:
         """Who is judged on the test file: the front and the baseline."""
         baseline = self.candidates.get(BASELINE)
-        found = sorted(self._front.members)
-        if baseline and baseline.state is State.EVALUATED and BASELINE not in self._front:
+        found = sorted(self.fronts.measured.members)
+        if baseline and baseline.state is State.EVALUATED and BASELINE not in self.fronts.measured:
             found.insert(0, BASELINE)
         return found
 

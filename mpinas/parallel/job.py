@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 import mpinas
 from mpinas.config import Experiment, check_resumable, read_experiment, write_experiment
 from mpinas.coordination import events as ev
-from mpinas.coordination.agenda import ENDED
 from mpinas.coordination.coordinator import Coordinator
-from mpinas.coordination.ledger import Ledger
+from mpinas.coordination.ledger import ENDED, Ledger
 from mpinas.coordination.messages import Order, Report
 from mpinas.coordination.plan import Plan
 from mpinas.errors import UserError

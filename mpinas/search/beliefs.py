@@ -33,6 +33,8 @@ _GROWTH = 1.2
 _REFERENCE_QUANTILE = 0.9
 #: ... and the front's own span is exceeded by so much, for the ends of the front to count.
 _REFERENCE_MARGIN = 0.1
+#: Rows of the table are kept encoded up to so many.
+_ENCODED_MAX = 8192
 #: Genomes under way that are less likely feasible take no place in the front.
 _LIKELY = 0.5
 
@@ -122,6 +124,7 @@ class Believer:
         self._seed = seed
         self._parameters: dict[int, tuple[tuple[int, int], Parameters]] = {}
         self._forests: dict[int, Forest] = {}
+        self._columns: dict[int, Floats] = {}
         self._kept: tuple[int, Beliefs | None] = (-1, None)
 
     def beliefs(self) -> Beliefs | None:
@@ -132,11 +135,13 @@ class Believer:
 
     def _fit(self) -> Beliefs | None:
         table = self._table
+        if not len(table):
+            return None
         conditions = [table.outcome] if table.failures else []
         conditions += table.columns.values()
         n_models = table.n_objectives + len(conditions)
         rows = table.useful(max(_EXAMPLES_MIN, _EXAMPLES // n_models))
-        x = self._encode([self._genomes[row] for row in rows])
+        x = self._encoded(rows)
         points = table.objectives(rows)
         told = points[~np.isnan(points).any(axis=1)]
         good = points[~np.isnan(points).any(axis=1) & (table.violations(rows) <= 0)]
@@ -175,7 +180,16 @@ class Believer:
         return self._parameters[column][1]
 
     def _examples(self, rows: Rows, column: int) -> tuple[Floats, Floats]:
-        return self._encode([self._genomes[row] for row in rows]), self._values(rows, column)
+        return self._encoded(rows), self._values(rows, column)
+
+    def _encoded(self, rows: Rows) -> Floats:
+        """Columns of rows of the table, kept: most are wanted again at the next news."""
+        wanted = rows.tolist()
+        if len(self._columns) > _ENCODED_MAX:
+            self._columns.clear()
+        if new := [row for row in wanted if row not in self._columns]:
+            self._columns.update(zip(new, self._encode([self._genomes[row] for row in new]), strict=True))
+        return np.array([self._columns[row] for row in wanted])
 
     def _values(self, rows: Rows, column: int) -> Floats:
         values = self._table.values(rows, column)

@@ -46,8 +46,10 @@ class Encoder:
         ).reshape(len(genomes), len(self._space.genes))
         genes = [self._gene(at, index[:, at]) for at in range(len(self._space.genes))]
         shared = [np.sum([genes[at] for at in members], axis=0) for members in self._alike]
-        facts = np.array([self._facts_of(genome) for genome in genomes], float).reshape(len(genomes), -1)
-        return np.column_stack([*genes, *shared, facts])
+        columns = [*genes, *shared]
+        if self._space.has_facts and len(genomes):
+            columns.append(np.array([self._facts_of(genome) for genome in genomes], float))
+        return np.column_stack(columns)
 
     def _gene(self, at: int, index: np.ndarray) -> Floats:
         """(genomes, 1) if ordered, else (genomes, values)."""

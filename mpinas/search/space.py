@@ -104,6 +104,11 @@ class SearchSpace:
         ordered = {g.name: v if (v := genome[g.name]) in g.choices else g.choices[0] for g in self.genes}
         return self._repair(ordered) if self._repair else ordered
 
+    @property
+    def has_facts(self) -> bool:
+        """Does the space know any cheap numbers about its genomes?"""
+        return self._facts is not None
+
     def facts(self, genome: Genome) -> Mapping[str, float]:
         """Cheap numbers about a valid genome; none if the space has none to give."""
         return self._facts(genome) if self._facts else {}
@@ -114,7 +119,10 @@ class SearchSpace:
 
     def sample(self, rng: np.random.Generator) -> Genome:
         """A genome drawn uniformly from the product, then repaired."""
-        return self.repair({g.name: g.choices[int(rng.integers(len(g.choices)))] for g in self.genes})
+        shares = rng.random(len(self.genes)).tolist()
+        return self.repair(
+            {g.name: g.choices[int(share * len(g.choices))] for g, share in zip(self.genes, shares, strict=True)}
+        )
 
     def every(self) -> Iterator[Genome]:
         """All genomes, repaired, each once. For small spaces only."""

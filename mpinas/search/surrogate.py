@@ -11,7 +11,7 @@ import numpy as np
 
 from mpinas.search.base import SearchBase
 from mpinas.search.beliefs import Beliefs, Believer
-from mpinas.search.space import Genome, SearchSpace, genome_key
+from mpinas.search.space import Genome, SearchSpace
 from mpinas.search.variation import child_of, mutate
 
 #: Genomes that compete for one ask: children of the best, unrelated ones, and mutants of the most promising of these.
@@ -67,8 +67,7 @@ class SurrogateSearch(SearchBase):
         beliefs = beliefs.fancying([genome for _, genome in pending], [self._row.get(key) for key, _ in pending])
         scores = beliefs.scores(pool, [None] * len(pool), rng)
         promising = [pool[index] for index in np.argsort(-scores, kind="stable")[:_PROMISING]]
-        known = {genome_key(genome) for genome in pool}
         near = [mutate(self.space, promising[at % len(promising)], rng) for at in range(_NEIGHBOURS)]
         fresh = self._fresh([self.space.repair(genome) for genome in near])
-        finalists = [promising[0], *(genome for genome in fresh if genome_key(genome) not in known)]
+        finalists = [promising[0], *fresh]
         return finalists[int(beliefs.scores(finalists, [None] * len(finalists), rng).argmax())]

@@ -17,7 +17,7 @@ def child_of(space: SearchSpace, parents: Sequence[Genome], rng: np.random.Gener
 
     def tournament() -> Genome:
         # the smaller index wins
-        return parents[int(rng.integers(len(parents), size=2).min())]
+        return parents[int(len(parents) * min(rng.random(), rng.random()))]
 
     child = tournament()
     if len(parents) > 1 and rng.random() < _CROSSOVER_PROBABILITY:

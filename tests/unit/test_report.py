@@ -200,7 +200,7 @@ def test_finalists_are_shown_with_mean_and_deviation(tmp_path):
             return 1.0, msg.Retrained(group, order.candidate, order.attempt, metrics, {"error": test_error}, 1.0)
 
     ledger = Unsure(groups=1, evaluations=4, finalists=1).run().ledger
-    (best,) = ledger.best(1)
+    (best,) = ledger.fronts.best(1)
     found = results.as_dict(ledger, RunFolder(tmp_path))["candidates"][best]["retrained"]
     assert found["times"] == 3
     assert found["test_error"] == pytest.approx((0.3, 0.1))

@@ -16,9 +16,9 @@ from mpinas.training.checkpoint import Checkpoint, Unusable, read_archive, unpac
 from mpinas.training.collectives import SerialCollectives
 from mpinas.training.deployed import Deployed
 from mpinas.training.devices import local_device
-from mpinas.training.loop import Abandoned, Diverged, Watch, flip
+from mpinas.training.loop import Abandoned, Diverged, Watch, flip, train
 from mpinas.training.outcome import explain
-from mpinas.training.recipe import Epochs, batches, draw_mirrored, learning_rate_factor
+from mpinas.training.recipe import Epochs, Recipe, batches, draw_mirrored, learning_rate_factor, make_optimizer
 from mpinas.training.shard import error_of
 from mpinas.training.weights import Dropped, load_weights, save_weights
 
@@ -102,6 +102,32 @@ def test_a_training_put_aside_twice_is_bitwise_the_unbroken_one(digits, tmp_path
     assert [epoch for epoch, _ in seen] == [1, 2, 3, 4]
     assert metrics == unbroken
     assert_equal_weights(whole, parts)
+
+
+class Forgetful(torch.nn.Module):
+    """Draws at random as it is trained."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5), torch.nn.Linear(64, 10))
+
+    def forward(self, frames):
+        return self.body(frames.float() / 255)
+
+
+def test_what_a_network_draws_follows_from_seed_and_epoch_too(digits):
+    def trained(*parts):
+        torch.manual_seed(0)
+        model, state = Forgetful(), None
+        for done, until in parts:
+            recipe = Recipe(Epochs(done, until, 2), 32, 1e-3, 0.0, False, 7, digits.device)
+            optimizer = make_optimizer(model, recipe, ALONE, state)
+            train(model, optimizer, digits.task, digits.samples, recipe, ALONE, Watch())
+            state = optimizer.state_dict()["state"]
+            torch.rand(3)
+        return torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
+
+    assert torch.equal(trained((0, 2)), trained((0, 1), (1, 2)))
 
 
 def test_the_schedule_runs_over_the_largest_budget(digits, tmp_path):
