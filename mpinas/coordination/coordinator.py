@@ -411,6 +411,8 @@ class Coordinator:
     def _stop(self, event: ev.Event | None) -> list[Command]:
         """Send every trainer home, once, and leave when all have gone."""
         trainers = self.ledger.trainers
+        if isinstance(event, ev.StopRequested) and self.ledger.finished is not None:
+            return []  # they have been told
         if event is None or isinstance(event, ev.StopRequested):
             return [Send((rank,), msg.Stop()) for rank in trainers]
         if isinstance(event, msg.Ready):  # came late

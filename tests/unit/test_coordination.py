@@ -162,6 +162,13 @@ def test_stop_request_sends_everyone_home_and_nothing_new_is_ordered():
     assert world.ledger.finished is None
 
 
+def test_a_stop_requested_after_the_end_is_not_told_twice():
+    world = World(groups=2, evaluations=4).run(until=lambda w: w.ledger.finished)
+    commands = world.coordinator.handle(ev.StopRequested("SIGTERM"), world.time)
+    assert commands == [Record(ev.StopRequested("SIGTERM"))]
+    assert world.run().left
+
+
 def test_stop_before_any_group_is_ready():
     world = World(groups=3)
     world.later(0.5, ev.StopRequested("SIGINT"))
