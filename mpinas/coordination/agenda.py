@@ -34,8 +34,8 @@ class Agenda:
         self.exhausted = False
         #: Predicted to break a limit: they wait to be measured, and for nothing else.
         self.set_aside: set[int] = set()
-        #: By rung: how many had come so far when all who should go on had gone on.
-        self._looked_at: dict[int, int] = {}
+        #: What the rungs were like when there was last nobody to promote.
+        self._nobody_as_of: tuple[int, ...] = ()
         #: READY candidates, the most promising first; those that came later are not in it.
         self.ranked: list[int] = []
 
@@ -89,7 +89,7 @@ class Agenda:
             not self.ledger.count(State.TRAINING)
             and not self.to_begin()
             and not self.repeatable()
-            and (self.ledger.terms.last_rung == 0 or self.to_promote() is None)
+            and self.nobody_to_promote()
         )
 
     def _under_way(self, *works: str) -> list[int]:
@@ -193,23 +193,46 @@ class Agenda:
         return all(name in values and values[name] <= bound for name, bound in bounds.items())
 
     def to_promote(self) -> int | None:
-        """Whom to train on: the best share of a rung as it fills, and at the end whoever may still join the front."""
-        rungs = self.ledger.terms.rungs
-        if self.ledger.enough is not None:
+        """Whom to train on: the best share of a rung as it fills, and at the end whoever may still join the front.
+
+        It takes time. That there is nobody is remembered as long as nothing has changed.
+        """
+        if self.ledger.enough is not None or self.nobody_to_promote():
             return None
+        found = self._best_of_a_rung()
+        if found is None and self.to_begin() == 0:
+            candidates = self.ledger.candidates
+            found = next((id_ for id_ in self.waiting_at_rungs() if self._would_join(candidates[id_])), None)
+        if found is None:
+            self._nobody_as_of = self._state_of_rungs()
+        return found
+
+    def nobody_to_promote(self) -> bool:
+        """Is it known that nobody is to be trained on now? Quick; what is not known is no."""
+        over = self.ledger.terms.last_rung == 0 or self.ledger.enough is not None
+        return over or self._nobody_as_of == self._state_of_rungs()
+
+    def _state_of_rungs(self) -> tuple[int, ...]:
+        """Whatever promotion depends on, as numbers that change with it."""
+        ledger = self.ledger
+        return (
+            *(len(ledger.arrived.get(rung, ())) for rung in range(ledger.terms.last_rung)),
+            *(ledger.promoted.get(rung, 0) for rung in range(ledger.terms.last_rung)),
+            ledger.count(*GOING_ON), len(ledger.evaluated), ledger.readings_taken, self.to_begin(),
+        )  # fmt: skip
+
+    def _best_of_a_rung(self) -> int | None:
+        rungs = self.ledger.terms.rungs
         for rung in reversed(range(len(rungs) - 1)):
-            arrived = self.ledger.arrived.get(rung, {})
-            if self._looked_at.get(rung) == len(arrived) and self.to_begin() > 0:
+            arrived, share = self.ledger.arrived.get(rung, {}), rungs[rung] / rungs[rung + 1]
+            if int(len(arrived) * share) <= self.ledger.promoted.get(rung, 0):
                 continue
             points = {id_: self._point(self.ledger.candidates[id_]) for id_ in arrived}
             gone_on = {id_ for id_ in arrived if not self._waits_at(id_, rung)}
-            for id_ in promotable(points, gone_on, rungs[rung] / rungs[rung + 1]):
+            for id_ in promotable(points, gone_on, share):
                 if self._may_join(self.ledger.candidates[id_]):
                     return id_
-            self._looked_at[rung] = len(arrived)
-        if self.to_begin() > 0:
-            return None
-        return next((id_ for id_ in self.waiting_at_rungs() if self._would_join(self.ledger.candidates[id_])), None)
+        return None
 
     def _waits_at(self, candidate: int, rung: int) -> bool:
         it = self.ledger.candidates[candidate]

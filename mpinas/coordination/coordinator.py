@@ -111,10 +111,9 @@ class Coordinator:
                      self._predict):  # fmt: skip
             step(time, commands)
             if commands:
-                if not self.agenda.baseline_failed():
-                    self._order(time, commands)
-                self._conclude(time, commands)
-                return commands
+                break
+        if not self.agenda.baseline_failed():
+            self._order(time, commands)
         self._conclude(time, commands)
         return commands
 

@@ -47,6 +47,10 @@ class Ledger:
         self.evaluated: dict[int, None] = {}
         #: By rung below the full budget: who has come so far.
         self.arrived: dict[int, dict[int, None]] = {}
+        #: By rung below the full budget: how many have gone on from it.
+        self.promoted: dict[int, int] = {}
+        #: How many readings have come or changed.
+        self.readings_taken = 0
         #: How many had been evaluated when the front last changed.
         self.progress_at = 0
         #: (candidate, device) whose last measurement is doubtful and may be made again.
@@ -115,6 +119,7 @@ class Ledger:
             case ev.Promoted(candidate, rung):
                 self._step(candidate, State.READY)
                 self.candidates[candidate].rung = rung
+                self.promoted[rung - 1] = self.promoted.get(rung - 1, 0) + 1
             case ev.Ordered():
                 self._ordered(event, time)
             case ev.Enough(reason):
@@ -288,6 +293,7 @@ class Ledger:
         """Keep a new or changed reading, and draw the conclusions."""
         it = self.candidates[candidate]
         it.readings[device] = reading
+        self.readings_taken += 1
         self.touched.add(candidate)
         if reading.request_id:
             self._requests[reading.request_id] = (candidate, device)

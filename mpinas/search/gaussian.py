@@ -12,7 +12,7 @@ import numpy as np
 from mpinas.search.selection import Floats
 
 _LENGTHS = (0.7, 1.0, 1.5, 2.2, 3.3, 5.0)
-NUGGET = 0.0
+NUGGET = 1.0
 _NOISES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 

@@ -66,7 +66,7 @@ class SurrogateSearch(SearchBase):
         pending = list(self._pending.items())[-_PENDING_MAX:] if self._pending else []
         beliefs = beliefs.fancying([genome for _, genome in pending], [self._row.get(key) for key, _ in pending])
         scores = beliefs.scores(pool, [None] * len(pool), rng)
-        promising = [pool[index] for index in np.argsort(-scores, kind="stable")[:_PROMISING]]
+        promising = [pool[int(index)] for index in np.argsort(-scores, kind="stable")[:_PROMISING]]
         near = [mutate(self.space, promising[at % len(promising)], rng) for at in range(_NEIGHBOURS)]
         fresh = self._fresh([self.space.repair(genome) for genome in near])
         finalists = [promising[0], *fresh]

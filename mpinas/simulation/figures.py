@@ -7,10 +7,22 @@ from typing import Any
 
 #: Busy above this share: nothing else holds the trainers back.
 FULL = 0.95
+#: With its start and its end, in which trainings run out, a search that is long enough keeps this.
+WHOLE = 0.9
 #: Busy above this share: it may be what the others wait for.
 BUSY = 0.8
 #: Fewer trainings than this for each group of trainers: the start and the end of the search weigh more than the middle.
 ROUNDS_MIN = 8
+
+_BUSY = "the trainers are busy throughout: more ranks finish sooner for about the same node-hours, while this stays so"
+_UNMEASURED = (
+    "; but most candidates were trained by predicted latencies: more devices or exporters would spare trainings of "
+    "what is too slow"
+)
+_TOO_FEW = (
+    "{0.trainings} trainings for {0.trainers} trainers: the start and the end of the search, when there is "
+    "not work for all, weigh too much; more search.evaluations, or fewer ranks"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,18 +80,17 @@ class Figures:
 
 def diagnose(figures: Figures) -> tuple[str, str]:
     """(what holds the search back, what to change), both in words."""
-    if figures.trainer_utilisation_search >= FULL and figures.trainer_utilisation >= 0.9:
-        return "trainers", (
-            "the trainers are busy throughout: more ranks finish sooner for about the same node-hours, as long as this "
-            "stays so"
-        )
+    if figures.trainer_utilisation_search >= FULL:
+        if figures.trainer_utilisation >= WHOLE:
+            return "trainers", _BUSY + (_UNMEASURED if 2 * figures.predicted > figures.trainings else "")
+        return "evaluations", _TOO_FEW.format(figures)
     shares = {
         "coordinator": figures.coordinator_utilisation,
         "device": figures.device_utilisation,
         "exporter": figures.exporter_utilisation,
     }
     name = max(shares, key=lambda each: shares[each])
-    if figures.trainer_utilisation_search < FULL and shares[name] >= BUSY:
+    if shares[name] >= BUSY:
         return name, {
             "coordinator": "proposals take too long for so many trainers: fewer ranks, larger groups, or "
             "search.algorithm = \"nsga2\"",
@@ -88,10 +99,7 @@ def diagnose(figures: Figures) -> tuple[str, str]:
             "exporter": f"trainers wait for ONNX files: more exporters than {figures.exporters}, or fewer ranks",
         }[name]  # fmt: skip
     if figures.trainings < ROUNDS_MIN * figures.trainers:
-        return "evaluations", (
-            f"{figures.trainings} trainings for {figures.trainers} trainers: the start and the end of the search weigh "
-            "too much; more search.evaluations, or fewer ranks"
-        )
+        return "evaluations", _TOO_FEW.format(figures)
     return "dependencies", (
         "nothing is busy all the time: each candidate passes export, measurement and training one after the other; "
         "more are needed ahead, or these steps shorter"

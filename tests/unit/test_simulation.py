@@ -236,6 +236,11 @@ def test_what_holds_a_search_back_is_named(changed, bottleneck):
     assert advice
 
 
+def test_it_is_said_where_most_was_trained_unmeasured():
+    assert "predicted" not in diagnose(FIGURES)[1]
+    assert "most candidates were trained by predicted latencies" in diagnose(replace(FIGURES, predicted=51))[1]
+
+
 def test_the_table_says_durations_as_people_do():
     assert [duration(59.6), duration(3661), duration(2 * 86_400 + 1)] == ["00:01:00", "01:01:01", "2 d 00:00:01"]
     assert dict(rows(FIGURES))["time to finish"] == "02:00:00"
