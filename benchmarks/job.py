@@ -118,24 +118,23 @@ def same_again(name: str, run: Run, source: Path, ranks: int, folder: Path) -> F
     return job | {"evaluating": times, "evaluations": len(done), "same_error": alike}
 
 
-def once(number: int, only: str, candidates: int, ranks: int, epochs: int, keep: Path) -> Iterator[tuple[str, Figures]]:
-    """One of each, one after the other: none has the machine to share with another."""
-    def folder(name: str) -> Path:
-        path = keep / f"{number}-{name.replace(' ', '-')}"
-        path.mkdir()
-        return path
-
-    single, run = None, None
-    for kind in (SINGLE, PAIRS, REGROUPING):
-        if only in kind or (kind == SINGLE and any(only in name for name in RIVALS)):
-            here = folder(kind)
-            found, of = search(kind, candidates, ranks, epochs, here)
-            yield kind, found
-            if kind == SINGLE:
-                single, run = here / "run", of
-                for name in RIVALS:
-                    if only in name:
-                        yield name, same_again(name, of, single, ranks, folder(name))
+def measure(
+    names: list[str], candidates: int, ranks: int, epochs: int, keep: Path, say: Callable[[str], None]
+) -> dict[str, Figures]:
+    """Each of `names` once, one after the other: none has to share the machine with another."""
+    found: dict[str, Figures] = {}
+    of: Run | None = None
+    for name in names:
+        folder = keep / name.replace(" ", "-")
+        folder.mkdir(parents=True)
+        say(name)
+        if name in RIVALS:
+            assert of is not None
+            found[name] = same_again(name, of, keep / SINGLE.replace(" ", "-") / "run", ranks, folder)
+            continue
+        found[name], run = search(name, candidates, ranks, epochs, folder)
+        of = run if name == SINGLE else of
+    return found
 
 
 @contextmanager
@@ -149,3 +148,133 @@ def work_folder(keep: Path | None) -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="job-"))
     yield path  # stays if something went wrong: its logs are what is to be read
     shutil.rmtree(path)
+
+
+def middle(runs: list[dict[str, Figures]], name: str, *path: str) -> tuple[float, float, float]:
+    """Median, least and most of a figure over the repetitions."""
+    values: list[float] = []
+    for run in runs:
+        value: Any = run[name]
+        for key in path:
+            value = value[key]
+        values.append(value)
+    return statistics.median(values), min(values), max(values)
+
+
+def cell(form: Callable[[float], str], of: tuple[float, float, float], repeated: bool) -> str:
+    return f"{form(of[0])} ({form(of[1])} to {form(of[2])})" if repeated else form(of[0])
+
+
+def seconds(value: float) -> str:
+    return f"{value:.1f} s"
+
+
+def milliseconds(value: float) -> str:
+    return f"{1000 * value:.0f} ms"
+
+
+def percent(value: float) -> str:
+    return f"{value:.1%}"
+
+
+#: Columns: of what is told of the whole job, and of its evaluations alone.
+OF_SEARCHES: dict[str, tuple[Callable[[float], str], tuple[str, ...]]] = {
+    "trainers busy": (percent, ("trainer_utilisation",)),
+    "from the journal": (percent, ("utilisation",)),
+    "idle: start": (percent, ("idle_share", "start")),
+    "measurements": (percent, ("idle_share", "measurements")),
+    "others": (percent, ("idle_share", "other trainers")),
+    "hand-over": (percent, ("idle_share", "hand-over")),
+    "end": (percent, ("idle_share", "end")),
+    "tail": (seconds, ("tail_s",)),
+    "span": (seconds, ("span_s",)),
+    "whole job": (seconds, ("wall_s",)),
+}
+OF_DRIVERS: dict[str, tuple[Callable[[float], str], tuple[str, ...]]] = {
+    "first start to last end": (seconds, ("evaluating", "span_s")),
+    "workers busy": (percent, ("evaluating", "busy_share")),
+    "before the tail": (percent, ("evaluating", "busy_until_one_is_done_share")),
+    "one evaluation": (seconds, ("evaluating", "evaluation_s")),
+    "end to next start": (milliseconds, ("evaluating", "gap_median_s")),
+    "p90": (milliseconds, ("evaluating", "gap_p90_s")),
+    "CPU, whole job": (seconds, ("cpu_s",)),
+}
+
+
+def table(title: str, columns: dict[str, Any], runs: list[dict[str, Figures]], names: list[str]) -> Table:
+    out = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
+    out.add_column("")
+    for column in columns:
+        out.add_column(column, justify="right")
+    for name in names:
+        out.add_row(name, *(cell(form, middle(runs, name, *path), len(runs) > 1) for form, path in columns.values()))
+    return out
+
+
+def show(all_: Figures) -> None:
+    console = Console()
+    console.width = max(console.width, 160 if all_["repeat"] == 1 else 320)
+    runs = all_["runs"]
+    done = list(runs[0])
+    console.print(f"{all_['date']}, {all_['machine']}, load {all_['load']:.1f} at the start; {all_['candidates']} "
+                  f"candidates of {all_['epochs']} epochs, {all_['ranks']} ranks, {all_['repeat']} time(s)",
+                  highlight=False)  # fmt: skip
+    searches = [name for name in done if name not in RIVALS]
+    console.print(table("\nmpinas search: all trainers' time from the first ready one to the last answer",
+                        OF_SEARCHES, runs, searches))  # fmt: skip
+    for name in searches:
+        console.print(f"{name}: orders {runs[0][name]['groups']}", highlight=False)
+    if any(name in RIVALS for name in done):
+        drivers = [SINGLE, *(name for name in done if name in RIVALS)]
+        console.print(table("\nthe same evaluations, by single trainers", OF_DRIVERS, runs, drivers))
+        for name in drivers[1:]:
+            alike = sum(run[name]["same_error"] for run in runs)
+            of = sum(run[name]["evaluations"] for run in runs)
+            console.print(f"{name}: {alike} of {of} evaluations gave the same error as in the search", highlight=False)
+        console.print(f"{SINGLE} (mpinas) also exported, measured and assessed candidates meanwhile", highlight=False)
+
+
+@click.command(help=__doc__)
+@click.option("--candidates", type=click.IntRange(5), default=40, show_default=True)
+@click.option("--ranks", type=click.IntRange(3), default=5, show_default=True, help="MPI ranks; one coordinates.")
+@click.option("--epochs", type=click.IntRange(4), default=60, show_default=True, help="Of a full training.")
+@click.option("--repeat", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--only", type=click.Choice([SINGLE, *RIVALS, PAIRS, REGROUPING]), multiple=True, help="Some; repeatable."
+)
+@click.option("--keep", type=click.Path(path_type=Path), help="New folder for run folders and logs.  [default: none]")
+@click.option("--json", "as_json", is_flag=True)
+def main(
+    candidates: int, ranks: int, epochs: int, repeat: int, only: tuple[str, ...], keep: Path | None, as_json: bool
+) -> None:
+    asked = only or (SINGLE, *RIVALS, PAIRS, REGROUPING)
+    names = [name for name in (SINGLE, *RIVALS, PAIRS, REGROUPING)
+             if name in asked or (name == SINGLE and any(other in RIVALS for other in asked))]  # fmt: skip
+    for name in names:
+        if name in RIVALS and importlib.util.find_spec(RIVALS[name][0]) is None:
+            raise click.ClickException(f'{name} is missing: pip install -e ".[bench]", or leave it out with --only')
+    told: Figures = {
+        "date": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "load": os.getloadavg()[0],
+        "candidates": candidates,
+        "ranks": ranks,
+        "epochs": epochs,
+        "repeat": repeat,
+    }
+
+    def say(name: str) -> None:
+        click.echo(f"{datetime.now():%H:%M:%S} load {os.getloadavg()[0]:.1f}: {name}", err=True)
+
+    with work_folder(keep) as folder:
+        told["runs"] = [
+            measure(names, candidates, ranks, epochs, folder / str(number), say) for number in range(repeat)
+        ]
+    if as_json:
+        click.echo(json.dumps(told, indent=1))
+    else:
+        show(told)
+
+
+if __name__ == "__main__":
+    main()

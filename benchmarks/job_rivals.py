@@ -144,7 +144,7 @@ def by_libensemble(work: Work) -> list[Done] | None:
         return out, persis_info
 
     count = len(work.evaluations)
-    points = np.zeros(count, dtype=[("place", int), ("sim_id", int)])
+    points = np.zeros(count, dtype=[("place", int), ("sim_id", int), ("sim_started", bool), ("sim_ended", bool)])
     points["place"] = points["sim_id"] = np.arange(count)  # (evaluations,)
     found, _, _ = libE(
         {"sim_f": simulate, "in": ["place"],

@@ -11,6 +11,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,9 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT)]
 
-from mpinas.coordination.coordinator import Coordinator  # noqa: E402 - found through the path just set
+from mpinas.coordination import events as ev  # noqa: E402 - found through the path just set
+from mpinas.coordination import messages as msg  # noqa: E402
+from mpinas.coordination.coordinator import Coordinator  # noqa: E402
 from mpinas.coordination.ledger import Ledger  # noqa: E402
 from mpinas.coordination.lifecycle import State  # noqa: E402
 from mpinas.coordination.plan import Plan  # noqa: E402
@@ -107,18 +110,48 @@ def run_busy(trainers: int, rounds: int, algorithm: str, seed: int) -> Figures:
     }
 
 
+def past(candidates: int, landscape: Landscape) -> Iterator[tuple[float, ev.Event]]:
+    """The journal of a search by one trainer that has come so far: what a job resumes."""
+    rng = np.random.default_rng(5)
+    yield 0.0, ev.Begun("0", 1, "simulated", True)
+    yield 0.0, msg.Ready(1, "node", "simulated")
+    known: set[tuple[object, ...]] = set()
+    for id_ in range(candidates):
+        genome = BASELINE if id_ == 0 else SPACE.sample(rng)
+        while tuple(genome.values()) in known:
+            genome = SPACE.sample(rng)
+        known.add(tuple(genome.values()))
+        error, latency_s = landscape(genome)
+        measurement = {"p50_s": latency_s, "samples": 64, "device": "any", "hardware": "simulated"}
+        time_s = float(id_)
+        yield time_s, ev.Proposed(id_, genome)
+        yield time_s, ev.Exported(id_, 1_000_000, 250_000)
+        yield time_s, ev.Measured(id_, measurement, request_id=f"{id_}-any-0")
+        yield time_s, ev.Ordered(id_, 1, (1,), "evaluate", 0)
+        yield time_s + 0.9, msg.Evaluated(1, id_, 1, {"error": error}, 0.9)
+
+
 def run_history(trainers: int, candidates: int, more: int, algorithm: str) -> Figures:
-    """The coordinator's speed once so many candidates have been evaluated; progress messages after every epoch."""
-    machine = replace(MACHINE, trainers=trainers, devices=1000, progress=False)  # what fills the history matters not
-    world = job(machine, 2 * candidates, 0, "random")
+    """The coordinator's speed in a job that resumes so many candidates; progress messages after every epoch."""
     before_mib = memory_mib()
-    world.run(lambda w: w.ledger.count(State.EVALUATED) >= candidates)
-    world.machine = replace(machine, progress=True)
+    world = job(replace(MACHINE, trainers=trainers), candidates + 10 * more, 0, algorithm)
     meter = world.coordinator
+    began_s = time.perf_counter()
+    meter.coordinator.replay(past(candidates, world.objectives))
+    replay_s = time.perf_counter() - began_s
+    history_mib = memory_mib() - before_mib
+    world.timeline.now_s = float(candidates)
+    world.run(lambda w: w.ledger.count(State.EVALUATED) >= candidates + trainers)
     since = len(meter.handled_s)
     del meter.proposed_s[:]
-    world.run(lambda w: w.ledger.count(State.EVALUATED) >= candidates + more)
-    return {"candidates": len(world.ledger.candidates), "history_mib": memory_mib() - before_mib, **costs(meter, since)}
+    world.run(lambda w: w.ledger.count(State.EVALUATED) >= candidates + trainers + more)
+    return {
+        "candidates": len(world.ledger.candidates),
+        "trainers": trainers,
+        "replay_s": replay_s,
+        "history_mib": history_mib,
+        **costs(meter, since),
+    }
 
 
 def front_volume(world: World) -> float:

@@ -46,8 +46,9 @@ class Forecast:
         if wanted <= 0:
             return []
         standing, candidates = self._ledger.standing, self._ledger.candidates
+        # Those that a device will come to last: the others are measured in time, most of them.
         waiting = [
-            id_ for id_ in (*standing[State.MEASURING], *standing[State.PROPOSED])
+            id_ for id_ in (*reversed(standing[State.PROPOSED]), *reversed(standing[State.MEASURING]))
             if id_ not in self._agenda.set_aside and id_ != BASELINE
         ]  # fmt: skip
         if waiting:

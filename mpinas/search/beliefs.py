@@ -29,11 +29,12 @@ _EXAMPLES_MIN = 96
 _FEWEST = 4
 #: The Gaussian process' parameters are sought again when there are so many times more examples.
 _GROWTH = 1.2
-_FIRST = 24
-#: The reference point bounds what counts as gain: so many of the told are better in each objective, ...
+#: The reference point bounds what counts as gain. It comes from the first told, which were drawn blindly, so that it
+#: does not close in with the search: so many of them are better in each objective, ...
 _REFERENCE_QUANTILE = 0.9
 #: ... and the front's own span is exceeded by so much, for the ends of the front to count.
 _REFERENCE_MARGIN = 0.1
+_REFERENCE_FROM = 24
 #: Rows of the table are kept encoded up to so many.
 _ENCODED_MAX = 8192
 #: Genomes under way that are less likely feasible take no place in the front.
@@ -150,7 +151,7 @@ class Believer:
         objectives: list[Regression] = []
         reference = np.full(table.n_objectives, np.inf)
         if len(told) >= _FEWEST:
-            reference = _reference(self._first(), front)
+            reference = _reference(table.objectives(table.first_told(_REFERENCE_FROM)), front)
             # what is far beyond the reference is as good as far: no need to model how far
             ceiling = 2 * reference - told.min(axis=0)
             models = [self._model(c, rows, x, ceiling[c]) for c in range(table.n_objectives)]
@@ -159,11 +160,6 @@ class Believer:
         if not objectives and not constraints:
             return None
         return Beliefs(self._encode, table, objectives, constraints, front, reference)
-
-    def _first(self) -> Floats:
-        """Objectives of the first told, drawn blindly: a scale that does not shrink as the search closes in."""
-        points = self._table.objectives(np.array(self._table.arrived[self._table.outcome][: 2 * _FIRST], np.int64))
-        return points[~np.isnan(points).any(axis=1)][:_FIRST]
 
     def _model(self, column: int, rows: Rows, x: Floats, ceiling: float = np.inf) -> Regression | None:
         known = ~np.isnan(self._table.values(rows, column))
@@ -207,8 +203,8 @@ class Believer:
         return float(np.median(np.abs(self._table.values(first, column)))) or 1.0
 
 
-def _reference(told: Floats, front: Floats) -> Floats:
-    reference = np.quantile(told, _REFERENCE_QUANTILE, axis=0)
+def _reference(first: Floats, front: Floats) -> Floats:
+    reference = np.quantile(first, _REFERENCE_QUANTILE, axis=0)
     if len(front):
         nadir = front.max(axis=0)
         reference = np.maximum(reference, nadir + _REFERENCE_MARGIN * (nadir - front.min(axis=0)))

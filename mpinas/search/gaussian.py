@@ -12,7 +12,6 @@ import numpy as np
 from mpinas.search.selection import Floats
 
 _LENGTHS = (0.7, 1.0, 1.5, 2.2, 3.3, 5.0)
-NUGGET = 1.0
 _NOISES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 
 
@@ -53,7 +52,7 @@ class GaussianProcess:
         from sklearn.gaussian_process.kernels import RBF
 
         self._signal = parameters.signal
-        self._nugget = parameters.noise * NUGGET
+        self._noise = parameters.noise
         self._model = GaussianProcessRegressor(RBF(parameters.length), alpha=parameters.noise, optimizer=None)
 
     def fit(self, x: Floats, y: Floats) -> GaussianProcess:
@@ -62,6 +61,6 @@ class GaussianProcess:
         return self
 
     def predict(self, x: Floats) -> tuple[Floats, Floats]:
-        """Means and variances, without the noise of an observation."""
+        """Means and variances of what would be told: the noise counts, for what is told decides who is on the front."""
         means, stds = self._model.predict(x, return_std=True)
-        return means, (stds**2 + self._nugget) * self._signal
+        return means, (stds**2 + self._noise) * self._signal

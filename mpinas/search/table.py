@@ -5,6 +5,7 @@ It knows no genome and no model, only row numbers, objectives (minimised) and co
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import numpy as np
@@ -90,6 +91,11 @@ class Table:
         """Shape (rows, objectives); NaN where unknown."""
         return np.asarray(self._values[rows, : self.n_objectives])
 
+    def first_told(self, count: int) -> Rows:
+        """The rows evaluated first."""
+        told = (row for row in self.arrived[self.outcome] if self._values[row, self.outcome] < 0)
+        return np.array(list(itertools.islice(told, count)), np.int64)
+
     def violations(self, rows: Rows) -> Floats:
         """How far each row is from feasible, 0 if it is as far as is known: the sum of its violations.
 
@@ -119,7 +125,7 @@ class Table:
 
     def best(self, count: int, order: Order = constrained_order) -> Rows:
         """The best told rows, best first; where they are too few, those nearest to feasible after them."""
-        rows = self.useful()
+        rows = self.useful(self._kept)
         objectives, violations = self.objectives(rows), self.violations(rows)
         candidates = ~np.isnan(objectives).any(axis=1) | (violations > 0)
         rows = rows[candidates]

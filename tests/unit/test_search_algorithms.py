@@ -43,7 +43,7 @@ def test_every_search_asks_what_is_new_with_any_number_of_objectives(name, n_obj
     assert len(keys) == 30 == search.asked
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.sampled_from(NAMES), st.integers(0, 999), st.integers(8, 40), st.integers(0, 5))
 def test_a_search_that_was_broken_off_anywhere_goes_on_as_if_it_had_not(name, seed, length, batch):
     """Also in the middle of a batch of asks, with failed, partial, constrained and revised genomes among them."""
@@ -181,6 +181,14 @@ def test_what_is_useful_of_a_history_does_not_depend_on_when_it_was_asked(count,
     assert changed in looked.best(4)
     front = {i for i, p in enumerate(looked.objectives(np.arange(count))) if p[0] <= -1.0}
     assert front <= {*looked.useful().tolist()}
+
+
+def test_the_first_told_are_told_of_what_did_not_fail():
+    table = Table(2)
+    for outcome in (1.0, 1.0, -1.0, 1.0, -1.0, -1.0):
+        table.put(table.add(), table.outcome, outcome)
+    assert table.first_told(2).tolist() == [2, 4]
+    assert table.failures == 3
 
 
 def test_useful_rows_stay_few_and_hold_the_best():

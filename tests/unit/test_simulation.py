@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.coordination.ledger import Ledger
 from mpinas.coordination.lifecycle import State
+from mpinas.coordination.predictor import EXAMPLES_MAX, _chosen
 from mpinas.errors import UserError
 from mpinas.history.journal import Journal
 from mpinas.history.run_folder import RunFolder
@@ -150,6 +152,7 @@ def test_an_outage_is_told_and_trainers_go_on_with_predictions():
     lost, back = ([t for t, e in world.journal if isinstance(e, kind)] for kind in (ev.DeviceLost, ev.DeviceBack))
     assert (lost, back) == ([60.0], [120.0])
     assert not [t for t, e in world.journal if isinstance(e, ev.Measured) and 60.0 < t < 120.0]
+    assert [t for t, e in world.journal if isinstance(e, ev.Measured) and t > 120.0]
     ordered = [t for t, e in world.journal if isinstance(e, ev.Ordered) and e.work == "evaluate" and 70.0 < t < 110.0]
     assert len(ordered) >= 15, "trainings of at most 8 s on three trainers, for 40 s"
     assert world.trained_predicted > 0
@@ -167,8 +170,10 @@ def test_told_to_stop_a_trainer_reports_nothing_of_its_work():
     world = World(groups=2, evaluations=9).run(lambda w: len(w.sent) == 6)
     done = world.ledger.count(State.EVALUATED)
     assert len(world.under_way) == 2
-    world.later(0.0, ev.StopRequested("SIGTERM"))
+    ends = min(time for time, _, what in world.queue if getattr(what, "func", None) == world._end)
+    world.later(ends - world.time - 0.05, ev.StopRequested("SIGTERM"))  # stopping takes longer than what is left
     world.run()
+    assert world.time > ends
     assert world.left
     assert world.ledger.count(State.EVALUATED) == done
 
@@ -401,3 +406,14 @@ def test_what_makes_no_sense_is_one_line(arguments, says):
     assert isinstance(result.exception, UserError)
     assert says in str(result.exception)
     assert "\n" not in str(result.exception)
+
+
+def test_the_predictor_learns_from_some_of_many_and_from_all_of_few():
+    assert _chosen(3) == [0, 1, 2]
+    assert _chosen(EXAMPLES_MAX) == list(range(EXAMPLES_MAX))
+    chosen = _chosen(100_000)
+    half = EXAMPLES_MAX // 2
+    assert len(set(chosen)) == EXAMPLES_MAX
+    assert chosen[half:] == list(range(100_000 - half, 100_000))
+    assert chosen[0] == 0
+    assert max(b - a for a, b in pairwise(chosen)) < 1.01 * 100_000 / half

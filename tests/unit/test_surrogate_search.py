@@ -88,7 +88,7 @@ def test_a_space_with_one_feasible_in_a_hundred_still_fills_the_front():
         else:
             search.tell(genome, two_valleys(genome))
             feasible.append(genome)
-    assert len(feasible) >= 40
+    assert len(feasible) >= 15  # blind draws would bring one
     assert len({genome["x0"] for genome in feasible}) >= 6
 
 
@@ -119,16 +119,13 @@ def test_what_makes_genomes_fail_is_learnt():
 @pytest.mark.parametrize("known", [True, False])
 def test_rank_puts_the_promising_first_and_uses_what_is_known_of_each(known):
     search = make_search("surrogate", SPACE, 2, seed=0)
-    for _ in range(40):
+    slow = {"x0": 3, **{f"x{i}": 7 for i in range(1, 6)}, "kind": "fancy"}
+    fast = {"x0": 3, **{f"x{i}": 0 for i in range(1, 6)}, "kind": "plain"}
+    candidates = [search.restore(slow), search.restore(fast)]
+    for _ in range(30):
         genome = search.ask()
         search.tell_constraints(genome, {"g": genome["x0"] - 5.5})
         search.tell(genome, two_valleys(genome))
-    slow = {"x0": 3, **{f"x{i}": 7 for i in range(1, 6)}, "kind": "fancy"}
-    fast = {"x0": 3, **{f"x{i}": 0 for i in range(1, 6)}, "kind": "plain"}
-    try:
-        candidates = [search.restore(slow), search.restore(fast)]
-    except ValueError:
-        pytest.skip("the search had asked for one of them already")
     if known:  # what is measured overrules what is predicted
         search.tell_partial(candidates[1], (None, 1e3))
         search.tell_partial(candidates[0], (None, 0.5))
