@@ -1,8 +1,8 @@
-"""How busy a real search keeps its trainers, and what others make of the same trainings: figures of docs/job-benchmark.md.
+"""How busy a real search keeps its trainers, and the same trainings driven by others: figures of docs/job-benchmark.md.
 
-``python benchmarks/job.py [--candidates 40] [--ranks 5] [--repeat 1] [--json]``. Real trainings of scikit-learn's digits
-under ``mpirun``, exports and measurements on the local bridge with them. The trainings of the search by single trainers
-are then done again by mpi4py.futures and libEnsemble: same genomes, seeds, epochs and order, same function, same ranks.
+``python benchmarks/job.py [--candidates 40] [--ranks 5] [--repeat 1] [--json]``. Real trainings on scikit-learn's
+digits under ``mpirun``, with exports and measurements on the local bridge. What the search had trained by single
+trainers is then trained again by mpi4py.futures and libEnsemble: same genomes, seeds, epochs, order, function, ranks.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import os
 import platform
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -26,8 +25,6 @@ from typing import Any
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
@@ -35,6 +32,7 @@ sys.path[:0] = [str(HERE), str(ROOT)]
 
 from job_journal import Run, driven, evaluating, figures, read_run  # noqa: E402 - found through the path just set
 from job_rivals import Done, Evaluation, Work  # noqa: E402
+from job_tables import show  # noqa: E402
 
 from mpinas.history.run_folder import RunFolder, plan_of  # noqa: E402
 
@@ -150,90 +148,6 @@ def work_folder(keep: Path | None) -> Iterator[Path]:
     shutil.rmtree(path)
 
 
-def middle(runs: list[dict[str, Figures]], name: str, *path: str) -> tuple[float, float, float]:
-    """Median, least and most of a figure over the repetitions."""
-    values: list[float] = []
-    for run in runs:
-        value: Any = run[name]
-        for key in path:
-            value = value[key]
-        values.append(value)
-    return statistics.median(values), min(values), max(values)
-
-
-def cell(form: Callable[[float], str], of: tuple[float, float, float], repeated: bool) -> str:
-    return f"{form(of[0])} ({form(of[1])} to {form(of[2])})" if repeated else form(of[0])
-
-
-def seconds(value: float) -> str:
-    return f"{value:.1f} s"
-
-
-def milliseconds(value: float) -> str:
-    return f"{1000 * value:.0f} ms"
-
-
-def percent(value: float) -> str:
-    return f"{value:.1%}"
-
-
-#: Columns: of what is told of the whole job, and of its evaluations alone.
-OF_SEARCHES: dict[str, tuple[Callable[[float], str], tuple[str, ...]]] = {
-    "trainers busy": (percent, ("trainer_utilisation",)),
-    "from the journal": (percent, ("utilisation",)),
-    "idle: start": (percent, ("idle_share", "start")),
-    "measurements": (percent, ("idle_share", "measurements")),
-    "others": (percent, ("idle_share", "other trainers")),
-    "hand-over": (percent, ("idle_share", "hand-over")),
-    "end": (percent, ("idle_share", "end")),
-    "tail": (seconds, ("tail_s",)),
-    "span": (seconds, ("span_s",)),
-    "whole job": (seconds, ("wall_s",)),
-}
-OF_DRIVERS: dict[str, tuple[Callable[[float], str], tuple[str, ...]]] = {
-    "first start to last end": (seconds, ("evaluating", "span_s")),
-    "workers busy": (percent, ("evaluating", "busy_share")),
-    "before the tail": (percent, ("evaluating", "busy_until_one_is_done_share")),
-    "one evaluation": (seconds, ("evaluating", "evaluation_s")),
-    "end to next start": (milliseconds, ("evaluating", "gap_median_s")),
-    "p90": (milliseconds, ("evaluating", "gap_p90_s")),
-    "CPU, whole job": (seconds, ("cpu_s",)),
-}
-
-
-def table(title: str, columns: dict[str, Any], runs: list[dict[str, Figures]], names: list[str]) -> Table:
-    out = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0))
-    out.add_column("")
-    for column in columns:
-        out.add_column(column, justify="right")
-    for name in names:
-        out.add_row(name, *(cell(form, middle(runs, name, *path), len(runs) > 1) for form, path in columns.values()))
-    return out
-
-
-def show(all_: Figures) -> None:
-    console = Console()
-    console.width = max(console.width, 160 if all_["repeat"] == 1 else 320)
-    runs = all_["runs"]
-    done = list(runs[0])
-    console.print(f"{all_['date']}, {all_['machine']}, load {all_['load']:.1f} at the start; {all_['candidates']} "
-                  f"candidates of {all_['epochs']} epochs, {all_['ranks']} ranks, {all_['repeat']} time(s)",
-                  highlight=False)  # fmt: skip
-    searches = [name for name in done if name not in RIVALS]
-    console.print(table("\nmpinas search: all trainers' time from the first ready one to the last answer",
-                        OF_SEARCHES, runs, searches))  # fmt: skip
-    for name in searches:
-        console.print(f"{name}: orders {runs[0][name]['groups']}", highlight=False)
-    if any(name in RIVALS for name in done):
-        drivers = [SINGLE, *(name for name in done if name in RIVALS)]
-        console.print(table("\nthe same evaluations, by single trainers", OF_DRIVERS, runs, drivers))
-        for name in drivers[1:]:
-            alike = sum(run[name]["same_error"] for run in runs)
-            of = sum(run[name]["evaluations"] for run in runs)
-            console.print(f"{name}: {alike} of {of} evaluations gave the same error as in the search", highlight=False)
-        console.print(f"{SINGLE} (mpinas) also exported, measured and assessed candidates meanwhile", highlight=False)
-
-
 @click.command(help=__doc__)
 @click.option("--candidates", type=click.IntRange(5), default=40, show_default=True)
 @click.option("--ranks", type=click.IntRange(3), default=5, show_default=True, help="MPI ranks; one coordinates.")
@@ -273,7 +187,7 @@ def main(
     if as_json:
         click.echo(json.dumps(told, indent=1))
     else:
-        show(told)
+        show(told, SINGLE, tuple(RIVALS))
 
 
 if __name__ == "__main__":

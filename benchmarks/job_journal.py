@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ CAUSES = ("start", "measurements", "other trainers", "hand-over", "end")
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """An order from Ordered to its answer. `cause`: what it had to wait for; `worked_s`: what the leader took for it,
-    as it says, where it does."""
+    """An order from Ordered to its answer. `cause`: what it had to wait for; `worked_s`: what its leader says it took,
+    where it does."""
 
     ranks: tuple[int, ...]
     candidate: int
@@ -35,7 +36,7 @@ class Piece:
     cause: str
     began_s: float
     ended_s: float
-    worked_s: float | None
+    worked_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def read_run(journal: Path) -> Run:
             open_[event.members[0]] = (event, time_s, _cause(moved, event))
         elif isinstance(event, ANSWERS):
             order, began_s, cause = open_.pop(event.group)
-            worked_s = getattr(event, "train_seconds", None)
+            worked_s = getattr(event, "train_seconds", time_s - began_s)
             pieces.append(Piece(order.members, order.candidate, order.work, cause, began_s, time_s, worked_s))
         if not isinstance(event, UNMOVING):
             moved = (time_s, event)
@@ -127,15 +128,14 @@ def _idle(run: Run) -> dict[str, float]:
         mine = _of(run, rank)
         idle_s["start"] += mine[0].began_s - run.first_ready_s
         idle_s["end"] += run.last_answer_s - mine[-1].ended_s
-        for before, after in zip(mine, mine[1:], strict=False):
+        for before, after in pairwise(mine):
             idle_s[after.cause] += after.began_s - before.ended_s
     return idle_s
 
 
 def evaluating(run: Run) -> dict[str, Any]:
     """The evaluations alone, as the trainers themselves took the time: what other drivers are compared in."""
-    done = [piece for piece in run.evaluations if piece.worked_s is not None]
-    return driven([(rank, piece.ended_s - (piece.worked_s or 0.0), piece.ended_s) for piece in done
+    return driven([(rank, piece.ended_s - piece.worked_s, piece.ended_s) for piece in run.evaluations
                    for rank in piece.ranks], run.trainers)  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def driven(evaluations: list[tuple[int, float, float]], trainers: int) -> dict[s
     by_rank: dict[int, list[tuple[float, float]]] = {}
     for rank, began, ended in sorted(evaluations, key=lambda each: each[1]):
         by_rank.setdefault(rank, []).append((began, ended))
-    gaps_s = [after[0] - before[1] for mine in by_rank.values() for before, after in zip(mine, mine[1:], strict=False)]
+    gaps_s = [after[0] - before[1] for mine in by_rank.values() for before, after in pairwise(mine)]
     busy_s = sum(ended - began for _, began, ended in evaluations)
     return {
         "span_s": ended_s - began_s,

@@ -98,9 +98,8 @@ def main() -> None:
 
 def by_futures(work: Work) -> list[Done]:
     """Rank 0 only: `python -m mpi4py.futures` makes the other ranks its pool."""
-    from mpi4py.futures import MPIPoolExecutor
-
     import job_rivals  # under the name that the pool's ranks find it by
+    from mpi4py.futures import MPIPoolExecutor
 
     with MPIPoolExecutor(initializer=job_rivals.be_ready, initargs=(work,)) as pool:
         pool.bootup(wait=True)
@@ -123,7 +122,7 @@ def evaluate_here(each: Evaluation) -> Done:
 
 
 def by_libensemble(work: Work) -> list[Done] | None:
-    """Every rank calls this; rank 0 gives what was found. No generator: candidates are given in order, one at a time."""
+    """Every rank calls this; rank 0 gives what was found. No generator: candidates go out in order, one at a time."""
     import numpy as np
     from libensemble.alloc_funcs.give_pregenerated_work import give_pregenerated_sim_work
     from libensemble.libE import libE

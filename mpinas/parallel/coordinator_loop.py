@@ -5,6 +5,7 @@ One thread, no spinning: it sleeps on the sockets and pipes, looks for MPI repor
 
 from __future__ import annotations
 
+import gc
 import math
 import signal
 import time
@@ -25,6 +26,11 @@ from mpinas.history.shard import read_shard
 from mpinas.parallel.channel import Backoff, Channel
 from mpinas.search import Genome
 from mpinas.training.exporter import Exporter, Reply, Request
+
+
+#: After so many events what they have left is kept from the garbage collector. A long search has millions of small
+#: objects that live to its end; a full collection would look through them all, and stop rank 0 for a second.
+FREEZE_EVENTS = 10_000
 
 
 class Display(Protocol):
@@ -174,6 +180,8 @@ def coordinate(
     stop_seen = False
     #: Nothing has happened since `idle` had nothing to do.
     settled = False
+    handled = 0
+    gc.freeze()
     waiting: list[ev.Event] = [begun]
 
     def carry_out(commands: list[co.Command]) -> bool:
@@ -194,6 +202,10 @@ def coordinate(
         if waiting:
             backoff.reset()
             settled = False
+            handled += len(waiting)
+        elif handled >= FREEZE_EVENTS:
+            handled = 0
+            gc.freeze()
         display.tick(clock(), coordinator.ledger)
         if settled:
             shell.wait(backoff.next_s())

@@ -198,8 +198,11 @@ class Believer:
         return values if column < self._table.n_objectives else np.arcsinh(values / self._size(column))
 
     def _size(self, column: int) -> float:
-        """Usual size of a constraint, from its first values: near 0 it is modelled as it is, decades away by steps."""
-        first = np.array(self._table.arrived[column][:PARAMETER_ROWS], np.int64)
+        """Usual size of a constraint: near 0 it is modelled as it is, decades away by steps.
+
+        From its first values alone: what was fitted earlier and is kept must be what a resumed search fits now.
+        """
+        first = np.array(self._table.arrived[column][:_FEWEST], np.int64)
         return float(np.median(np.abs(self._table.values(first, column)))) or 1.0
 
 

@@ -54,6 +54,7 @@ class Table:
         if self._count == len(self._values):
             self._values = np.concatenate([self._values, np.full_like(self._values, np.nan)])
         self._count += 1
+        self.version += 1
         return self._count - 1
 
     def constraint(self, name: str) -> int:

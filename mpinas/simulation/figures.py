@@ -80,10 +80,11 @@ class Figures:
 
 def diagnose(figures: Figures) -> tuple[str, str]:
     """(what holds the search back, what to change), both in words."""
+    unmeasured = _UNMEASURED if 2 * figures.predicted > figures.trainings else ""
     if figures.trainer_utilisation_search >= FULL:
         if figures.trainer_utilisation >= WHOLE:
-            return "trainers", _BUSY + (_UNMEASURED if 2 * figures.predicted > figures.trainings else "")
-        return "evaluations", _TOO_FEW.format(figures)
+            return "trainers", _BUSY + unmeasured
+        return "evaluations", _TOO_FEW.format(figures) + unmeasured
     shares = {
         "coordinator": figures.coordinator_utilisation,
         "device": figures.device_utilisation,
@@ -99,7 +100,7 @@ def diagnose(figures: Figures) -> tuple[str, str]:
             "exporter": f"trainers wait for ONNX files: more exporters than {figures.exporters}, or fewer ranks",
         }[name]  # fmt: skip
     if figures.trainings < ROUNDS_MIN * figures.trainers:
-        return "evaluations", _TOO_FEW.format(figures)
+        return "evaluations", _TOO_FEW.format(figures) + unmeasured
     return "dependencies", (
         "nothing is busy all the time: each candidate passes export, measurement and training one after the other; "
         "more are needed ahead, or these steps shorter"

@@ -209,7 +209,7 @@ def history_of(run: Path) -> list:
 
 
 @pytest.mark.parametrize("ranks", [1, 3, 5])
-def test_small_budgets_first_and_finalists_once_more_with_all_ranks(mpirun, experiment, tmp_path, ranks):
+def test_small_budgets_first_and_finalists_once_more(mpirun, experiment, tmp_path, ranks):
     more = ("--set", "search.finalists=1", "--set", "search.finalist_seeds=2", "--set", "search.evaluations=6")
     mpirun(ranks, "-m", "mpinas", "search", str(experiment), "--run", "run", *BUDGETS, *more)
     check_finished(tmp_path / "run", 6)
@@ -233,9 +233,6 @@ def test_small_budgets_first_and_finalists_once_more_with_all_ranks(mpirun, expe
     trainers = {1: {0}, 3: {1, 2}, 5: {1, 2, 3, 4}}[ranks]
     assert {rank for order in orders for rank in order.members} == trainers
     check_groups(history)
-    if ranks > 1:
-        assert {len(order.members) for order in orders} >= {1, 2}, "groups of their own for every order"
-        assert max(len(order.members) for order in orders if order.work == "retrain") >= 2
 
 
 def check_groups(history: list) -> None:
@@ -251,24 +248,31 @@ def check_groups(history: list) -> None:
             del at_work[event.group]
 
 
-def test_killed_between_two_budgets_the_checkpoints_are_still_there(experiment, tmp_path):
+def promoted_at_work(run: Path) -> int:
+    """A candidate that goes on from its checkpoint; 0, the baseline's number, where there is none."""
+    try:
+        orders = [event for event in history_of(run) if type(event) is ev.Ordered and event.work == "evaluate"]
+    except UserError:
+        return 0
+    return next((order.candidate for order in orders if order.rung == 1 and order.candidate > 0), 0)
+
+
+def test_killed_after_a_promotion_the_training_goes_on_from_the_checkpoint(experiment, tmp_path):
     run = tmp_path / "run"
-    job = start(3, tmp_path, str(experiment), "--run", "run", *BUDGETS, "--set", "search.evaluations=6")
-    until(lambda: len(evaluated_in(run)) >= 3, job)
+    job = start(3, tmp_path, str(experiment), "--run", "run", *BUDGETS, "--set", "training.epochs=9")
+    candidate = until(lambda: promoted_at_work(run), job)
     for pid in processes_of(tmp_path):
         os.kill(pid, signal.SIGKILL)
     job.communicate(timeout=30)
-    begun = set(evaluated_in(run))
-    resumed = start(2, tmp_path, "--resume", "--run", "run")
+    resumed = start(3, tmp_path, "--resume", "--run", "run")
     output, _ = resumed.communicate(timeout=240)
     assert resumed.returncode == 0, output
-    check_finished(run, 6)
+    check_finished(run, 4)
     history = history_of(run)
     assert not [event for event in history if type(event) is msg.EvaluationFailed]
     resumed_at = max(number for number, event in enumerate(history) if type(event) is ev.Begun)
-    orders = [event for event in history[resumed_at:] if type(event) is ev.Ordered]
-    went_on = {order.candidate for order in orders if order.work == "evaluate" and order.rung == 1} - {0}
-    assert went_on & begun, "some went on from what the killed job had left"
+    later = [event for event in history[resumed_at:] if type(event) is msg.Progress and event.candidate == candidate]
+    assert [event.epoch for event in later] == list(range(2, 10))
 
 
 def test_limits_reject_before_training(mpirun, experiment, tmp_path):

@@ -59,7 +59,7 @@ def test_a_search_that_was_broken_off_anywhere_goes_on_as_if_it_had_not(name, se
         genome = whole.ask()
         calls.append(("restore", (genome,)))
         call("tell_partial", genome, (None, float(objectives(genome)[1])))
-        call("tell_constraints", genome, {"x1": genome["x1"] - 5.0})
+        call("tell_constraints", genome, {"x1": (genome["x1"] - 5.0) * 10.0 ** genome["x2"]})
         fate = rng.random()
         if fate < 0.7:
             call("tell", genome, objectives(genome))
