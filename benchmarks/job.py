@@ -47,6 +47,12 @@ RIVALS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
+class Refused(click.ClickException):
+    """What the user can mend."""
+
+    exit_code = 2
+
+
 def settings(kind: str, candidates: int, epochs: int) -> list[str]:
     """Overrides of the example. Single trainers stay single to the end, as those of the others do."""
     own = {
@@ -63,7 +69,7 @@ def launch(ranks: int, arguments: tuple[str, ...], folder: Path) -> Figures:
     """Run one job to its end; what it took as a whole, process start and imports included."""
     mpirun = shutil.which("mpirun", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}")
     if mpirun is None:
-        raise click.ClickException("mpirun is missing: run `make setup`, or load the MPI module")
+        raise Refused("mpirun is missing: run `make setup`, or load the MPI module")
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
         "OMPI_MCA_mpi_yield_when_idle": "1",  # as the search sets it
@@ -139,7 +145,7 @@ def measure(
 def work_folder(keep: Path | None) -> Iterator[Path]:
     if keep is not None:
         if keep.exists():
-            raise click.ClickException(f"{keep}: exists already; name another folder")
+            raise Refused(f"{keep}: exists already; name another folder")
         keep.mkdir(parents=True)
         yield keep.resolve()
         return
@@ -151,7 +157,7 @@ def work_folder(keep: Path | None) -> Iterator[Path]:
 @click.command(help=__doc__)
 @click.option("--candidates", type=click.IntRange(5), default=40, show_default=True)
 @click.option("--ranks", type=click.IntRange(3), default=5, show_default=True, help="MPI ranks; one coordinates.")
-@click.option("--epochs", type=click.IntRange(4), default=60, show_default=True, help="Of a full training.")
+@click.option("--epochs", type=click.IntRange(4), default=30, show_default=True, help="Of a full training.")
 @click.option("--repeat", type=click.IntRange(1), default=1, show_default=True)
 @click.option(
     "--only", type=click.Choice([SINGLE, *RIVALS, PAIRS, REGROUPING]), multiple=True, help="Some; repeatable."
@@ -166,7 +172,7 @@ def main(
              if name in asked or (name == SINGLE and any(other in RIVALS for other in asked))]  # fmt: skip
     for name in names:
         if name in RIVALS and importlib.util.find_spec(RIVALS[name][0]) is None:
-            raise click.ClickException(f'{name} is missing: pip install -e ".[bench]", or leave it out with --only')
+            raise Refused(f'{name} is missing: pip install -e ".[bench]", or leave it out with --only')
     told: Figures = {
         "date": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",

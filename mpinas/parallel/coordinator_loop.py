@@ -27,7 +27,6 @@ from mpinas.parallel.channel import Backoff, Channel
 from mpinas.search import Genome
 from mpinas.training.exporter import Exporter, Reply, Request
 
-
 #: After so many events what they have left is kept from the garbage collector. A long search has millions of small
 #: objects that live to its end; a full collection would look through them all, and stop rank 0 for a second.
 FREEZE_EVENTS = 10_000
