@@ -71,11 +71,22 @@ class Retrain:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """To the leader of a group: leave this evaluation at the end of its epoch, with a checkpoint; a larger group goes on.
+
+    It may come when the order it names has been answered, and then means nothing.
+    """
+
+    candidate: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Stop:
     """Leave whatever is under way and end. Every trainer gets it by itself."""
 
 
-Order = Evaluate | Assess | Retrain | Stop
+Order = Evaluate | Assess | Retrain | Pause | Stop
 
 # --- reports: leader -> coordinator. `group` is the leader's world rank.
 
@@ -112,6 +123,17 @@ class Evaluated:
     candidate: int
     attempt: int
     metrics: dict[str, float]
+    train_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """As asked by Pause: the checkpoint has `epochs_done` epochs. `train_seconds`: of this order alone."""
+
+    group: int
+    candidate: int
+    attempt: int
+    epochs_done: int
     train_seconds: float
 
 
@@ -189,5 +211,5 @@ class Stopped:
 
 
 #: Answers to an order for a candidate, after which its group's ranks are free.
-Answer = Evaluated | EvaluationFailed | Assessed | AssessmentFailed | Retrained | RetrainingFailed
+Answer = Evaluated | Paused | EvaluationFailed | Assessed | AssessmentFailed | Retrained | RetrainingFailed
 Report = Ready | Progress | Answer | Stopped
