@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from mpinas.coordination.budgets import Curves, promotable
 from mpinas.coordination.candidate import Candidate
 from mpinas.coordination.front import dominates
+from mpinas.coordination.groups import Group
 from mpinas.coordination.ledger import BASELINE, ENDED, Ledger
 from mpinas.coordination.lifecycle import State
 from mpinas.coordination.limits import broken_limit, constraints
@@ -105,6 +106,14 @@ class Agenda:
         full = begun >= self.plan.evaluations or self.ledger.enough is not None
         candidates = self.ledger.candidates
         return next((id_ for id_ in (*self.ranked, *ready) if not full or candidates[id_].rung_errors), None)
+
+    def left_s(self, group: Group, time: float) -> float | None:
+        """Seconds that a group needs after the epoch it is at; None if that is unknown, or it evaluates nobody."""
+        it = self.ledger.candidates[group.order.candidate]
+        done = it.epoch - it.epochs_done
+        if group.order.work != "evaluate" or done <= 0:
+            return None
+        return (time - group.since) / done * (self.ledger.terms.rungs[group.order.rung] - it.epoch - 1)
 
     def assessable(self) -> list[int]:
         """Finalists that nobody has assessed or is assessing."""

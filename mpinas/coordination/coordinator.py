@@ -17,7 +17,7 @@ from mpinas.coordination.budgets import Curves
 from mpinas.coordination.candidate import Candidate
 from mpinas.coordination.commands import Command, Discard, Export, Judge, Leave, Measure, Record, Release, Send
 from mpinas.coordination.forecast import Forecast
-from mpinas.coordination.groups import choose, group_size
+from mpinas.coordination.groups import choose, group_size, to_enlarge
 from mpinas.coordination.ledger import BASELINE, ENDED, NO_ANSWER, Ledger, answered_by, following
 from mpinas.coordination.lifecycle import State
 from mpinas.coordination.limits import broken_limit
@@ -60,6 +60,8 @@ class Coordinator:
         self._lost_since: dict[str, float] = {}
         self._waiting_since: float | None = None
         self._began: float | None = None
+        #: Leaders of groups that have been asked to make way for larger ones.
+        self._pausing: set[int] = set()
         #: What there was to rank when it was done last.
         self._ranked_of: tuple[int, int] = (0, 0)
 
@@ -108,7 +110,7 @@ class Coordinator:
         if self.ledger.stop_reason is not None or self.ledger.finished is not None or self._began is None:
             return commands
         for step in (self._end_by_time, self._promote, self._propose, self._feed, self._judge_on_devices, self._rank,
-                     self._predict):  # fmt: skip
+                     self._predict, self._enlarge):  # fmt: skip
             step(time, commands)
             if commands:
                 break
@@ -179,6 +181,8 @@ class Coordinator:
             commands.append(Discard(candidate))
             self.pipeline.drop(candidate)
             self._judging.difference_update([(candidate, device) for device in self.ledger.terms.devices])
+        if isinstance(event, msg.Answer):
+            self._pausing.discard(event.group)
         match event:
             case ev.Begun():
                 self._began = time
@@ -286,13 +290,15 @@ class Coordinator:
     def _size(self, kind: str, works: int) -> int:
         """How many trainers take the next piece; 0: it waits until more are idle."""
         trainers, idle = self.ledger.trainers_expected, len(self.ledger.idle)
+        coming = sum(len(self.ledger.groups[leader].members) for leader in self._pausing)
         smallest = min(self.plan.group_size, trainers)
         if len(self.ledger.trainers) < trainers and works * smallest < trainers:
             return 0  # the others are about to be ready, and there is not work for all of them by themselves
         if idle == trainers % smallest:  # those that are left over for ever
             smallest = idle
         # What is not training gains little from more ranks.
-        return group_size(idle, works, smallest, smallest if kind == "assess" else self.plan.group_size_max)
+        largest = smallest if kind == "assess" else self.plan.group_size_max
+        return min(idle, group_size(idle + coming, works + len(self._pausing), smallest, largest))
 
     def _order_for(self, it: Candidate, kind: str, rung: int, members: tuple[int, ...]) -> Work:
         attempt, rungs = it.attempts + 1, self.ledger.terms.rungs
@@ -386,6 +392,21 @@ class Coordinator:
         """Let candidates go by predicted latencies where trainers would have nothing to do."""
         for predicted in self.forecast.due(time):
             self._take(predicted, time, commands)
+
+    def _enlarge(self, time: float, commands: list[Command]) -> None:
+        """Let small groups make way for larger ones when nothing else is left for the idle trainers."""
+        idle, trainers = len(self.ledger.idle), self.ledger.trainers_expected
+        if 2 * idle < trainers or self._pausing or self.agenda.to_begin() or not self.agenda.nobody_to_promote():
+            return
+        running = [
+            (leader, len(group.members), left_s)
+            for leader, group in self.ledger.groups.items()
+            if (left_s := self.agenda.left_s(group, time)) is not None
+        ]
+        for leader in to_enlarge(idle, running, self.plan.group_size_max):
+            order = self.ledger.groups[leader].order
+            self._pausing.add(leader)
+            commands.append(Send((leader,), msg.Pause(order.candidate, order.attempt)))
 
     # --- the end
 

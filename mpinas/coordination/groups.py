@@ -5,10 +5,13 @@ Records that the ledger keeps, and the rules by which groups are formed. Pure; m
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mpinas.coordination import events as ev
+
+#: A training that ends sooner is left as it is: forming another group has its price.
+WORTH_S = 5.0
 
 
 @dataclass(slots=True)
@@ -46,6 +49,32 @@ def group_size(idle: int, works: int, smallest: int, largest: int) -> int:
         return 0
     share = idle // max(1, works)
     return max(smallest, min(share, largest or share))
+
+
+def to_enlarge(idle: int, running: Sequence[tuple[int, int, float]], largest: int) -> list[int]:
+    """Which groups are to make way for larger ones, so that the last trainings have the idle trainers, too.
+
+    Those with the most left to do first, as long as each can have at least twice its trainers of those that are idle.
+
+    Parameters
+    ----------
+    idle
+        Trainers that have nothing to do, and will not have.
+    running
+        (leader, size, seconds that it still needs as it is).
+    largest
+        Trainers of one group at most; 0: any number.
+    """
+    if not running:
+        return []
+    share = (idle + sum(size for _, size, _ in running)) // len(running)
+    share = min(share, largest or share)
+    found = []
+    for leader, size, left_s in sorted(running, key=lambda each: -each[2]):
+        if 2 * size <= share and left_s >= WORTH_S and idle >= size:
+            found.append(leader)
+            idle -= share - size
+    return found
 
 
 def choose(idle: Iterable[Trainer], size: int) -> tuple[int, ...]:

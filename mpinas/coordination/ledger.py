@@ -143,6 +143,8 @@ class Ledger:
                 self.candidates[event.candidate].epoch = event.epoch
             case msg.Evaluated():
                 self._evaluated(event, time)
+            case msg.Paused():
+                self._paused(event, time)
             case msg.EvaluationFailed():
                 self._failed(event, time)
             case msg.Assessed() | msg.AssessmentFailed():
@@ -360,6 +362,13 @@ class Ledger:
         if order.rung < self.terms.last_rung:
             self.arrived.setdefault(order.rung, {})[it.id] = None
         self._place(it)
+
+    def _paused(self, report: msg.Paused, time: float) -> None:
+        self._closed(report, time)
+        self._step(report.candidate, State.READY)
+        it = self.candidates[report.candidate]
+        it.epochs_done = report.epochs_done
+        it.train_seconds = (it.train_seconds or 0.0) + report.train_seconds
 
     def _failed(self, report: msg.EvaluationFailed, time: float) -> None:
         self._closed(report, time)

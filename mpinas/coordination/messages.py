@@ -72,7 +72,7 @@ class Retrain:
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """To the leader of a group: leave this evaluation at the end of its epoch, with a checkpoint; a larger group goes on.
+    """To a group's leader: leave this evaluation at the end of its epoch, with a checkpoint; a larger group goes on.
 
     It may come when the order it names has been answered, and then means nothing.
     """

@@ -91,6 +91,8 @@ class World:
         #: What each leader is at.
         self.under_way: dict[int, msg.Order] = {}
         self._at_work: set[int] = set()
+        #: When each leader began what it is at, and how many seconds that takes.
+        self._began: dict[int, tuple[float, float]] = {}
         self._seed = seed
         self._free_again_s = time  # the coordinator's idle work takes its time
         #: Candidates whose checkpoint was removed.
@@ -201,8 +203,10 @@ class World:
             case co.Send(ranks, msg.Stop()):
                 for rank in ranks:
                     self._stop(rank)
+            case co.Send((leader,), msg.Pause() as pause):
+                self._pause(leader, pause)
             case co.Send(ranks, order):
-                assert not isinstance(order, msg.Stop)
+                assert not isinstance(order, (msg.Stop, msg.Pause))
                 self._begin(ranks, order)
             case co.Discard(candidate):
                 self._lost.add(candidate)
@@ -245,9 +249,10 @@ class World:
         self._at_work.update(members)
         self.trainers.change(self.time, busy=len(members))
         if isinstance(order, msg.Evaluate):
-            self.last_training = self.usages()
-            self.trainings += 1
-            self.trained_predicted += self.ledger.candidates[order.candidate].predicted
+            if not order.epochs_done:  # else it goes on
+                self.last_training = self.usages()
+                self.trainings += 1
+                self.trained_predicted += self.ledger.candidates[order.candidate].predicted
             seconds, answer = self.train(leader, order)
             if self.machine.progress:
                 self._next_epoch(leader, order, seconds / (order.epochs - order.epochs_done), order.epochs_done + 1)
@@ -255,7 +260,22 @@ class World:
             seconds, answer = self.assess(leader, order)
         else:
             seconds, answer = self.retrain(leader, order)
+        self._began[leader] = (self.time, seconds)
         self.timeline.later(seconds, partial(self._end, leader, order, answer))
+
+    def _pause(self, leader: int, pause: msg.Pause) -> None:
+        """It takes effect at the end of the epoch, unless that is the last, or the order is not that one any more."""
+        order = self.under_way.get(leader)
+        if not isinstance(order, msg.Evaluate) or (order.candidate, order.attempt) != (pause.candidate, pause.attempt):
+            return
+        began_s, seconds = self._began[leader]
+        epoch_s = seconds / (order.epochs - order.epochs_done)
+        epochs = math.floor((self.time - began_s) / epoch_s) + 1
+        if order.epochs_done + epochs < order.epochs:
+            paused = msg.Paused(
+                leader, order.candidate, order.attempt, order.epochs_done + epochs, epochs * epoch_s
+            )  # fmt: skip
+            self.timeline.later(began_s + epochs * epoch_s - self.time, partial(self._end, leader, order, paused))
 
     def _next_epoch(self, leader: int, order: msg.Evaluate, epoch_s: float, epoch: int) -> None:
         if epoch < order.epochs:  # the last one's report is the answer
@@ -274,7 +294,7 @@ class World:
 
     def _free(self, leader: int) -> None:
         order = self.under_way.pop(leader)
-        assert not isinstance(order, msg.Stop)
+        assert not isinstance(order, (msg.Stop, msg.Pause))
         self._at_work.difference_update(order.members)
         self.trainers.change(self.time, busy=-len(order.members))
 

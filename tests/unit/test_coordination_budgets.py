@@ -233,6 +233,50 @@ def test_where_there_is_less_work_than_trainers_the_work_has_them_all():
     assert [len(order.members) for _, order in finalists.sent if isinstance(order, msg.Retrain)] == [4, 4]
 
 
+class Uneven(World):
+    """One training takes ten times as long as the others; more trainers make it so much faster."""
+
+    def train(self, group, order):
+        seconds = (100.0 if order.candidate == 7 else 10.0) * (order.epochs - order.epochs_done) / order.epochs_full
+        error = error_of(order.genome)
+        report = msg.Evaluated(group, order.candidate, order.attempt, {"error": error}, seconds)
+        return seconds / len(order.members), report
+
+
+@pytest.mark.parametrize("progress", [True, False])
+def test_the_last_long_training_goes_on_with_all_trainers(progress):
+    world = Uneven(groups=4, evaluations=8, rungs=(20,), progress=progress).run()
+    orders = orders_of(world, 7)
+    began = [time for time, e in world.journal if isinstance(e, ev.Ordered) and e.candidate == 7]
+    ended = next(time for time, e in world.journal if isinstance(e, msg.Evaluated) and e.candidate == 7)
+    if not progress:  # nobody knows how far it is
+        assert len(orders) == 1
+        return
+    assert len(orders[0].members) == 1
+    assert len(orders[-1].members) == 4
+    assert orders[-1].epochs_done > 0
+    assert {order.seed for order in orders} == {orders[0].seed}
+    assert ended - began[0] < 60.0, "alone it takes 100 s"
+    assert world.ledger.candidates[7].history.count(State.TRAINING) == len(orders)
+    assert world.ledger.finished == "8 of 8 candidates evaluated"
+    folded = Ledger(world.ledger.terms).apply_all(world.journal)
+    assert folded.candidates == world.ledger.candidates
+
+
+def test_no_group_grows_beyond_what_its_batch_is_enough_for():
+    world = Uneven(groups=4, evaluations=8, rungs=(20,), progress=True, group_size_max=2).run()
+    assert [len(order.members) for order in orders_of(world, 7)] == [1, 2]
+
+
+def test_a_paused_training_is_taken_up_by_the_next_job():
+    world = Uneven(groups=4, evaluations=8, rungs=(20,), progress=True)
+    world.run(until=lambda w: w.journal and isinstance(w.journal[-1][1], msg.Paused))
+    cut = next(i for i, (_, e) in enumerate(world.journal) if isinstance(e, msg.Paused))
+    resumed = Uneven(groups=4, evaluations=8, rungs=(20,), progress=True, journal=world.journal[: cut + 1]).run()
+    assert orders_of(resumed, 7)[0].epochs_done == world.journal[cut][1].epochs_done
+    assert resumed.ledger.finished == "8 of 8 candidates evaluated"
+
+
 def test_trainers_that_are_left_over_form_a_smaller_group():
     odd = World(groups=5, evaluations=30, group_size=2).run()
     used = [order.members for order in evaluations(odd)]

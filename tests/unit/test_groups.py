@@ -2,7 +2,7 @@
 
 import pytest
 
-from mpinas.coordination.groups import Trainer, choose, group_size
+from mpinas.coordination.groups import Trainer, choose, group_size, to_enlarge
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,21 @@ def test_a_group_stays_on_one_host_where_it_can():
     assert choose(idle, 3) == (1, 2, 3)
     assert choose(idle, 4) == (1, 2, 3, 5), "on as few hosts as possible"
     assert choose(idle, 6) == (1, 2, 3, 5, 6, 9)
+
+
+@pytest.mark.parametrize(
+    ("idle", "running", "largest", "expected"),
+    [
+        (2, [(1, 1, 60.0), (2, 1, 90.0)], 0, [2, 1]),  # each can have twice its trainers
+        (3, [(1, 1, 60.0)], 0, [1]),
+        (1, [(1, 1, 60.0), (2, 1, 90.0)], 0, []),  # not enough for both, and it is not for one to have
+        (2, [(1, 2, 60.0)], 0, [1]),
+        (2, [(1, 2, 60.0)], 3, []),  # its batch is not enough for four
+        (3, [(1, 1, 4.0)], 0, []),  # it has ended before another group is there
+        (4, [(1, 1, 60.0), (2, 1, 70.0), (3, 1, 80.0), (4, 1, 1.0)], 0, [3, 2, 1]),
+        (5, [(1, 1, 60.0), (2, 4, 90.0)], 0, [1]),
+        (5, [], 0, []),
+    ],
+)
+def test_small_groups_make_way_where_enough_trainers_are_idle(idle, running, largest, expected):
+    assert to_enlarge(idle, running, largest) == expected

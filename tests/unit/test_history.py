@@ -35,6 +35,7 @@ EVENTS = [
     msg.Ready(1, "node", "cpu"),
     msg.Progress(0, 0, 1, 2, 3, 0.5),
     msg.Evaluated(0, 0, 1, {"error": 0.25}, 2.5),
+    msg.Paused(0, 0, 1, 3, 1.5),
     msg.EvaluationFailed(0, 4, 1, "diverged", "nan", "trace"),
     msg.Assessed(0, 0, 1, {"error": 0.3}, 1e-6),
     msg.Assessed(0, 0, 1, {}, 1e-6, 0.25),
