@@ -135,9 +135,11 @@ def measure(
         if name in RIVALS:
             assert of is not None
             found[name] = same_again(name, of, keep / SINGLE.replace(" ", "-") / "run", ranks, folder)
-            continue
-        found[name], run = search(name, candidates, ranks, epochs, folder)
-        of = run if name == SINGLE else of
+        else:
+            found[name], run = search(name, candidates, ranks, epochs, folder)
+            of = run if name == SINGLE else of
+        # what is done stays known if what comes after fails
+        (folder / "figures.json").write_text(json.dumps(found[name], indent=1))
     return found
 
 

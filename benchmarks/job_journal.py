@@ -11,13 +11,13 @@ from collections import Counter
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.history.journal import Entry, read
 
-ANSWERS = (msg.Evaluated, msg.EvaluationFailed, msg.Assessed, msg.AssessmentFailed, msg.Retrained, msg.RetrainingFailed)
+ANSWERS = get_args(msg.Answer)
 #: What lets a candidate go to a trainer without any trainer having become free.
 ARRIVALS = (ev.Exported, ev.Measured, ev.MeasurementFailed, ev.Predicted, ev.DeviceLost)
 #: What an order cannot have waited for: the coordinator's own decisions, and reports that free nobody.
@@ -66,6 +66,7 @@ def read_run(journal: Path) -> Run:
     moved: Entry | None = None
     for time_s, event in entries:
         if isinstance(event, ev.Ordered):
+            assert event.members[0] not in open_, f"{journal}: a leader has two orders"
             open_[event.members[0]] = (event, time_s, _cause(moved, event))
         elif isinstance(event, ANSWERS):
             order, began_s, cause = open_.pop(event.group)

@@ -35,6 +35,10 @@ class Agenda:
         self.exhausted = False
         #: Predicted to break a limit: they wait to be measured, and for nothing else.
         self.set_aside: set[int] = set()
+        #: Nobody waits for these any longer: the device that was to say so is not there.
+        self.set_aside_lost = False
+        #: The job's time is over: not even what is begun already is done better.
+        self.time_over = False
         #: What the rungs were like when there was last nobody to promote.
         self._nobody_as_of: tuple[int, ...] = ()
         #: READY candidates, the most promising first; those that came later are not in it.
@@ -55,10 +59,7 @@ class Agenda:
 
     def _fresh(self) -> int:
         """READY candidates that were never trained."""
-        ready = self.ledger.standing[State.READY]
-        if self.ledger.terms.last_rung == 0:
-            return len(ready)
-        return sum(not self.ledger.candidates[id_].rung_errors for id_ in ready)
+        return sum(not self.ledger.candidates[id_].begun for id_ in self.ledger.standing[State.READY])
 
     def to_begin(self) -> int:
         """How many evaluations are still to be begun, of new candidates and of those that go on."""
@@ -105,7 +106,7 @@ class Agenda:
         begun = self.ledger.count(State.EVALUATED, State.TRAINING)
         full = begun >= self.plan.evaluations or self.ledger.enough is not None
         candidates = self.ledger.candidates
-        return next((id_ for id_ in (*self.ranked, *ready) if not full or candidates[id_].rung_errors), None)
+        return next((id_ for id_ in (*self.ranked, *ready) if not full or candidates[id_].begun), None)
 
     def left_s(self, group: Group, time: float) -> float | None:
         """Seconds that a group needs after the epoch it is at; None if that is unknown, or it evaluates nobody."""
@@ -123,7 +124,7 @@ class Agenda:
 
     def repeatable(self) -> list[int]:
         """Who is on the front by fewer trainings than asked for."""
-        if self.plan.repeats < 2:
+        if self.plan.repeats < 2 or self.time_over:
             return []
         under_way = self._under_way("repeat", "assess")
         found = []
@@ -137,13 +138,15 @@ class Agenda:
 
     def retrainings(self) -> list[int]:
         """Finalists to be trained again for the results, each as often as it is missing; once the search is over."""
-        if not self.plan.finalists or not self.searched() or self.assessable() or self._under_way("assess"):
+        if not self.plan.finalists or self.time_over or not self.searched():
+            return []
+        if self.assessable() or self._under_way("assess"):
             return []
         under_way = self._under_way("retrain")
         found: list[int] = []
         for id_ in dict.fromkeys((BASELINE, *self.ledger.fronts.best(self.plan.finalists))):
             it = self.ledger.candidates[id_]
-            if it.retrainings_failed <= RETRAININGS_FAILED_MAX:
+            if it.state is State.EVALUATED and it.retrainings_failed <= RETRAININGS_FAILED_MAX:
                 done = len(it.retrainings) - len(it.repeats) + under_way.count(id_)
                 found += [id_] * (self.plan.finalist_seeds - done)
         return found
@@ -193,13 +196,28 @@ class Agenda:
         return [
             *self.doubtful(sorted(self.ledger.kept())),
             *((candidate, device, None) for candidate, device in self.unjudged()),
+            *self._set_aside_awaited(),
+        ]
+
+    def _set_aside_awaited(self) -> list[Ask]:
+        """Measurements of those that were set aside, where evaluations are missing and nobody else can be proposed."""
+        if self.set_aside_lost or self.ledger.enough is not None or self._can_propose() > 0:
+            return []
+        if len(self.ledger.evaluated) >= self.plan.evaluations:
+            return []
+        candidates = self.ledger.candidates
+        return [
+            (id_, device, 0)
+            for id_ in sorted(self.set_aside)
+            for device in self.ledger.terms.devices
+            if not candidates[id_].is_measured_on((device,))
         ]
 
     def keeps(self, it: Candidate, bounds: Mapping[str, float]) -> bool:
-        """Is an evaluated candidate within all `bounds`, by objective or metric?"""
-        objectives = dict(zip(self.ledger.terms.objectives, self.ledger.objectives(it), strict=True))
-        values = it.metrics | objectives | {"latency_s": it.latency_s or math.inf}
-        return all(name in values and values[name] <= bound for name, bound in bounds.items())
+        """Is a measured and evaluated candidate within all `bounds`, by objective or device?"""
+        values = {f"latency_s@{device}": latency_s for device, latency_s in it.latencies_s.items()}
+        values |= {"error": it.error, "latency_s": max(it.latencies_s.values())}
+        return all(values[name] <= bound for name, bound in bounds.items())
 
     def to_promote(self) -> int | None:
         """Whom to train on: the best share of a rung as it fills, and at the end whoever may still join the front.
@@ -227,7 +245,7 @@ class Agenda:
         return (
             *(len(ledger.arrived.get(rung, ())) for rung in range(ledger.terms.last_rung)),
             *(ledger.promoted.get(rung, 0) for rung in range(ledger.terms.last_rung)),
-            ledger.count(*GOING_ON), len(ledger.evaluated), ledger.readings_taken, self.to_begin(),
+            ledger.count(*GOING_ON), len(ledger.evaluated), ledger.changes, self.to_begin(),
         )  # fmt: skip
 
     def _best_of_a_rung(self) -> int | None:
@@ -236,7 +254,7 @@ class Agenda:
             arrived, share = self.ledger.arrived.get(rung, {}), rungs[rung] / rungs[rung + 1]
             if int(len(arrived) * share) <= self.ledger.promoted.get(rung, 0):
                 continue
-            points = {id_: self._point(self.ledger.candidates[id_]) for id_ in arrived}
+            points = {id_: self._point(self.ledger.candidates[id_], rung) for id_ in arrived}
             gone_on = {id_ for id_ in arrived if not self._waits_at(id_, rung)}
             for id_ in promotable(points, gone_on, share):
                 if self._may_join(self.ledger.candidates[id_]):
@@ -255,25 +273,29 @@ class Agenda:
         here = [it for it in candidates if it.state is State.EVALUATED and it.rung < last]
         return [it.id for it in sorted(here, key=lambda it: (it.error, it.id))]
 
-    def _point(self, it: Candidate) -> tuple[float, ...]:
+    def _point(self, it: Candidate, rung: int) -> tuple[float, ...]:
         """Objectives as they were after a small budget."""
-        return self.ledger.terms.values(it.error, it.latencies_s)
+        return self.ledger.terms.values(it.rung_errors[rung], it.latencies_s)
 
     def _may_join(self, it: Candidate) -> bool:
         """Is there any reason to hope that it joins the front on the full budget? A fast one always has."""
         error = self.curves.hopeful(it.rung, it.error)
-        return self.ledger.fronts.hoped.would_join(self.ledger.terms.values(error, it.latencies_s))
+        return self._keeps_limits(it, error) and self.ledger.fronts.hoped.would_join(
+            self.ledger.terms.values(error, it.latencies_s)
+        )
 
     def _would_join(self, it: Candidate) -> bool:
         """Is it to be expected that it joins the front on the full budget, beside those that are on their way there?"""
-        if broken_limit(it, self.ledger.terms) is not None:
-            return False
         point = self._expected(it)
+        if not self._keeps_limits(it, point[0]) or not self.ledger.fronts.hoped.would_join(point):
+            return False
         candidates = self.ledger.candidates
         on_their_way = [candidates[id_] for state in GOING_ON for id_ in self.ledger.standing[state]]
-        return self.ledger.fronts.hoped.would_join(point) and not any(
-            dominates(self._expected(other), point) for other in on_their_way if other.rung_errors
-        )
+        return not any(dominates(self._expected(other), point) for other in on_their_way if other.rung_errors)
+
+    def _keeps_limits(self, it: Candidate, error: float) -> bool:
+        """Would it keep all limits if this were its error?"""
+        return broken_limit(it, self.ledger.terms) is None and error <= self.ledger.terms.limits.get("error", math.inf)
 
     def _expected(self, it: Candidate) -> tuple[float, ...]:
         """Objectives to expect on the full budget, after a smaller one."""

@@ -160,6 +160,11 @@ class Candidate:
         return (self.metrics["error"] + sum(self.repeats)) / (1 + len(self.repeats))
 
     @property
+    def begun(self) -> bool:
+        """Whether it has been trained for some epochs."""
+        return bool(self.rung_errors) or self.epochs_done > 0
+
+    @property
     def predicted(self) -> bool:
         """Whether some of its latencies are no measurements."""
         return any(reading.predicted for reading in self.readings.values())

@@ -90,6 +90,8 @@ class Coordinator:
             case ev.Exported(candidate):
                 if self._judge(candidate, time, commands):
                     self._measure(candidate)
+                else:
+                    commands.append(Release(candidate))
             case ev.Measured(candidate) | ev.MeasurementFailed(candidate):
                 self._judge(candidate, time, commands)
                 it = self.ledger.candidates[candidate]
@@ -97,8 +99,8 @@ class Coordinator:
                     commands.append(Release(candidate))
                 if not it.predicted:
                     self.agenda.set_aside.discard(candidate)
-            case msg.Evaluated() | msg.Retrained():
-                self._close_in(event, time, commands)
+        if isinstance(event, (ev.Begun, msg.Evaluated, msg.Retrained, ev.Measured)):
+            self._close_in(time, commands)
         if not isinstance(event, msg.Progress) and not self.agenda.baseline_failed():
             self._order(time, commands)
         self._conclude(time, commands)
@@ -119,14 +121,14 @@ class Coordinator:
         self._conclude(time, commands)
         return commands
 
-    def due(self) -> float | None:
-        """When `idle` or `overdue` may next have something to do though no event has come; None: never."""
+    def due(self, time: float) -> float | None:
+        """When, after `time`, `idle` or `overdue` may have something to do though no event has come; None: never."""
         times = [] if (next_s := self.forecast.next_s()) is None else [next_s]
         if self._began is not None and self.plan.limit_s and self.ledger.enough is None:
             times.append(self._began + self.plan.limit_s)
         if self._waiting_since is not None:
             times += [until for _, until in self._limits()]
-        return min(times, default=None)
+        return min((each for each in times if each > time), default=None)
 
     def overdue(self, time: float) -> list[ev.Event]:
         """Answers that are not waited for any longer: all else is done, their device was away or silent too long."""
@@ -135,6 +137,9 @@ class Coordinator:
         given_up: list[ev.Event] = []
         for (candidate, device, repetition), until in self._limits():
             if time < until:
+                continue
+            if candidate in self.agenda.set_aside:
+                self.agenda.set_aside_lost = True  # nothing is known against it: a later job may ask
                 continue
             lost = device in self._lost_since
             detail = f"no {'device' if lost else 'answer'} for {self._answer_limit_s(device):g} s"
@@ -176,6 +181,7 @@ class Coordinator:
             dropped.add(about)
         if after in ENDED and after is not before:
             dropped.add(about)
+            self.agenda.set_aside.discard(about)
         dropped = {candidate for candidate in dropped if not self.ledger.is_kept(candidate)}
         for candidate in sorted(dropped):
             commands.append(Discard(candidate))
@@ -318,18 +324,20 @@ class Coordinator:
         if self.ledger.enough is not None or not self.plan.limit_s or self._began is None:
             return
         if time - self._began >= self.plan.limit_s:
+            self.agenda.time_over = True
             self._take(ev.Enough(f"the job's {self.plan.limit_s:g} s are over"), time, commands)
 
-    def _close_in(self, event: msg.Evaluated | msg.Retrained, time: float, commands: list[Command]) -> None:
+    def _close_in(self, time: float, commands: list[Command]) -> None:
         """Has the search what it wanted?"""
         if self.ledger.enough is not None:
             return
-        it = self.ledger.candidates[event.candidate]
-        if self.plan.target and it.id in self.ledger.front and self.agenda.keeps(it, self.plan.target):
-            said = ", ".join(f"{name} {limit:g}" for name, limit in self.plan.target.items())
-            self._take(ev.Enough(f"candidate {it.id} meets the target ({said})"), time, commands)
-        fruitless = len(self.ledger.evaluated) - self.ledger.progress_at
-        if self.plan.patience and fruitless >= self.plan.patience:
+        candidates, target = self.ledger.candidates, self.plan.target
+        met = [id_ for id_ in self.ledger.front if self.agenda.keeps(candidates[id_], target)] if target else []
+        fruitless = self.ledger.full_evaluated - self.ledger.progress_at
+        if met:
+            said = ", ".join(f"{name} {limit:g}" for name, limit in target.items())
+            self._take(ev.Enough(f"candidate {met[0]} meets the target ({said})"), time, commands)
+        elif self.plan.patience and fruitless >= self.plan.patience:
             self._take(ev.Enough(f"the last {fruitless} evaluations brought nobody to the front"), time, commands)
 
     def _promote(self, time: float, commands: list[Command]) -> None:
@@ -383,8 +391,8 @@ class Coordinator:
         if len(ready) < 2 or of == self._ranked_of:
             return
         # Who goes on from a checkpoint was chosen for it: first.
-        going_on = [id_ for id_ in ready if self.ledger.candidates[id_].rung_errors]
-        new = [id_ for id_ in ready if not self.ledger.candidates[id_].rung_errors]
+        going_on = [id_ for id_ in ready if self.ledger.candidates[id_].begun]
+        new = [id_ for id_ in ready if not self.ledger.candidates[id_].begun]
         order = self.search.rank([self.ledger.candidates[id_].genome for id_ in new])
         self.agenda.ranked, self._ranked_of = [*going_on, *(new[index] for index in order)], of
 

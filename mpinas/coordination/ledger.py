@@ -49,9 +49,10 @@ class Ledger:
         self.arrived: dict[int, dict[int, None]] = {}
         #: By rung below the full budget: how many have gone on from it.
         self.promoted: dict[int, int] = {}
-        #: How many readings have come or changed.
-        self.readings_taken = 0
-        #: How many had been evaluated when the front last changed.
+        #: How many readings and places on the fronts have changed.
+        self.changes = 0
+        #: How many have been trained on the full budget, and had been when the front last changed.
+        self.full_evaluated = 0
         self.progress_at = 0
         #: (candidate, device) whose last measurement is doubtful and may be made again.
         self.unsettled: dict[tuple[int, str], None] = {}
@@ -60,7 +61,7 @@ class Ledger:
         #: What the last event did: candidates whose readings or place on a front changed, and those let go of.
         self.touched: set[int] = set()
         self.let_go: set[int] = set()
-        #: How many have been measured on some device.
+        #: How many have been measured on every device.
         self.measured = 0
         #: Name and hardware of the device that first answered for each profile.
         self.first_answered: dict[str, tuple[str, str]] = {}
@@ -234,7 +235,6 @@ class Ledger:
         if it.state is State.PROPOSED or (before is not None and event.repetition <= before.repetition):
             raise ProtocolError(f"candidate {it.id}, {it.state}, was not to be measured on {device}: {event}")
         self.first_answered.setdefault(device, answered_by(event))
-        self.measured += before is None or before.predicted
         reading = Reading(event.measurement, event.doubts, event.repetition, event.request_id, event.factor)
         if before is not None and not before.predicted:
             reading = replace(reading, times=before.times + 1)
@@ -282,6 +282,7 @@ class Ledger:
                 it.readings[device] = Reading({"p50_s": median_s, "p50_std_s": std_s}, repetition=-1, times=0)
                 self.unsettled[candidate, device] = None
                 self.touched.add(candidate)
+                self.changes += 1
         if missing := [device for device in self.terms.devices if device not in it.readings]:
             raise ProtocolError(f"candidate {candidate} was predicted for {', '.join(latencies_s)}, not for {missing}")
         self._step(candidate, State.READY)
@@ -294,8 +295,10 @@ class Ledger:
     def _read(self, candidate: int, device: str, reading: Reading) -> None:
         """Keep a new or changed reading, and draw the conclusions."""
         it = self.candidates[candidate]
+        measured_before = it.is_measured_on(self.terms.devices)
         it.readings[device] = reading
-        self.readings_taken += 1
+        self.measured += it.is_measured_on(self.terms.devices) and not measured_before
+        self.changes += 1
         self.touched.add(candidate)
         if reading.request_id:
             self._requests[reading.request_id] = (candidate, device)
@@ -346,8 +349,9 @@ class Ledger:
         self.stopped += not trainer.stopped
         trainer.stopped = True
         self.idle.pop(rank, None)
-        if trainer.group is not None:
-            for member in self.groups.pop(trainer.group).members:
+        # A member's last word may come before its leader's: only the leader's own ends the order.
+        if rank in self.groups:
+            for member in self.groups.pop(rank).members:
                 self.trainers[member].group = None
 
     def _evaluated(self, report: msg.Evaluated, time: float) -> None:
@@ -361,6 +365,8 @@ class Ledger:
         it.epochs_done = self.terms.rungs[order.rung]
         if order.rung < self.terms.last_rung:
             self.arrived.setdefault(order.rung, {})[it.id] = None
+        else:
+            self.full_evaluated += 1
         self._place(it)
 
     def _paused(self, report: msg.Paused, time: float) -> None:
@@ -411,8 +417,9 @@ class Ledger:
         point = self.objectives(it) if fits else None
         moved, changed = self.fronts.place(it.id, point, predicted=it.predicted)
         if moved:
-            self.progress_at = len(self.evaluated)
+            self.progress_at = self.full_evaluated
         self.touched |= changed
+        self.changes += len(changed)
         let_go = {id_ for id_ in changed if not self.is_kept(id_)}
         self.let_go |= let_go
         # Who is not kept any more: files are removed, what was said of them counts no more.

@@ -36,9 +36,9 @@ def would_break_limit(latencies_s: Mapping[str, float], terms: Terms) -> bool:
 
 def _limited(candidate: Candidate, terms: Terms, *, settled_only: bool) -> dict[str, tuple[float, float]]:
     """(value, limit) of what is known of a candidate and limited, in the order of the limits."""
-    of_itself: dict[str, float] = dict(candidate.metrics)
-    if candidate.metrics:
-        of_itself["error"] = candidate.error
+    of_itself: dict[str, float] = {}
+    if terms.last_rung in candidate.rung_errors:  # what a small budget gives is not what counts
+        of_itself = {**candidate.metrics, "error": candidate.error}
     for name in ("size_bytes", "parameters"):
         if (value := getattr(candidate, name)) is not None:
             of_itself[name] = value

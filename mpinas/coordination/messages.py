@@ -139,7 +139,7 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationFailed:
-    """This candidate has no error and never will; the group goes on. `reason` is one of a few words.
+    """This candidate is not trained any further; the group is free. `reason` is one of a few words.
 
     Reason "checkpoint": what it was to go on from is not there any more; it can be trained from scratch.
     """

@@ -1,16 +1,18 @@
 """How orders and reports travel. Both ends of each exchange stand together; nobody spins, nobody blocks for ever.
 
-Rank 0 sends an order to each rank that has a part in it; of these the leader alone reports. Must not know what is said.
+Rank 0 sends an order to each rank that has a part in it; of these the leader alone reports, and hears what comes
+meanwhile: to stop, or to pause. Beyond that, must not know what is said.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Protocol
 
-from mpinas.coordination.messages import Order, Report
+from mpinas.coordination.messages import Evaluate, Order, Pause, Report
 
 
 class Tag(IntEnum):
@@ -93,6 +95,12 @@ class TrainerEnd:
     def __init__(self, control: Any) -> None:
         self._control = control
         self._sending: list[Any] = []
+        #: The order under way, or the last one.
+        self._order: Order | None = None
+        #: Told to pause it.
+        self._pause = False
+        #: What came while it was under way and is to be carried out after it.
+        self._next: deque[Order] = deque()
 
     def report(self, report: Report) -> None:
         """Tell rank 0; does not wait for it to arrive."""
@@ -100,16 +108,40 @@ class TrainerEnd:
         self._sending.append(self._control.isend(report, dest=0, tag=Tag.REPORT))
 
     def wait_for_order(self) -> Order:
-        """The next order, however long it takes."""
+        """The next order, however long it takes. A Pause that comes before it has crossed the answer to its order."""
         backoff = Backoff()
-        while (message := self._control.improbe(source=0, tag=Tag.ORDER)) is None:
-            time.sleep(backoff.next_s())
-        order: Order = message.recv()
-        return order
+        while not self._next:
+            order = self._take()
+            if order is None:
+                time.sleep(backoff.next_s())
+            elif not isinstance(order, Pause):
+                self._next.append(order)
+        self._order, self._pause = self._next.popleft(), False
+        return self._order
 
     def order_waits(self) -> bool:
-        """Has an order arrived that nobody has taken?"""
-        return bool(self._control.iprobe(source=0, tag=Tag.ORDER))
+        """Has another order come while one is under way? It can only be one to stop."""
+        self._hear()
+        return bool(self._next)
+
+    def pause_asked(self) -> bool:
+        """Is the order under way to be paused?"""
+        self._hear()
+        return self._pause
+
+    def _hear(self) -> None:
+        """Take all that has arrived; a Pause of any other order than that under way means nothing any more."""
+        while (order := self._take()) is not None:
+            if not isinstance(order, Pause):
+                self._next.append(order)
+            elif isinstance(under_way := self._order, Evaluate):
+                names = (order.candidate, order.attempt)
+                self._pause |= names == (under_way.candidate, under_way.attempt)
+
+    def _take(self) -> Order | None:
+        message = self._control.improbe(source=0, tag=Tag.ORDER)
+        order: Order | None = None if message is None else message.recv()
+        return order
 
     def flush(self) -> None:
         """Wait until every report is on its way."""

@@ -213,7 +213,7 @@ def coordinate(
             stop_seen = True
             waiting.append(ev.StopRequested(stop.caught))
         latest = max(latest, clock())
-        if waiting or (settled and latest < _or_never(coordinator.due())):
+        if waiting or (settled and latest < _or_never(coordinator.due(latest))):
             continue
         waiting = coordinator.overdue(latest)
         if not waiting:  # one piece of work, then look for events again: they come first

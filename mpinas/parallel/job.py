@@ -91,15 +91,15 @@ def _run(world: Any, arguments: Arguments) -> None:
     trains = rank in trainers
     position = _position_on_node(world, trains)
     largest = largest_group(len(trainers), plan.group_size, plan.group_size_max)
-    means = mpi.on_all_ranks(world, lambda: _means(task, experiment, position, largest) if trains else None)
-    if rank == 0:
-        _say(f"task {task.name}, space {experiment.search.space} of {len(space):.1e} genomes; data read and ranks "
-             f"ready after {time.monotonic() - began:.1f} s")  # fmt: skip
-
     control = world.Dup()
     with ExitStack() as stack:
         desk: list[Desk] = []
+        # before the data are read: exporter and device take seconds to start, too
         mpi.on_rank_0(world, lambda: desk.append(stack.enter_context(Desk(path, experiment, arguments.resume, task))))
+        means = mpi.on_all_ranks(world, lambda: _means(task, experiment, position, largest) if trains else None)
+        if rank == 0:
+            _say(f"task {task.name}, space {experiment.search.space} of {len(space):.1e} genomes; data read and ranks "
+                 f"ready after {time.monotonic() - began:.1f} s")  # fmt: skip
         with mpi.abort_on_user_error(world):
             if rank == 0:
                 desk[0].coordinate(control, trainers, plan, space, means)
@@ -173,6 +173,7 @@ class Desk:
         self.task = task
         self._path = path
         self._resume = resume
+        self._begun = False
         self._stack = ExitStack()
 
     def __enter__(self) -> Desk:
@@ -194,11 +195,15 @@ class Desk:
             if self._resume:
                 write_experiment(self.experiment, self.folder.experiment_file)
         except BaseException:
-            self._stack.close()
-            if not self._resume:
-                shutil.rmtree(self._path, ignore_errors=True)
+            self._leave_nothing()
             raise
         return self
+
+    def _leave_nothing(self) -> None:
+        """The job has not begun: no new folder stays behind."""
+        self._stack.close()
+        if not self._resume:
+            shutil.rmtree(self._path, ignore_errors=True)
 
     def _open_edge(self) -> Any:
         from edge_bridge.wire.quantities import Settings
@@ -221,7 +226,10 @@ class Desk:
         )
 
     def __exit__(self, *exception: object) -> None:
-        self._stack.close()
+        if self._begun:
+            self._stack.close()
+        else:
+            self._leave_nothing()
 
     def coordinate(
         self, control: Any, trainers: tuple[int, ...], plan: Plan, space: SearchSpace, means: Means | None
@@ -231,6 +239,7 @@ class Desk:
         from mpinas.parallel.coordinator_loop import Shell, StopSignals, coordinate
         from mpinas.report.live import open_display
 
+        self._begun = True
         search, terms = self.experiment.search, terms_of(self.experiment)
         proposer = make_search(search.algorithm, space, len(terms.objectives), search.seed, search.population)
         coordinator = Coordinator(plan, proposer, Ledger(terms), self._baseline())

@@ -16,7 +16,7 @@ from mpinas.coordination import messages as msg
 from mpinas.history.run_folder import RunFolder
 from mpinas.parallel.channel import TrainerEnd
 from mpinas.parallel.group import Grouping
-from mpinas.training.candidate import Files, Trainer
+from mpinas.training.candidate import Files, Paused, Trainer
 from mpinas.training.collectives import Collectives
 from mpinas.training.loop import Watch
 from mpinas.training.outcome import Failure
@@ -25,6 +25,8 @@ from mpinas.training.recipe import Epochs
 Say = Callable[[msg.Report], None]
 Test = Callable[[], bool]
 Work = msg.Evaluate | msg.Assess | msg.Retrain
+#: What the report on an order says beyond whom it is about; or that it was paused.
+Outcome = tuple[Any, ...] | Paused
 
 
 class Crew:
@@ -40,32 +42,34 @@ class Crew:
         """The first report."""
         return msg.Ready(self.rank, socket.gethostname(), str(self.trainer.device))
 
-    def execute(self, order: msg.Order, say: Say, should_stop: Test) -> None:
-        """Carry out an order. Of a group the leader alone reports, and asks whether to stop."""
-        if isinstance(order, msg.Stop):
-            say(msg.Stopped(self.rank))
-            return
-        leads = order.members[0] == self.rank
-        outcome = self.grouping.together(
-            order.members, self._work_of(order, say if leads else _say_nothing, should_stop)
-        )
-        if not leads:
-            return
-        done, failed = _ANSWERS[type(order)]
-        if not isinstance(outcome, Failure):
-            say(done(*_identity(order), *outcome))
-        elif outcome.reason != "abandoned":  # then the order to stop is waiting, and answers for it
-            say(failed(*_identity(order), outcome.reason, outcome.detail, outcome.traceback))
+    def execute(self, order: msg.Order, say: Say, should_stop: Test, should_pause: Test | None = None) -> None:
+        """Carry out an order. Of a group the leader alone reports, and asks whether to stop or to pause.
 
-    def _work_of(self, order: Work, say: Say, should_stop: Test) -> Callable[[Collectives], tuple[Any, ...]]:
-        """What a member does with its group; it gives what the report says beyond whom it is about."""
+        Without `should_pause` nothing is ever paused. A Pause by itself is for an order that has been answered.
+        """
+        match order:
+            case msg.Stop():
+                say(msg.Stopped(self.rank))
+            case msg.Pause():
+                pass
+            case _:
+                leads = order.members[0] == self.rank
+                work = self._work_of(order, say if leads else _say_nothing, should_stop, should_pause)
+                outcome = self.grouping.together(order.members, work)
+                if leads:
+                    _answer(order, outcome, say)
+
+    def _work_of(
+        self, order: Work, say: Say, should_stop: Test, should_pause: Test | None
+    ) -> Callable[[Collectives], Outcome]:
+        """What a member does with its group."""
         trainer, genome = self.trainer, order.genome
         weights = self.folder.weights_file(order.candidate)
         match order:
             case msg.Evaluate(seed=seed):
                 epochs = Epochs(order.epochs_done, order.epochs, order.epochs_full)
                 files = Files(weights, self.folder.checkpoint_file(order.candidate))
-                watch = _watch(order, say, should_stop)
+                watch = _watch(order, say, should_stop, should_pause)
                 return lambda group: trainer.evaluate(group, genome, seed, epochs, files, watch)
             case msg.Retrain(seed=seed, epochs=length):
                 watch = _watch(order, say, should_stop)
@@ -84,16 +88,29 @@ _ANSWERS: dict[type[Work], tuple[Callable[..., msg.Report], Callable[..., msg.Re
 }
 
 
+def _answer(order: Work, outcome: Outcome | Failure, say: Say) -> None:
+    done, failed = _ANSWERS[type(order)]
+    match outcome:
+        case Failure(reason="abandoned"):
+            pass  # the order to stop is waiting, and answers for it
+        case Failure(reason, detail, traceback):
+            say(failed(*_identity(order), reason, detail, traceback))
+        case Paused(epochs_done, seconds):
+            say(msg.Paused(*_identity(order), epochs_done, seconds))
+        case _:
+            say(done(*_identity(order), *outcome))
+
+
 def _identity(order: Work) -> tuple[int, int, int]:
     """What every report on an order begins with."""
     return order.members[0], order.candidate, order.attempt
 
 
-def _watch(order: msg.Evaluate | msg.Retrain, say: Say, should_stop: Test) -> Watch:
+def _watch(order: msg.Evaluate | msg.Retrain, say: Say, should_stop: Test, should_pause: Test | None = None) -> Watch:
     def on_epoch(epoch: int, error: float) -> None:
         say(msg.Progress(*_identity(order), epoch, order.epochs, error))
 
-    return Watch(on_epoch, should_stop)
+    return Watch(on_epoch, should_stop, should_pause)
 
 
 def _say_nothing(report: msg.Report) -> None:
@@ -107,7 +124,7 @@ def run_trainer(crew: Crew, control: Any) -> None:
     order: msg.Order | None = None
     while not isinstance(order, msg.Stop):
         order = end.wait_for_order()
-        crew.execute(order, end.report, end.order_waits)
+        crew.execute(order, end.report, end.order_waits, end.pause_asked)
     end.flush()
 
 

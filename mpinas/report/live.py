@@ -16,7 +16,8 @@ from rich.text import Text
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.coordination.candidate import Candidate
-from mpinas.coordination.ledger import BASELINE, NOT_RUN, Ledger
+from mpinas.coordination.ledger import BASELINE, NO_CHECKPOINT, NOT_RUN, Ledger
+from mpinas.coordination.lifecycle import State
 from mpinas.report.terminal import terminal_size
 
 #: Stands behind a latency that should not be relied on, and behind one that no device has measured.
@@ -45,7 +46,8 @@ def line_of(event: ev.Event, ledger: Ledger) -> str | None:  # noqa: PLR0911, PL
         case ev.Promoted(candidate, rung):
             return f"candidate {candidate} goes on to {ledger.terms.rungs[rung]} epochs"
         case msg.EvaluationFailed(_, candidate, _, reason, detail):
-            return f"candidate {candidate} failed: {reason}: {detail}"
+            outcome = "begins anew" if reason == NO_CHECKPOINT else "failed"
+            return f"{name_of(candidate)} {outcome}: {reason}: {detail}"
         case msg.Evaluated(_, candidate, _, metrics, seconds):
             it = ledger.candidates[candidate]
             place = " *front*" if candidate in ledger.front else ""
@@ -89,10 +91,15 @@ def _line_of_device(
                 return line
             again = "measured again" if (candidate, device) in ledger.unsettled else f"{DOUBTFUL} used, in doubt"
             return f"{line}; {', '.join(doubts)}: {again}"
-        case ev.MeasurementFailed(candidate, reason, detail, device, repetition):
-            reading = ledger.candidates[candidate].readings.get(device or ledger.terms.devices[0])
-            stays = "in doubt" if repetition else PREDICTED if reading is not None else ""
-            ends = f"stays {stays}{_on(device, ledger)}" if stays else "failed"
+        case ev.MeasurementFailed(candidate, reason, detail, device):
+            it = ledger.candidates[candidate]
+            reading = it.readings.get(device or ledger.terms.devices[0])
+            if reading is None or it.state is State.FAILED:
+                ends = "failed"
+            elif reading.refused:
+                ends = f"cannot be on the front{_on(device, ledger)}"
+            else:
+                ends = f"stays {PREDICTED if reading.predicted else 'in doubt'}{_on(device, ledger)}"
             return f"{name_of(candidate)} {ends}: measurement: {reason}: {detail}"
         case ev.Doubted(request_ids, detail):
             return f"{len(request_ids)} measurement(s) in doubt: {detail}"

@@ -14,11 +14,11 @@ import numpy as np
 
 from mpinas.search.acquisition import expected_hypervolume_gain, normal_cdf
 from mpinas.search.encoding import Encoder
-from mpinas.search.forest import Forest, milestone
+from mpinas.search.forest import Forest, milestone, worth_learning
 from mpinas.search.gaussian import Parameters
 from mpinas.search.regression import PARAMETER_ROWS, Regression, parameters_for
 from mpinas.search.scale import Prediction, spans_decades
-from mpinas.search.selection import Floats
+from mpinas.search.selection import Floats, nsga2_order
 from mpinas.search.space import Genome, SearchSpace
 from mpinas.search.table import Rows, Table
 
@@ -34,11 +34,18 @@ _GROWTH = 1.2
 _REFERENCE_QUANTILE = 0.9
 #: ... and the front's own span is exceeded by so much, for the ends of the front to count.
 _REFERENCE_MARGIN = 0.1
+#: Where the first draws were rejected the told are few and alike, and a front of few points does not show where its
+#: ends are: it is exceeded by so many times what the told span, shared among its points.
+_REFERENCE_REACH = 4.0
 _REFERENCE_FROM = 24
 #: Rows of the table are kept encoded up to so many.
 _ENCODED_MAX = 8192
+#: Of a longer front the gain is reckoned from so many points, the loneliest: its cost grows with them.
+_FRONT_MAX = 80
 #: Genomes under way that are less likely feasible take no place in the front.
 _LIKELY = 0.5
+#: Curiosity stops at genomes that are so many times less likely feasible than the likeliest.
+_CONCEIVABLE = 0.1
 
 
 @dataclass(frozen=True)
@@ -54,6 +61,8 @@ class Beliefs:
     #: (points, objectives), feasible and not dominated.
     front: Floats
     reference: Floats
+    #: Share of the first draws that were never told of.
+    unseen: float
 
     def fancying(self, genomes: Sequence[Genome], rows: Sequence[int | None]) -> Beliefs:
         """The same with `genomes`, under way, taken to turn out as predicted (the Kriging believer).
@@ -82,6 +91,14 @@ class Beliefs:
             gain = expected_hypervolume_gain(self.front, self.reference, self._predicted(x, rows), rng)
             scores = scores + np.log(gain / (gain.max() or 1.0) + 1e-9)
         return scores
+
+    def doubts(self, genomes: Sequence[Genome]) -> Floats:
+        """How little is known of the objectives of each; nothing where others are far likelier feasible."""
+        x = self.encode(genomes)
+        log_chance = self._feasibility(x, [None] * len(x))
+        doubts = np.column_stack([model.predict(x).stds for model in self.objectives])
+        conceivable = log_chance > log_chance.max() + np.log(_CONCEIVABLE)
+        return np.asarray((doubts / doubts.max(axis=0)).sum(axis=1) * conceivable)
 
     def _predicted(self, x: Floats, rows: Sequence[int | None]) -> list[Prediction]:
         predictions = []
@@ -148,10 +165,13 @@ class Believer:
         told = points[~np.isnan(points).any(axis=1)]
         good = points[~np.isnan(points).any(axis=1) & (table.violations(rows) <= 0)]
         front = good[moocore.is_nondominated(good)] if len(good) else good
+        if len(front) > _FRONT_MAX:
+            front = front[nsga2_order(front)[:_FRONT_MAX]]
         objectives: list[Regression] = []
         reference = np.full(table.n_objectives, np.inf)
+        unseen = 1 - table.share_told(_REFERENCE_FROM)
         if len(told) >= _FEWEST:
-            reference = _reference(table.objectives(table.first_told(_REFERENCE_FROM)), front)
+            reference = _reference(table.objectives(table.first_told(_REFERENCE_FROM)), told, front, unseen)
             # what is far beyond the reference is as good as far: no need to model how far
             ceiling = 2 * reference - told.min(axis=0)
             models = [self._model(c, rows, x, ceiling[c]) for c in range(table.n_objectives)]
@@ -159,14 +179,15 @@ class Believer:
         constraints = {c: m for c in conditions if (m := self._model(c, rows, x)) is not None}
         if not objectives and not constraints:
             return None
-        return Beliefs(self._encode, table, objectives, constraints, front, reference)
+        return Beliefs(self._encode, table, objectives, constraints, front, reference, unseen)
 
     def _model(self, column: int, rows: Rows, x: Floats, ceiling: float = np.inf) -> Regression | None:
         known = ~np.isnan(self._table.values(rows, column))
         if known.sum() < _FEWEST:
             return None
         values = self._values(rows[known], column)
-        log = spans_decades(values)
+        # a constraint has its zero to reach, which a logarithm never does
+        log = column < self._table.n_objectives and spans_decades(values)
         arrived, edition = self._table.arrived[column], self._table.revised[column]
         forest = self._forests.setdefault(column, Forest(self._seed + 1000 * column))
         trees = forest.trees(arrived, edition, log, lambda rows: self._examples(rows, column))
@@ -174,11 +195,13 @@ class Believer:
 
     def _parameters_of(self, column: int) -> Parameters:
         arrived = self._table.arrived[column]
-        count = milestone(len(arrived), _FEWEST, _GROWTH)
+        # not all columns at the same news: an ask would take long that finds all anew
+        count = milestone(len(arrived), _FEWEST, _GROWTH, phase=0.4 * column % 1)
         at = (count, self._table.revised[column])
         if column not in self._parameters or self._parameters[column][0] != at:
-            rows = np.array(arrived[max(0, count - PARAMETER_ROWS) : count], np.int64)
-            self._parameters[column] = (at, parameters_for(*self._examples(rows, column)))
+            rows = np.array([arrived[number] for number in worth_learning(count, PARAMETER_ROWS)], np.int64)
+            x, values = self._examples(rows, column)
+            self._parameters[column] = (at, parameters_for(x, values, self._encode.groups(x)))
         return self._parameters[column][1]
 
     def _examples(self, rows: Rows, column: int) -> tuple[Floats, Floats]:
@@ -206,10 +229,14 @@ class Believer:
         return float(np.median(np.abs(self._table.values(first, column)))) or 1.0
 
 
-def _reference(first: Floats, front: Floats) -> Floats:
+def _reference(first: Floats, told: Floats, front: Floats, unseen: float) -> Floats:
+    """`unseen`: share of the first draws that were never told of, for which the told stand badly."""
     reference = np.quantile(first, _REFERENCE_QUANTILE, axis=0)
     if len(front):
         nadir = front.max(axis=0)
-        reference = np.maximum(reference, nadir + _REFERENCE_MARGIN * (nadir - front.min(axis=0)))
+        span = np.quantile(told, _REFERENCE_QUANTILE, axis=0) - told.min(axis=0)
+        margin = _REFERENCE_MARGIN * (nadir - front.min(axis=0))
+        reach = unseen * _REFERENCE_REACH / len(front) * span
+        reference = np.maximum(reference, nadir + np.maximum(margin, reach))
     # a column in which all are equal still needs room below the reference
     return np.asarray(reference + 1e-9 * np.maximum(np.abs(reference), 1e-9))

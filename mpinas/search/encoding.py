@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mpinas.search.selection import Floats
 from mpinas.search.space import Gene, Genome, SearchSpace, Value, genome_key
@@ -34,6 +35,13 @@ class Encoder:
                 alike.setdefault(gene.choices, []).append(at)
         self._alike = [members for members in alike.values() if len(members) > 1]
         self._facts: dict[object, list[float]] = {}
+
+    def groups(self, x: Floats) -> NDArray[np.int64]:
+        """The group of each column of encoded rows: those of a gene go together, those of alike genes, each fact."""
+        sizes = [1 if gene.ordered else len(v) for gene, v in zip(self._space.genes, self._values, strict=True)]
+        sizes += [sizes[members[0]] for members in self._alike]
+        sizes += [1] * (x.shape[1] - sum(sizes))
+        return np.repeat(np.arange(len(sizes)), sizes)
 
     def __call__(self, genomes: Sequence[Genome]) -> Floats:
         """Shape (genomes, columns)."""

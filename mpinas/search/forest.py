@@ -21,7 +21,7 @@ TREES = 48
 _GROWTH = 1.12
 _FIRST = 4
 #: A tree learns from so many examples at most, the last and a spread of the others.
-_EXAMPLES_MAX = 384
+EXAMPLES_MAX = 384
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ class Forest:
             state = (count, edition, log)
             kept = self._kept[number]
             if kept is None or kept[0] != state:
-                x, values = examples(np.array([arrived[at] for at in _worth_learning(count)], np.int64))
+                x, values = examples(np.array([arrived[at] for at in worth_learning(count, EXAMPLES_MAX)], np.int64))
                 kept = (state, grown(x, values, log, self._seed + number))
                 self._kept[number] = kept
             out.append(kept[1])
@@ -83,9 +83,10 @@ def milestone(count: int, first: int, growth: float, phase: float = 0.0) -> int:
     return value if step > 0 else min(count, first)
 
 
-def _worth_learning(count: int) -> Rows:
-    if count <= _EXAMPLES_MAX:
+def worth_learning(count: int, limit: int) -> Rows:
+    """Which of `count` examples in the order they came: all, or the last, and a spread of the others. Ascending."""
+    if count <= limit:
         return np.arange(count)
-    last = _EXAMPLES_MAX * 3 // 4
-    spread = np.linspace(0, count - last - 1, _EXAMPLES_MAX - last).astype(np.int64)
+    last = limit * 3 // 4
+    spread = np.linspace(0, count - last - 1, limit - last).astype(np.int64)
     return np.concatenate([spread, np.arange(count - last, count)])

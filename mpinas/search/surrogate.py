@@ -21,6 +21,9 @@ _NEIGHBOURS = 64
 _PROMISING = 6
 #: How often a stranger is asked for whatever the models say, so that no belief lasts for ever.
 _EXPLORATION = 0.02
+#: Where most genomes are rejected and the front is a single point, so often what is least known of is asked for: no
+#: other end was seen yet. Less often the more points there are.
+_CURIOSITY = 0.25
 #: So many of the genomes that are still being evaluated are taken into account, the last.
 _PENDING_MAX = 64
 
@@ -65,6 +68,9 @@ class SurrogateSearch(SearchBase):
             return None
         pending = list(self._pending.items())[-_PENDING_MAX:] if self._pending else []
         beliefs = beliefs.fancying([genome for _, genome in pending], [self._row.get(key) for key, _ in pending])
+        curiosity = _CURIOSITY * beliefs.unseen / max(len(np.unique(beliefs.front, axis=0)), 1)
+        if beliefs.objectives and self.n_objectives > 1 and rng.random() < curiosity:
+            return pool[int(beliefs.doubts(pool).argmax())]
         scores = beliefs.scores(pool, [None] * len(pool), rng)
         promising = [pool[int(index)] for index in np.argsort(-scores, kind="stable")[:_PROMISING]]
         near = [mutate(self.space, promising[at % len(promising)], rng) for at in range(_NEIGHBOURS)]

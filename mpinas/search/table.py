@@ -97,6 +97,10 @@ class Table:
         told = (row for row in self.arrived[self.outcome] if self._values[row, self.outcome] < 0)
         return np.array(list(itertools.islice(told, count)), np.int64)
 
+    def share_told(self, count: int) -> float:
+        """Of the first `count` rows, how many were evaluated."""
+        return float((self._values[: min(count, self._count), self.outcome] < 0).mean())
+
     def violations(self, rows: Rows) -> Floats:
         """How far each row is from feasible, 0 if it is as far as is known: the sum of its violations.
 

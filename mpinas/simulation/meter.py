@@ -30,7 +30,7 @@ class Decides(Protocol):
         """What is not waited for any longer."""
         ...
 
-    def due(self) -> float | None:
+    def due(self, time: float) -> float | None:
         """When there may be something to do though no event has come."""
         ...
 
@@ -70,9 +70,9 @@ class Metered:
         """The coordinator's."""
         return self.coordinator.overdue(time)
 
-    def due(self) -> float | None:
+    def due(self, time: float) -> float | None:
         """The coordinator's."""
-        return self.coordinator.due()
+        return self.coordinator.due(time)
 
     @property
     def total_s(self) -> float:

@@ -33,7 +33,6 @@ class Seen:
     assess_s: list[float] = field(default_factory=list)
     export_s: list[float] = field(default_factory=list)
     measure_s: list[float] = field(default_factory=list)
-    judge_s: list[float] = field(default_factory=list)
     trained: int = 0
     failed: int = 0
     rejected: int = 0
@@ -116,10 +115,12 @@ class _Reader:
                 self.seen.rejected += 1
             case ev.Ordered(members=members):
                 self._orders[members[0]] = time, event
-            case msg.Evaluated() | msg.EvaluationFailed() | msg.Assessed():
+            case msg.Evaluated() | msg.Paused() | msg.EvaluationFailed() | msg.Assessed():
                 self._answered(time, event)
 
-    def _answered(self, time: float, report: msg.Evaluated | msg.EvaluationFailed | msg.Assessed) -> None:
+    def _answered(
+        self, time: float, report: msg.Evaluated | msg.Paused | msg.EvaluationFailed | msg.Assessed
+    ) -> None:  # fmt: skip
         since, order = self._orders.pop(report.group)
         id_ = report.candidate
         match report:
@@ -128,8 +129,9 @@ class _Reader:
             case msg.EvaluationFailed(reason=reason):
                 self._epochs_done.pop(id_, None)
                 self.seen.failed += reason != "checkpoint"
-            case msg.Evaluated():
-                done, epochs = self._epochs_done.get(id_, 0), self._rungs[order.rung]
+            case msg.Evaluated() | msg.Paused():
+                done = self._epochs_done.get(id_, 0)
+                epochs = report.epochs_done if isinstance(report, msg.Paused) else self._rungs[order.rung]
                 faster = speed_up(self._serial_share, len(order.members))
                 self.seen.epoch_s.append((time - since) * faster / (epochs - done))
                 self.seen.trained += done == 0

@@ -170,8 +170,8 @@ class World:
         moments = [self.queue[0][0]] if self.queue else []
         if self.time < self._free_again_s:
             moments.append(self._free_again_s)
-        due_s = self.coordinator.due()
-        if due_s is not None and due_s > self.time:
+        due_s = self.coordinator.due(self.time)
+        if due_s is not None:
             moments.append(due_s + _INSTANT_S)
         if not moments:
             raise AssertionError("the job hangs: nothing is under way and nothing was finished")

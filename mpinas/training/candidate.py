@@ -36,6 +36,14 @@ class Files:
 
 
 @dataclass(frozen=True, slots=True)
+class Paused:
+    """A training that was left between two epochs, as its leader was told, with a checkpoint of all that is done."""
+
+    epochs_done: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Trainer:
     """One rank's means to train: the task, its data and the device. With whom it trains is another matter each time."""
 
@@ -49,10 +57,11 @@ class Trainer:
 
     def evaluate(
         self, group: Collectives, genome: Genome, seed: int, epochs: Epochs, files: Files, watch: Watch
-    ) -> tuple[dict[str, float], float]:
+    ) -> tuple[dict[str, float], float] | Paused:
         """Train from scratch, or from the checkpoint on where epochs are done; (validation metrics, seconds).
 
-        The leader writes the weights, and a checkpoint as long as the schedule is not at its end.
+        The leader writes the weights, and a checkpoint as long as the schedule is not at its end. One that is paused
+        leaves the weights as they were: those that an earlier result was found with.
 
         Raises Diverged, Abandoned, Unusable, and whatever torch raises (see `outcome.explain`).
         """
@@ -62,31 +71,34 @@ class Trainer:
         if epochs.done:
             archive = group.broadcast_bytes(read_archive(files.checkpoint) if group.rank == 0 else b"")
             checkpoint = unpack(archive, genome, seed, epochs.done)
-        model, optimizer, metrics = self._train(group, genome, recipe, checkpoint, watch)
+        model, optimizer, done, metrics = self._train(group, genome, recipe, checkpoint, watch)
         if group.rank == 0:
-            save_weights(model, files.weights)
-            if epochs.until < epochs.full:
+            if done == epochs.until:
+                save_weights(model, files.weights)
+            if done < epochs.full:
                 state = optimizer.state_dict()["state"]
-                write_checkpoint(Checkpoint(genome, seed, epochs.until, model.state_dict(), state), files.checkpoint)
+                write_checkpoint(Checkpoint(genome, seed, done, model.state_dict(), state), files.checkpoint)
             else:
                 files.checkpoint.unlink(missing_ok=True)
-        return metrics, time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        return (metrics, seconds) if done == epochs.until else Paused(done, seconds)
 
     def retrain(
         self, group: Collectives, genome: Genome, seed: int, epochs: int, watch: Watch
     ) -> tuple[dict[str, float], dict[str, float], float]:
         """Train from scratch and write nothing; (validation metrics, test metrics, seconds).
 
-        Test metrics are empty where there are no test labels. Raises as `evaluate`.
+        Test metrics are empty where there are no test labels. It cannot be paused. Raises as `evaluate`.
         """
         began = time.perf_counter()
         recipe = self._recipe(genome, Epochs.whole(epochs), seed)
-        model, _, metrics = self._train(group, genome, recipe, None, watch)
+        model, _, _, metrics = self._train(group, genome, recipe, None, watch)
         return metrics, self._test(model, group, recipe, genome), time.perf_counter() - began
 
     def _train(
         self, group: Collectives, genome: Genome, recipe: Recipe, checkpoint: Checkpoint | None, watch: Watch
-    ) -> tuple[nn.Module, torch.optim.Optimizer, dict[str, float]]:
+    ) -> tuple[nn.Module, torch.optim.Optimizer, int, dict[str, float]]:
+        """(the network, its optimizer, epochs done in all, validation metrics)."""
         torch.manual_seed(recipe.seed)
         model = build(genome, self.task.input_shape, self.task.outputs).to(self.device)
         if checkpoint is not None:
@@ -97,7 +109,7 @@ class Trainer:
         optimizer = make_optimizer(model, recipe, group, checkpoint.optimizer if checkpoint else None)
         frames = input_frames(genome, self.task.input_shape)
         views = (self.samples[0].middle(frames), self.samples[1].middle(frames))
-        return model, optimizer, train(model, optimizer, self.task, views, recipe, group, watch)
+        return model, optimizer, *train(model, optimizer, self.task, views, recipe, group, watch)
 
     def _test(self, model: nn.Module, group: Collectives, recipe: Recipe, genome: Genome) -> dict[str, float]:
         """Metrics on the test samples; {} where there are no labels."""

@@ -30,11 +30,15 @@ class Abandoned(Exception):  # noqa: N818 - an outcome, not an error of the prog
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """Who looks on. `on_epoch(epoch, validation error)`, epochs counted in all, after each epoch on every rank;
-    `should_stop` is asked on the leader only."""
+    """Who looks on. `on_epoch(epoch, validation error)`, epochs counted in all, after each epoch on every rank.
+
+    `should_stop` and `should_pause` are asked on the leader only, the latter between two epochs; it is None, on all
+    ranks alike, where there is no pausing.
+    """
 
     on_epoch: Callable[[int, float], None] = lambda epoch, error: None
     should_stop: Callable[[], bool] = lambda: False
+    should_pause: Callable[[], bool] | None = None
 
 
 #: Steps between two looks at whether to stop; every look costs a small allreduce.
@@ -49,9 +53,10 @@ def train(
     recipe: Recipe,
     group: Collectives,
     watch: Watch,
-) -> dict[str, float]:
-    """Train `model` in place on samples[0]; metrics on samples[1] after the last epoch.
+) -> tuple[int, dict[str, float]]:
+    """Train `model` in place on samples[0]; (epochs done in all, metrics on samples[1] after the last of them).
 
+    Fewer epochs than asked for, where the leader was told to pause: on all ranks alike.
     Linear warm-up and cosine decay to zero (I. Loshchilov and F. Hutter, SGDR, ICLR 2017, one cycle).
 
     Raises
@@ -65,7 +70,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda since: learning_rate_factor(first + since, recipe.epochs.full * steps_per_epoch)
     )
-    metrics: dict[str, float] = {}
+    epoch, metrics = recipe.epochs.done, dict[str, float]()
     for epoch in range(recipe.epochs.done + 1, recipe.epochs.until + 1):
         model.train()
         torch.manual_seed(seed_of(recipe.seed, epoch, group.rank))  # what networks draw, as for dropout
@@ -87,7 +92,9 @@ def train(
         group.average_buffers(model)
         metrics = judge(model, task, validation, group, recipe)
         watch.on_epoch(epoch, metrics["error"])
-    return metrics
+        if epoch < recipe.epochs.until and watch.should_pause and _leader_says(watch.should_pause, group):
+            break
+    return epoch, metrics
 
 
 def judge(model: nn.Module, task: Task, samples: Samples, group: Collectives, recipe: Recipe) -> dict[str, float]:
@@ -138,3 +145,8 @@ def _check(loss: torch.Tensor, group: Collectives, should_stop: Callable[[], boo
         raise Abandoned("told to stop")
     if flags[0] > 0:
         raise Diverged("the training loss is no finite number")
+
+
+def _leader_says(should_pause: Callable[[], bool], group: Collectives) -> bool:
+    """What the leader answers, on all ranks: only it can tell, and they must act alike."""
+    return bool(group.sum(torch.tensor([float(group.rank == 0 and should_pause())])) > 0)

@@ -29,7 +29,7 @@ def parameters_after(comm, batch_size, epochs=1):
     few = Samples(samples[0].inputs[:96], samples[0].targets[:96])
     recipe = Recipe(Epochs.whole(epochs), batch_size, 1e-3, 0.0, True, 7, torch.device("cpu"))
     optimizer = make_optimizer(model, recipe, collectives)
-    metrics = train(model, optimizer, task, (few, samples[1]), recipe, collectives, Watch())
+    _, metrics = train(model, optimizer, task, (few, samples[1]), recipe, collectives, Watch())
     flat = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
     collectives.close()
     return flat, metrics
@@ -61,7 +61,7 @@ def buffers(comm):
     model = build(genome, task.input_shape, task.outputs)
     recipe = Recipe(Epochs.whole(2), 32, 2e-3, 0.0, False, 7, torch.device("cpu"))
     optimizer = make_optimizer(model, recipe, collectives)
-    metrics = train(model, optimizer, task, samples, recipe, collectives, Watch())
+    _, metrics = train(model, optimizer, task, samples, recipe, collectives, Watch())
     flat = torch.cat([b.reshape(-1).float() for b in model.buffers()]).numpy()
     everyone = comm.gather(flat, root=0)
     collectives.close()

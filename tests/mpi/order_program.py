@@ -16,12 +16,13 @@ from typing import ClassVar
 import numpy as np
 import torch
 from mpi4py import MPI
+from pause_scenes import alone, pause
+from playing import BASELINE, RESTLESS, Player, gap, same_sizes
 
 from mpinas import config
 from mpinas.coordination import messages as msg
 from mpinas.history.run_folder import RunFolder
-from mpinas.models import baseline_genome, build, make_space
-from mpinas.parallel.channel import Backoff, MpiChannel
+from mpinas.models import build
 from mpinas.parallel.group import Grouping
 from mpinas.parallel.trainer_loop import Crew, run_trainer
 from mpinas.tasks import Samples
@@ -30,9 +31,6 @@ from mpinas.training.candidate import Trainer
 from mpinas.training.loop import Watch, train
 from mpinas.training.recipe import Epochs, Recipe, make_optimizer
 
-BASELINE = baseline_genome("digits-cnn")
-#: BatchNorm and mirrored samples: all that chance and buffers can spoil.
-RESTLESS = {**make_space("cnn3d", (1, 8, 8)).sample(np.random.default_rng(1)), "flips": True, "learning_rate": 1e-3}
 REGROUPINGS = 200
 
 
@@ -67,46 +65,12 @@ class TestTrainer(Trainer):
         recipe = Recipe(Epochs.whole(1), 16, 1e-3, 0.0, False, seed, self.device)
         optimizer = make_optimizer(model, recipe, group)
         few = tuple(Samples(part.inputs[:32], part.targets[:32]) for part in self.samples)
-        metrics = train(model, optimizer, self.task, few, recipe, group, Watch())
+        _, metrics = train(model, optimizer, self.task, few, recipe, group, Watch())
         flat = torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()]).numpy()
         digests = torch.zeros(group.size, 32)
         digests[group.rank] = torch.tensor(list(hashlib.sha256(flat.tobytes()).digest()))
         same = float(len(group.sum(digests).unique(dim=0)))
         return {"error": metrics["error"], "different": same, "size": float(group.size)}, 0.1
-
-
-class Player:
-    """Rank 0: gives orders, waits for reports."""
-
-    def __init__(self, control, folder):
-        self.channel = MpiChannel(control)
-        self.folder = folder
-        self.trainers = tuple(range(1, control.Get_size()))
-        self.waiting = []
-        self.candidates = itertools.count()
-
-    def next(self, *kinds):
-        """The next report of one of these kinds; others are dropped."""
-        backoff = Backoff()
-        while True:
-            while not self.waiting:
-                time.sleep(backoff.next_s())
-                self.waiting = self.channel.receive()
-            if isinstance(report := self.waiting.pop(0), kinds):
-                return report
-
-    def evaluate(self, members, genome=BASELINE, candidate=None, done=0, until=1, full=1):
-        """Send, without waiting; the candidate's number."""
-        candidate = next(self.candidates) if candidate is None else candidate
-        order = msg.Evaluate(candidate, 1, genome, 5, tuple(members), 0, done, until, full)
-        self.channel.send(order.members, order)
-        return candidate
-
-    def answer(self):
-        return self.next(msg.Evaluated, msg.EvaluationFailed, msg.Assessed, msg.Retrained, msg.RetrainingFailed)
-
-    def weights(self, candidate):
-        return torch.load(self.folder.weights_file(candidate), weights_only=True)
 
 
 def regroup(player):
@@ -153,22 +117,16 @@ def fail(player):
 def continue_(player):
     """From a checkpoint on, with as many ranks (others, where there are enough) and with more or fewer."""
     ranks = player.trainers
-    same = [(ranks[:1], ranks[-1:])]
-    if len(ranks) >= 2:
-        same.append((ranks[:2], ranks[-2:][::-1]))
-    if len(ranks) >= 4:
-        same.append((ranks[:3], ranks[-3:]))
     found = {"bitwise": [], "close": [], "epochs": [], "lost": []}
-    for genome, (before, after) in itertools.product((BASELINE, RESTLESS), same):
-        unbroken = trained(player, genome, [(before, 0, 4)])
-        parts = trained(player, genome, [(before, 0, 2), (after, 2, 4)], found["epochs"])
+    for genome, (before, after) in itertools.product((BASELINE, RESTLESS), same_sizes(ranks)):
+        unbroken = player.trained(genome, [(before, 0, 4)])
+        parts = player.trained(genome, [(before, 0, 2), (after, 2, 4)], found["epochs"])
         equal = all(torch.equal(parts[name], unbroken[name]) for name in unbroken)
-        found["bitwise"].append([len(before), "flips" in genome and genome["flips"], equal])
-    unbroken = trained(player, BASELINE, [(ranks[:1], 0, 4)])
+        found["bitwise"].append([len(before), genome["flips"], equal])
+    unbroken = player.trained(BASELINE, [(ranks[:1], 0, 4)])
     for plan in ([(ranks[:1], 0, 2), (ranks, 2, 4)], [(ranks, 0, 2), (ranks[:1], 2, 4)]):
-        parts = trained(player, BASELINE, plan)
-        gap = max(float((parts[name] - unbroken[name]).abs().max()) for name in unbroken)
-        found["close"].append(gap)
+        parts = player.trained(BASELINE, plan)
+        found["close"].append(gap(parts, unbroken))
     candidate = player.evaluate(ranks, until=1, full=2)
     player.answer()
     player.folder.checkpoint_file(candidate).unlink()
@@ -176,21 +134,6 @@ def continue_(player):
     report = player.answer()
     found["lost"] = [type(report).__name__, getattr(report, "reason", ""), getattr(report, "detail", "")]
     return found
-
-
-def trained(player, genome, parts, epochs=None):
-    """The weights after these parts of a training: (members, epochs done, until)."""
-    candidate = next(player.candidates)
-    for members, done, until in parts:
-        player.evaluate(members, genome, candidate, done, until, 4)
-        report = player.next(msg.Progress, msg.Evaluated, msg.EvaluationFailed)
-        while isinstance(report, msg.Progress):
-            if epochs is not None:
-                epochs.append(report.epoch)
-            report = player.next(msg.Progress, msg.Evaluated, msg.EvaluationFailed)
-        assert isinstance(report, msg.Evaluated), report
-        assert player.folder.checkpoint_file(candidate).exists() == (until < 4)
-    return player.weights(candidate)
 
 
 def retrain(player):
@@ -216,8 +159,9 @@ def stop(player):
     busy = player.trainers[:-1] or player.trainers
     player.evaluate(busy, until=100_000, full=100_000)
     player.next(msg.Progress)
+    player.channel.send(player.trainers, msg.Pause(0, 1))  # of long ago
     player.channel.send(player.trainers, msg.Stop())
-    reports = [player.next(msg.Stopped, msg.Evaluated, msg.EvaluationFailed) for _ in player.trainers]
+    reports = [player.next(msg.Stopped, *msg.Answer.__args__) for _ in player.trainers]
     return [[type(report).__name__, getattr(report, "rank", None)] for report in reports]
 
 
@@ -226,18 +170,19 @@ def main():
     folder = RunFolder(Path(sys.argv[1]))
     control = world.Dup()
     first_free = handle()
+    torch.set_num_threads(1)
+    task = FickleTask(config.Task(name="digits"), 0)
+    training, validation = task.load()
+    few = Samples(training.inputs[:320], training.targets[:320])  # ten steps an epoch
+    trainer = TestTrainer(task, (few, validation), task.load_test(), torch.device("cpu"), 32)
     if world.Get_rank() > 0:
-        torch.set_num_threads(1)
-        task = FickleTask(config.Task(name="digits"), 0)
-        training, validation = task.load()
-        few = Samples(training.inputs[:320], training.targets[:320])  # ten steps an epoch
-        trainer = TestTrainer(task, (few, validation), task.load_test(), torch.device("cpu"), 32)
         run_trainer(Crew(world.Get_rank(), trainer, folder, Grouping(world)), control)
         found = None
     else:
         player = Player(control, folder)
         found = {"ready": sorted(player.next(msg.Ready).rank for _ in player.trainers)}
-        for scene in (regroup, fail, continue_, retrain, stop):
+        found["alone"] = alone(trainer, folder)
+        for scene in (regroup, fail, continue_, pause, retrain, stop):
             began = time.perf_counter()
             found[scene.__name__.strip("_")] = scene(player)
             print(f"{scene.__name__}: {time.perf_counter() - began:.1f} s", flush=True)

@@ -61,6 +61,42 @@ def test_continued_in_a_group_of_another_size_it_is_close(played):
     assert max(found["continue"]["close"]) < 1e-4
 
 
+def test_a_trainer_pauses_the_order_that_a_pause_names_and_no_other(played):
+    _, found = played
+    assert found["alone"] == {
+        "paused": [1, 2, "Paused 1001.1 after 2"],
+        "stale when idle and at work": [3, 4, 5, "Evaluated 1001.2"],
+        "crossed the answer": [1, 2, "Evaluated 1002.1"],
+        "in the last epoch": [3, "Evaluated 1002.2"],
+        "after that": [4, 5, "Evaluated 1002.3"],
+        "before work begins": [1, "Paused 1002.4 after 1"],
+        "named after others": [2, "Paused 1002.5 after 2"],
+        "retrained": [1, 2, "Retrained 1001.3"],
+        "stopped at work": [[], ["Stopped"]],
+        "stopped once paused": [[1, "Paused 1002.7 after 1"], ["Stopped"]],
+        "stopped when idle": ["Stopped"],
+        "in a world of one": [],
+    }
+
+
+def test_paused_and_continued_with_as_many_other_ranks_it_is_bitwise_the_unbroken_training(played):
+    ranks, found = played
+    sizes = {2: [1], 3: [1, 2], 5: [1, 2, 3]}[ranks]
+    assert found["pause"]["bitwise"] == [[size, flips, True, [1, 2]] for flips in (False, True) for size in sizes]
+
+
+def test_paused_by_one_all_go_on_from_there(played):
+    _, found = played
+    difference, epochs = found["pause"]["larger"]
+    assert difference < 1e-6
+    assert epochs == [1, 2]
+
+
+def test_a_group_pauses_only_when_its_own_order_is_named(played):
+    _, found = played
+    assert found["pause"]["stale"] == ["Progress"] * 5 + ["Paused"]
+
+
 def test_a_lost_checkpoint_is_reported_as_such(played):
     _, found = played
     kind, reason, detail = found["continue"]["lost"]

@@ -7,6 +7,8 @@ from virtual_time import World, error_of, latency_of
 
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
+from mpinas.coordination.candidate import Candidate, Reading
+from mpinas.coordination.commands import Leave
 from mpinas.coordination.ledger import BASELINE, Ledger
 from mpinas.coordination.lifecycle import State
 
@@ -75,24 +77,15 @@ def test_the_fastest_is_never_stopped_early_however_bad_it_looks():
     assert 5 in world.ledger.front
 
 
-def test_who_cannot_join_the_front_any_more_is_not_trained_on():
-    class Hopeless(Learning):
-        """Half of them are far worse than any error has ever fallen."""
-
-        def train(self, group, order):
-            seconds, report = super().train(group, order)
-            if order.candidate > 40:
-                report.metrics["error"] *= 50
-            return seconds, report
-
-        def measure(self, candidate, device, repetition):
-            answer = super().measure(candidate, device, repetition)
-            if candidate > 40:
-                answer.measurement["p50_s"] = 1.0 + luck(candidate)
-            return answer
-
-    world = Hopeless(groups=4, evaluations=80, rungs=RUNGS).run()
-    assert all(len(orders_of(world, id_)) <= 1 for id_ in range(41, 80))
+def test_who_cannot_join_the_front_any_more_is_not_trained_on_though_it_is_the_best_of_its_rung():
+    world = Learning(groups=1, evaluations=40, rungs=RUNGS).run()
+    best = min(world.ledger.candidates[id_].error for id_ in world.ledger.front)
+    agenda = world.coordinator.agenda
+    early = Candidate(99, {}, rung=0, rung_errors={0: best * 8.5}, metrics={"error": best * 8.5})
+    early.readings["any"] = Reading({"p50_s": 9.0})
+    assert not agenda._may_join(early), "no error has ever fallen by so much"
+    early.readings["any"] = Reading({"p50_s": 1e-9})
+    assert agenda._may_join(early), "but it is the fastest"
 
 
 def test_a_lost_checkpoint_costs_the_epochs_and_nothing_else():
@@ -294,3 +287,76 @@ def test_finalists_are_assessed_while_the_last_ones_are_still_trained():
     done = next(time for time, e in world.journal if isinstance(e, msg.Evaluated) and e.candidate == 19)
     assert any(isinstance(e, msg.Assessed) and time < done for time, e in world.journal)
     assert all(world.ledger.candidates[id_].assessed for id_ in world.ledger.finalists())
+
+
+def test_a_member_may_say_its_last_word_before_its_leader():
+    world = World(groups=2, evaluations=4, group_size=2).run(until=lambda w: w.ledger.groups)
+    ((leader, group),) = world.ledger.groups.items()
+    member = next(rank for rank in group.members if rank != leader)
+    world.coordinator.handle(ev.StopRequested("SIGTERM"), world.time)
+    world.coordinator.handle(msg.Stopped(member), world.time)
+    order = group.order
+    world.coordinator.handle(msg.Evaluated(leader, order.candidate, order.attempt, {"error": 0.5}, 1.0), world.time)
+    assert world.ledger.candidates[order.candidate].state is State.EVALUATED
+    assert world.coordinator.handle(msg.Stopped(leader), world.time)[-1] == Leave()
+
+
+def test_what_is_paused_when_the_time_is_over_is_ended_well():
+    world = Uneven(groups=4, evaluations=8, rungs=(20,), progress=True, limit_s=15.0).run()
+    paused = {e.candidate for _, e in world.journal if isinstance(e, msg.Paused)}
+    assert paused
+    assert all(world.ledger.candidates[id_].state is State.EVALUATED for id_ in paused)
+
+
+def test_when_the_time_is_over_nothing_is_trained_again_either():
+    world = World(groups=2, evaluations=200, limit_s=50.0, repeats=3, finalists=2).run()
+    orders = [(time, e) for time, e in world.journal if isinstance(e, ev.Ordered)]
+    assert not [e for time, e in orders if e.work in ("repeat", "retrain") and time > 50]
+    assert world.ledger.finished.endswith("; the job's 50 s are over")
+
+
+def test_a_limit_on_the_error_is_one_on_that_of_the_full_budget():
+    arguments = {"groups": 2, "evaluations": 30, "rungs": RUNGS, "limits": {"error": 0.2}}
+    world = Learning(**arguments).run()
+    assert world.ledger.front
+    assert all(world.ledger.candidates[id_].error <= 0.2 for id_ in world.ledger.front)
+    cut, early = next(
+        (i, world.ledger.candidates[e.candidate].rung_errors[0])
+        for i, (_, e) in enumerate(world.journal)
+        if isinstance(e, ev.Promoted) and world.ledger.candidates[e.candidate].rung_errors[0] > 0.2
+    )
+    assert early > 0.2
+    resumed = Learning(**arguments, journal=world.journal[: cut + 1]).run()
+    assert not resumed.ledger.standing[State.REJECTED]
+
+
+def test_patience_counts_those_that_could_have_joined_the_front():
+    world = Learning(groups=2, evaluations=60, rungs=RUNGS, patience=12).run()
+    assert len(world.ledger.evaluated) > 30
+
+
+def test_a_rung_compares_what_all_had_after_its_budget():
+    world = Learning(groups=2, evaluations=30, rungs=RUNGS).run()
+    it = next(it for it in world.ledger.candidates.values() if len(it.rung_errors) == 3)
+    assert world.coordinator.agenda._point(it, 0) == (it.rung_errors[0], it.latency_s)
+    assert it.rung_errors[0] > it.error
+
+
+def test_a_target_that_was_met_is_met_in_the_next_job_too():
+    target = {"error": 0.1, "latency_s@any": 0.02}
+    world = World(groups=2, evaluations=200, target=target).run()
+    done = len(world.ledger.evaluated)
+    resumed = World(groups=2, evaluations=200, target=target, journal=world.journal).run()
+    assert len(resumed.ledger.evaluated) == done
+    assert not [order for _, order in resumed.sent if isinstance(order, msg.Evaluate)]
+
+
+def test_a_baseline_that_was_never_evaluated_is_no_finalist():
+    class Nowhere(World):
+        def ask_device(self, device, candidate, seconds, answer):
+            """Nobody answers."""
+
+    world = Nowhere(groups=2, evaluations=5, finalists=2)
+    world.run(until=lambda w: w.ledger.trainers and len(w.ledger.standing[State.MEASURING]) > 1)
+    world.coordinator.agenda.exhausted = True
+    assert 0 not in world.coordinator.agenda.retrainings()

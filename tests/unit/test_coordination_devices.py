@@ -1,5 +1,8 @@
 """Devices that are slow or gone: predicted latencies keep trainers busy, and stand for nothing in the end."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 from virtual_time import World, error_of, latency_of
 
@@ -7,6 +10,8 @@ from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.coordination.ledger import Ledger
 from mpinas.coordination.lifecycle import State
+from mpinas.search import SearchSpace
+from mpinas.search.selection import hypervolume
 from mpinas.simulation.durations import Fixed
 
 
@@ -57,10 +62,13 @@ def test_an_outage_costs_the_trainers_nothing_and_the_front_is_measured():
     assert ledger.occupation.utilisation > 0.95
     assert not any(ledger.candidates[id_].predicted for id_ in ledger.front)
     assert sorted(ledger.hoped) == sorted(ledger.front)
-    assert sorted(ledger.front) == sorted(there.ledger.front) or len(ledger.front) > 0.5 * len(there.ledger.front)
-    for id_ in predicted(away):
-        states = ledger.candidates[id_].history
-        assert State.READY in states
+    with_outage, without = (
+        hypervolume(
+            np.array([w.ledger.objectives(w.ledger.candidates[id_]) for id_ in w.ledger.front]), np.array([1.0, 0.03])
+        )
+        for w in (away, there)
+    )
+    assert with_outage > 0.95 * without
     measured_later = [id_ for id_ in predicted(away) if not ledger.candidates[id_].predicted]
     for id_ in measured_later:
         assert ledger.candidates[id_].latencies_s["any"] == latency_of(away.genomes[id_])
@@ -189,3 +197,31 @@ def test_what_cannot_be_exported_after_all_is_not_on_the_front():
     assert not {*late} & {*ledger.front}
     assert sorted(ledger.hoped) == sorted(ledger.front)
     assert len(ledger.standing[State.EVALUATED]) == 40
+
+
+def test_a_target_is_seen_when_the_measurement_comes():
+    """The one that meets it is trained by a prediction, and the device answers when all is over."""
+    world = World(groups=1, evaluations=12)
+    world.run(until=lambda w: len(w.ledger.standing[State.EVALUATED]) == 10)
+    fastest = min(latency_of(world.genomes[id_]) for id_ in world.ledger.front)
+    agenda = world.coordinator.agenda
+    it = world.ledger.candidates[world.ledger.front[-1]]
+    assert agenda.keeps(it, {"error": it.error, "latency_s": it.latency_s, "latency_s@any": it.latency_s})
+    assert not agenda.keeps(it, {"latency_s": fastest / 2})
+    away = Outage(35.0, 75.0, groups=4, evaluations=60)
+    target = {"error": 0.5, "latency_s": 0.0006}
+    away.coordinator.plan = away.coordinator.agenda.plan = replace(away.coordinator.plan, target=target)
+    away.run()
+    met = [id_ for id_ in away.ledger.front if agenda.keeps(away.ledger.candidates[id_], target)]
+    assert bool(met) == ("meets the target" in away.ledger.finished)
+
+
+def test_those_set_aside_are_waited_for_where_nobody_else_can_be_proposed():
+    small = SearchSpace({"width": list(range(1, 31)), "depth": [1, 2]})
+    world = Outage(20.0, 200.0, groups=4, evaluations=200, limits={"latency_s": 0.004}, space=small).run()
+    assert len(world.ledger.candidates) == 61
+    assert not world.ledger.standing[State.MEASURING]
+    assert not world.coordinator.agenda.set_aside
+    assert not world.ledger.standing[State.READY]
+    keep = [id_ for id_, genome in world.genomes.items() if latency_of(genome) <= 0.004]
+    assert {*keep} <= {*world.ledger.standing[State.EVALUATED]}

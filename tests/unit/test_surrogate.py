@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from mpinas.search import SearchSpace, Surrogate
 from mpinas.search.acquisition import expected_hypervolume_gain, expected_improvement, normal_cdf
 from mpinas.search.encoding import Encoder
-from mpinas.search.forest import milestone
-from mpinas.search.gaussian import likeliest
+from mpinas.search.forest import grown, milestone, worth_learning
+from mpinas.search.gaussian import GaussianProcess, Parameters, _likelihood, likeliest
+from mpinas.search.regression import Regression
 from mpinas.search.scale import Prediction, Scale
 from mpinas.search.selection import hypervolume
 
@@ -148,9 +149,63 @@ def test_scale_there_and_back():
 def test_parameters_tell_noise_from_signal():
     rng = np.random.default_rng(0)
     x = rng.random((100, 2)) * 4
-    smooth = np.sin(x.sum(axis=1))
-    assert likeliest(x, smooth).noise < 0.02
-    assert likeliest(x, rng.normal(size=100)).noise >= 0.3
+    smooth, groups = np.sin(x.sum(axis=1)), np.arange(2)
+    assert likeliest(x, smooth, groups).noise < 0.01
+    assert likeliest(x, rng.normal(size=100), groups).noise >= 0.3
+
+
+def test_a_group_of_columns_that_says_nothing_gets_a_long_length():
+    rng = np.random.default_rng(0)
+    x = rng.random((60, 4))
+    weights = likeliest(x, np.sin(4 * x[:, 0]) + x[:, 1], np.array([0, 1, 2, 2])).weights
+    assert weights[0] > 1.5 * weights[2]
+    assert weights[2] == weights[3]
+
+
+def test_the_slope_of_the_likelihood_is_its_slope():
+    rng = np.random.default_rng(1)
+    x, y = rng.random((20, 2)), rng.normal(size=20)
+    distances = np.stack([(x[:, None, i] - x[None, :, i]) ** 2 for i in range(2)])
+    at = np.array([0.3, -0.2, -1.5])
+    _, slope, _ = _likelihood(distances, y, at)
+    for i in range(3):
+        step = 1e-5 * np.eye(3)[i]
+        ahead, behind = (_likelihood(distances, y, at + sign * step)[0] for sign in (1, -1))
+        assert slope[i] == pytest.approx((ahead - behind) / 2e-5, rel=1e-3)
+
+
+def test_a_process_repeats_its_examples_and_doubts_what_is_far():
+    x, y = np.linspace(0, 1, 6)[:, None], np.sin(6 * np.linspace(0, 1, 6))
+    model = GaussianProcess(Parameters(np.array([3.0]), 1e-4, 2.0)).fit(x, y)
+    means, variances, left = model.predict(np.vstack([x, [[9.0]]]))
+    assert left.tolist() == [1.0] * 7
+    assert means[:6] == pytest.approx(y, abs=1e-2)
+    assert variances[:6].max() < 1e-3
+    assert means[6] == pytest.approx(0.0, abs=1e-6)
+    assert variances[6] == pytest.approx(2.0 * (1 + 1e-4))
+
+
+def test_fancying_takes_as_much_doubt_as_telling_what_was_predicted_and_leaves_the_means():
+    rng = np.random.default_rng(2)
+    x, y, new, probe = rng.random((12, 2)), rng.normal(size=12), rng.random((3, 2)), rng.random((9, 2))
+    parameters = Parameters(np.array([2.0, 2.0]), 0.01, 1.5)
+    model = GaussianProcess(parameters).fit(x, y)
+    told = GaussianProcess(parameters).fit(np.vstack([x, new]), np.append(y, model.predict(new)[0]))
+    means, variances, left = model.fancying(new).predict(probe)
+    wanted_means, wanted, _ = told.predict(probe)
+    assert means == pytest.approx(wanted_means, abs=1e-8)
+    noise = 0.01 * 1.5
+    assert (variances - noise) * left == pytest.approx(wanted - noise, abs=1e-8)
+
+
+def test_a_fit_learns_from_the_last_and_a_spread_of_the_others_whatever_the_number():
+    assert worth_learning(5, 8).tolist() == [0, 1, 2, 3, 4]
+    assert worth_learning(100, 8).tolist() == [0, 93, *range(94, 100)]
+    space = SearchSpace({"a": list(range(1000))})
+    genomes = [{"a": at % 1000} for at in range(20_000)]
+    model = Surrogate(space, seed=0).fit(genomes, [float(at) for at in range(20_000)])
+    assert model._model is not None
+    assert len(model._model._x) == 384
 
 
 @given(st.integers(4, 100_000), st.floats(0, 0.99))
@@ -159,3 +214,15 @@ def test_milestones_are_never_ahead_and_never_far_behind(count, phase):
     assert value <= count
     assert value == 4 or value * 1.12 + 2 >= count
     assert milestone(value, 4, 1.12, phase) == value
+
+
+def test_a_smooth_function_is_left_to_the_process_and_a_rough_one_shared_with_the_trees():
+    rng = np.random.default_rng(3)
+    x = rng.random((40, 2))
+    for noise, share in ((1e-4, 0.0025), (0.02, 0.5), (0.5, 0.5)):
+        parameters = Parameters(np.array([1.0, 1.0]), noise, 1.0)
+        trees = [grown(x, x[:, 0], None, seed) for seed in range(3)]
+        model = Regression(x, x[:, 0], parameters, trees, log=False)
+        process = model._scale.outward(model._process.predict(x)[0])
+        votes = np.mean([tree.predict(x.astype(np.float32)) for tree in trees], axis=0)
+        assert model.predict(x).means == pytest.approx((1 - share) * process + share * votes)

@@ -78,8 +78,7 @@ def test_a_space_with_one_feasible_in_a_hundred_still_fills_the_front():
 
     rng = np.random.default_rng(0)
     assert 0.002 < np.mean([violation(SPACE.sample(rng)) <= 0 for _ in range(20_000)]) < 0.02
-    spread = []
-    for seed in range(2):
+    for seed in range(4):
         search, feasible = make_search("surrogate", SPACE, 2, seed), []
         for _ in range(120):
             genome = search.ask()
@@ -89,9 +88,36 @@ def test_a_space_with_one_feasible_in_a_hundred_still_fills_the_front():
             else:
                 search.tell(genome, two_valleys(genome))
                 feasible.append(genome)
-        assert len(feasible) >= 10  # blind draws would bring one
-        spread.append(len({genome["x0"] for genome in feasible}))
-    assert max(spread) >= 6  # of 8; one run in four stays at the end of the front where it found the first
+        assert len(feasible) >= 25  # blind draws would bring one
+        assert len({genome["x0"] for genome in feasible}) >= 6  # of 8 parts of the front
+
+
+def test_a_constraint_that_nothing_meets_yet_is_modelled_with_its_zero():
+    """All values are positive and span decades: by logarithm, zero could never be reached, and one would count."""
+    search = make_search("surrogate", SPACE, 2, seed=0)
+    rng = np.random.default_rng(0)
+    for genome in {genome_key(g): g for g in (SPACE.sample(rng) for _ in range(60))}.values():
+        search.restore(genome)
+        search.tell_constraints(genome, {"g": 1.0 + 10.0 * sum(genome[f"x{i}"] for i in range(6))})
+    beliefs = search._believer.beliefs()
+    (model,) = beliefs.constraints.values()
+    assert not model.predict(beliefs.encode([genome])).log
+    lowest = {**{f"x{i}": 0 for i in range(6)}, "kind": "plain"}
+    highest = {**{f"x{i}": 7 for i in range(6)}, "kind": "plain"}
+    near, far = beliefs._feasibility(beliefs.encode([lowest, highest]), [None, None])
+    assert near > far + 1
+
+
+def test_sixteen_under_way_are_spread_along_the_front():
+    for seed in range(2):
+        search = make_search("surrogate", SPACE, 2, seed)
+        for _ in range(30):
+            genome = search.ask()
+            search.tell(genome, two_valleys(genome))
+        batch = [search.ask() for _ in range(16)]
+        assert len({genome_key(genome) for genome in batch}) == 16
+        assert len({genome["x0"] for genome in batch}) >= 4  # without fancies two or three places of 8
+        assert len({two_valleys(genome) for genome in batch}) >= 6
 
 
 def test_a_space_without_a_feasible_genome_is_searched_on():
@@ -106,16 +132,20 @@ def test_a_space_without_a_feasible_genome_is_searched_on():
 
 
 def test_what_makes_genomes_fail_is_learnt():
-    search = make_search("surrogate", SPACE, 2, seed=0)
-    late = []
-    for number in range(70):
-        genome = search.ask()
-        if genome["x5"] <= 2:  # where the front would be
-            search.tell_failed(genome)
-            late.append(number)
-        else:
-            search.tell(genome, two_valleys(genome))
-    assert sum(number >= 40 for number in late) <= 12  # of 30; who learns nothing of failures fails nearly always
+    """The front would be where all fails. The best that does not is found along its whole length, and soon."""
+    for seed in range(2):
+        search, best, failed = make_search("surrogate", SPACE, 2, seed), set(), 0
+        for _ in range(55):
+            genome = search.ask()
+            if genome["x5"] <= 2:
+                search.tell_failed(genome)
+                failed += len(best) < 8  # later nothing is left to gain but there
+            else:
+                search.tell(genome, two_valleys(genome))
+                if sum(two_valleys(genome)) == 13:
+                    best.add(genome["x0"])
+        assert len(best) == 8
+        assert failed <= 27  # half
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -11,7 +11,7 @@ from mpinas.errors import UserError
 from mpinas.history.shard import read_shard
 from mpinas.models import baseline_genome, make_space
 from mpinas.tasks import make_task
-from mpinas.training.candidate import Files, Trainer
+from mpinas.training.candidate import Files, Paused, Trainer
 from mpinas.training.checkpoint import Checkpoint, Unusable, read_archive, unpack, write_checkpoint
 from mpinas.training.collectives import SerialCollectives
 from mpinas.training.deployed import Deployed
@@ -102,6 +102,55 @@ def test_a_training_put_aside_twice_is_bitwise_the_unbroken_one(digits, tmp_path
     assert [epoch for epoch, _ in seen] == [1, 2, 3, 4]
     assert metrics == unbroken
     assert_equal_weights(whole, parts)
+
+
+@pytest.mark.parametrize("genome", [baseline_genome("digits-cnn"), RESTLESS])
+def test_a_training_that_is_paused_and_goes_on_is_bitwise_the_unbroken_one(digits, tmp_path, genome):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    unbroken, _ = digits.evaluate(ALONE, genome, 5, Epochs.whole(3), files_in(whole), Watch())
+    seen, asked = [], []
+
+    def pause_after_the_first():
+        asked.append(len(seen))
+        return True
+
+    watch = Watch(lambda epoch, error: seen.append(epoch), should_pause=pause_after_the_first)
+    paused = digits.evaluate(ALONE, genome, 5, Epochs.whole(3), files_in(parts), watch)
+    assert isinstance(paused, Paused)
+    assert paused.epochs_done == 1
+    assert paused.seconds > 0
+    assert (seen, asked) == ([1], [1]), "asked once the epoch has been told of"
+    assert [path.name for path in parts.iterdir()] == ["checkpoint.pt"], "without a result there are no weights"
+    torch.rand(7)  # whatever else has drawn from torch's generator
+    metrics, _ = digits.evaluate(ALONE, genome, 5, Epochs(1, 3, 3), files_in(parts), Watch())
+    assert metrics == unbroken
+    assert_equal_weights(whole, parts)
+    assert not files_in(parts).checkpoint.exists()
+
+
+def test_an_evaluation_is_not_paused_after_its_last_epoch_nor_before_it_is_told_to(digits, tmp_path):
+    asked = []
+
+    def never():
+        asked.append(len(asked) + 1)
+        return False
+
+    genome = baseline_genome("digits-cnn")
+    for epochs, questions in ((Epochs(0, 1, 3), []), (Epochs(1, 3, 3), [1])):
+        asked.clear()
+        metrics, _ = digits.evaluate(ALONE, genome, 5, epochs, files_in(tmp_path), Watch(should_pause=never))
+        assert asked == questions
+    assert metrics["error"] < 0.5
+
+
+def test_pausing_leaves_the_weights_of_an_earlier_result(digits, tmp_path):
+    genome, files = baseline_genome("digits-cnn"), files_in(tmp_path)
+    digits.evaluate(ALONE, genome, 5, Epochs(0, 1, 4), files, Watch())
+    before = files.weights.read_bytes()
+    watch = Watch(should_pause=lambda: True)
+    assert digits.evaluate(ALONE, genome, 5, Epochs(1, 4, 4), files, watch).epochs_done == 2
+    assert files.weights.read_bytes() == before
+    assert unpack(read_archive(files.checkpoint), genome, 5, 2)
 
 
 class Forgetful(torch.nn.Module):
