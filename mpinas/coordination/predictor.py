@@ -12,8 +12,6 @@ from mpinas.search import Genome, SearchSpace, Surrogate
 
 #: So many measured candidates are needed before one is predicted.
 MEASURED_MIN = 8
-#: And so many are learned from at most: the cost of a fit grows with their cube, and it is done between events.
-EXAMPLES_MAX = 400
 #: Learned anew when there are so many times more measured ones than before.
 GROWTH = 1.2
 
@@ -41,9 +39,8 @@ class LatencyPredictor:
         """
         if not self.wants(len(genomes)):
             return
-        chosen = _chosen(len(genomes))
         for device, model in self._models.items():
-            model.fit([genomes[at] for at in chosen], [math.log(latencies_s[device][at]) for at in chosen])
+            model.fit(genomes, [math.log(each) for each in latencies_s[device]])
         self._learned_from = len(genomes)
 
     @property
@@ -59,12 +56,3 @@ class LatencyPredictor:
                 # the deviation of a log-normal quantity, for small deviations of its logarithm
                 found[device] = (math.exp(log_s), math.exp(log_s) * log_std)
         return out
-
-
-def _chosen(count: int) -> list[int]:
-    """Whom to learn from: the last ones, which are most like those to come, and as many from all over the others."""
-    if count <= EXAMPLES_MAX:
-        return list(range(count))
-    half = EXAMPLES_MAX // 2
-    earlier = count - half
-    return [*(at * earlier // half for at in range(half)), *range(earlier, count)]

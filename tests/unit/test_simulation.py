@@ -17,7 +17,6 @@ from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.coordination.ledger import Ledger
 from mpinas.coordination.lifecycle import State
-from mpinas.coordination.predictor import EXAMPLES_MAX, _chosen
 from mpinas.errors import UserError
 from mpinas.history.journal import Journal
 from mpinas.history.run_folder import RunFolder
@@ -406,14 +405,3 @@ def test_what_makes_no_sense_is_one_line(arguments, says):
     assert isinstance(result.exception, UserError)
     assert says in str(result.exception)
     assert "\n" not in str(result.exception)
-
-
-def test_the_predictor_learns_from_some_of_many_and_from_all_of_few():
-    assert _chosen(3) == [0, 1, 2]
-    assert _chosen(EXAMPLES_MAX) == list(range(EXAMPLES_MAX))
-    chosen = _chosen(100_000)
-    half = EXAMPLES_MAX // 2
-    assert len(set(chosen)) == EXAMPLES_MAX
-    assert chosen[half:] == list(range(100_000 - half, 100_000))
-    assert chosen[0] == 0
-    assert max(b - a for a, b in pairwise(chosen)) < 1.01 * 100_000 / half
