@@ -61,10 +61,13 @@ class Agenda:
         """READY candidates that were never trained."""
         return sum(not self.ledger.candidates[id_].begun for id_ in self.ledger.standing[State.READY])
 
+    def _going_on(self) -> int:
+        """READY candidates that were trained before."""
+        return self.ledger.count(State.READY) - self._fresh()
+
     def to_begin(self) -> int:
         """How many evaluations are still to be begun, of new candidates and of those that go on."""
-        fresh = self._fresh()
-        going_on = self.ledger.count(State.READY) - fresh
+        going_on = self._going_on()
         if self.ledger.enough is not None:
             return going_on
         begun = self.ledger.count(State.EVALUATED, State.TRAINING) + going_on
@@ -80,9 +83,9 @@ class Agenda:
         """How many more candidates to propose now."""
         groups = max(1, self.ledger.trainers_expected // self.plan.group_size)
         waiting = len(self.ledger.idle) // self.plan.group_size
-        ahead = max(self.plan.ahead_min, min(groups, 4 + groups // 8), waiting) - self._open()
-        going_on = self.ledger.count(State.READY) - self._fresh()
-        under_way = self.ledger.count(State.EVALUATED, State.TRAINING) + going_on + self._open()
+        open_ = self._open()
+        ahead = max(self.plan.ahead_min, min(groups, 4 + groups // 8), waiting) - open_
+        under_way = self.ledger.count(State.EVALUATED, State.TRAINING) + self._going_on() + open_
         return min(ahead, self.plan.evaluations - under_way, self._can_propose())
 
     def searched(self) -> bool:
@@ -224,7 +227,7 @@ class Agenda:
 
         It takes time. That there is nobody is remembered as long as nothing has changed.
         """
-        if self.ledger.enough is not None or self.nobody_to_promote():
+        if self.nobody_to_promote():
             return None
         found = self._best_of_a_rung()
         if found is None and self.to_begin() == 0:
@@ -306,7 +309,7 @@ class Agenda:
         """Why the run is over, in words."""
         evaluated = len(self.ledger.evaluated)
         done = f"{evaluated} of {self.plan.evaluations} candidates evaluated"
-        if never := len({*self.ledger.hoped} - {*self.ledger.front}):
+        if never := len(self.ledger.left_out):
             done += f"; {never} left out of the front because no device measured them"
         verdicts = [self.ledger.candidates[id_].verdicts.values() for id_ in self.ledger.finalists()]
         if unasked := sum(any(verdict.accepted is None for verdict in each) for each in verdicts):

@@ -194,10 +194,8 @@ class Coordinator:
                 self._began = time
             case ev.Exported(candidate) | ev.ExportFailed(candidate):
                 self.pipeline.exported(candidate)
-            case ev.Measured(candidate, device=device, repetition=repetition):
-                self.pipeline.answered((candidate, device, repetition))
-            case ev.MeasurementFailed(candidate, device=device, repetition=repetition):
-                self.pipeline.answered((candidate, device, repetition))
+            case ev.Measured() | ev.MeasurementFailed():
+                self.pipeline.answered((event.candidate, event.device, event.repetition))
             case ev.DeviceLost(device=device):
                 self._lost_since[device] = time
             case ev.DeviceBack(device=device):
@@ -342,7 +340,7 @@ class Coordinator:
 
     def _promote(self, time: float, commands: list[Command]) -> None:
         """Let one candidate go on to its next budget, if one should."""
-        if self.ledger.terms.last_rung == 0 or not self.ledger.idle:
+        if not self.ledger.idle:
             return
         candidate = self.agenda.to_promote()
         if candidate is not None:

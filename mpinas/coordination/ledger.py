@@ -445,6 +445,11 @@ class Ledger:
         """The front as it would be if all predicted latencies were right."""
         return list(self.fronts.hoped.members)
 
+    @property
+    def left_out(self) -> list[int]:
+        """Who is hoped for and not on the front, because no device has measured it; by id."""
+        return sorted({*self.fronts.hoped.members} - {*self.fronts.measured.members})
+
     def count(self, *states: State) -> int:
         """How many candidates stand in one of `states`."""
         return sum(len(self.standing[state]) for state in states)

@@ -43,7 +43,7 @@ def as_dict(ledger: Ledger, folder: RunFolder) -> dict[str, Any]:
         "counts": {state.value: len(ids) for state, ids in ledger.standing.items()},
         "candidates": [_candidate(it, ledger, folder) for it in ledger.candidates.values()],
         "front": sorted(ledger.front),
-        "predicted_front": sorted({*ledger.hoped} - {*ledger.front}),
+        "predicted_front": ledger.left_out,
         "baseline": BASELINE if BASELINE in ledger.candidates else None,
         "trainer_utilisation": ledger.occupation.utilisation,
         "hypervolume": _hypervolume(ledger),
@@ -137,7 +137,7 @@ def notes(ledger: Ledger) -> list[str]:
     """What must be known to read the results: latencies in doubt, files missing, models that devices do not accept."""
     told = [
         f"candidate {id_} is not on the front: its latency is {PREDICTED}, no device has measured it"
-        for id_ in sorted({*ledger.hoped} - {*ledger.front})
+        for id_ in ledger.left_out
     ]
     for id_ in sorted(ledger.finalists()):
         it = ledger.candidates[id_]
