@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from virtual_time import World, error_of, latency_of
+from virtual_time import World, deserted, error_of, latency_of
 
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
@@ -89,11 +89,7 @@ def test_predictions_are_near_and_say_how_sure_they_are():
 
 
 def test_nobody_is_on_the_front_by_a_prediction_when_the_device_never_comes_back():
-    world = World(groups=2, evaluations=30, answer_s=60.0)
-    world.run(until=lambda w: len(w.ledger.standing[State.EVALUATED]) == 15)
-    world.device_up = False
-    world.later(0.0, ev.DeviceLost("gone"))
-    world.run()
+    world = deserted()
     ledger = world.ledger
     assert len(ledger.standing[State.EVALUATED]) == 30
     left_out = {*ledger.hoped} - {*ledger.front}

@@ -7,12 +7,11 @@ import msgspec
 import numpy as np
 import pytest
 from rich.console import Console
-from virtual_time import World, latency_of
+from virtual_time import World, deserted, latency_of
 
 from mpinas.config import Experiment
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
-from mpinas.coordination.lifecycle import State
 from mpinas.errors import UserError
 from mpinas.history.journal import Journal
 from mpinas.history.run_folder import RunFolder
@@ -171,11 +170,7 @@ def test_without_a_terminal_lines_go_to_the_output_and_no_file_is_made(world, tm
 
 
 def test_what_is_predicted_is_said_wherever_a_latency_is_shown(tmp_path):
-    world = World(groups=2, evaluations=30, answer_s=60.0)
-    world.run(until=lambda w: len(w.ledger.standing[State.EVALUATED]) == 15)
-    world.device_up = False
-    world.later(0.0, ev.DeviceLost("gone"))
-    world.run()
+    world = deserted()
     ledger = world.ledger
     out = sorted({*ledger.hoped} - {*ledger.front})
     assert out

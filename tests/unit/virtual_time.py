@@ -146,3 +146,12 @@ class World(world.World):
         seconds = whole_s * share / speed_up(self.machine.serial_share, len(order.members))
         error = self.error(order, order.epochs)
         return seconds, msg.Evaluated(group, order.candidate, order.attempt, {"error": error}, seconds)
+
+
+def deserted():
+    """A whole job whose device goes away in the middle of it and never comes back."""
+    world = World(groups=2, evaluations=30, answer_s=60.0)
+    world.run(until=lambda w: len(w.ledger.standing[State.EVALUATED]) == 15)
+    world.device_up = False
+    world.later(0.0, ev.DeviceLost("gone"))
+    return world.run()
