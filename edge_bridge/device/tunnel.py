@@ -30,6 +30,7 @@ from edge_bridge.device.ssh import (
 )
 from edge_bridge.errors import TunnelError
 from edge_bridge.wire.keys import Connection
+from edge_bridge.wire.ports import free_port
 
 log = logging.getLogger("tunnel")
 
@@ -75,7 +76,7 @@ class Tunnel:
     def __init__(self, login: str, connection: Connection, given: Sequence[str] = ()) -> None:
         split_endpoint(connection.device_endpoint)
         self._login, self._connection, self._given = login, connection, tuple(given)
-        self._port = _free_port()
+        self._port = free_port()
         self._rng = random.Random()
         self._thread = threading.Thread(target=self._watch, name="tunnel", daemon=True)
         self._wake_end, self._waker = socket.socketpair()
@@ -137,7 +138,7 @@ class Tunnel:
             failures = 0 if was_up and time.monotonic() - begun_s > GOOD_S else failures + 1
             if not self._been_up:
                 if verdict.trouble is Trouble.PORT_TAKEN and failures <= 5:
-                    self._port = _free_port()
+                    self._port = free_port()
                     continue
                 if verdict.trouble is Trouble.REFUSED and not self._settled.is_set():
                     self._refusal = verdict.line
@@ -226,10 +227,3 @@ class Tunnel:
         with selectors.DefaultSelector() as selector:
             selector.register(self._wake_end, selectors.EVENT_READ)
             return bool(selector.select(seconds))
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -34,6 +34,7 @@ from edge_bridge.relay.events import (
 from edge_bridge.relay.records import Limits
 from edge_bridge.wire.allow_list import AllowList
 from edge_bridge.wire.keys import Connection, KeyPair, write_connection
+from edge_bridge.wire.ports import lasting_ports
 from edge_bridge.wire.protocol import (
     DEVICE_TO_RELAY,
     JOB_TO_RELAY,
@@ -159,8 +160,14 @@ class RelayService:
             log.warning("a line of the allow-list has role relay, which lets nobody in: jobs and devices have others")
 
     def _bind(self, socket: Socket, endpoint: str) -> str:
+        address, _, port = endpoint.rpartition(":")
+        lasting = lasting_ports()
         try:
-            socket.bind(endpoint)
+            if port == "0" and lasting:
+                # It takes the same port when it is started again, which must be free then.
+                socket.bind_to_random_port(address, lasting.start, lasting.stop, max_tries=len(lasting))
+            else:
+                socket.bind(endpoint)
         except zmq.ZMQError as error:
             if error.errno == zmq.EADDRINUSE:
                 why = "is a relay already running there? end it, or choose another port"

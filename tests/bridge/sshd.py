@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from edge_bridge.wire.ports import free_port
+
 PROGRAM = shutil.which("sshd") or shutil.which("sshd", path="/usr/sbin:/usr/local/sbin")
 LIMIT_S = 20.0
 #: For tests that need the real thing.
@@ -34,7 +36,7 @@ class Sshd:
             command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
             subprocess.run(command, check=True, timeout=LIMIT_S)
         shutil.copy(folder / "mine.pub", folder / "authorized_keys")
-        self.port = _free_port()
+        self.port = free_port()
         (folder / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {(folder / 'host.pub').read_text()}")
         (folder / "config").write_text(
             f"ListenAddress 127.0.0.1:{self.port}\nHostKey {folder}/host\nAuthorizedKeysFile {folder}/authorized_keys\n"
@@ -75,10 +77,3 @@ class Sshd:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             self.process.wait(LIMIT_S)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
