@@ -100,7 +100,7 @@ def predict(model: Path, recording: Path, output: Path) -> None:
 @click.option("--ranks", type=int, default=4096, show_default=True, help="MPI ranks; rank 0 coordinates.")
 @click.option("--ranks-per-node", type=int, default=4, show_default=True, help="For the node-hours.")
 @click.option("--devices", type=int, default=1, show_default=True, help="Devices of each profile.")
-@click.option("--exporters", type=int, default=1, show_default=True, help="Processes that write ONNX files.")
+@click.option("--exporters", type=int, help="Processes that write ONNX files.  [default: the experiment's, else 4]")
 @click.option("--train-seconds", type=float, help="Mean of a full training by one trainer.  [default: 300]")
 @click.option("--train-spread", type=float, default=0.3, show_default=True, help="0: all alike; 0.5: factors of 1.65.")
 @click.option("--measure-seconds", type=float, help="One candidate on one device.  [default: 2]")

@@ -83,6 +83,10 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     threads: Annotated[int, Meta(ge=0)] = 0
 
 
+#: Of exporters where nobody says how many: each takes 400 MB of memory.
+EXPORTERS_MAX = 4
+
+
 class Edge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """[edge] Where latencies come from."""
 
@@ -110,6 +114,8 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     answer_seconds: Annotated[float, Meta(ge=0)] = 600.0
     #: Trainers wait so long for a slow device; then a candidate goes by predicted latencies until it is measured.
     patience_seconds: Annotated[float, Meta(ge=0)] = 5.0
+    #: Processes beside the coordinator that write models for the device; 0: one for each of its cores, 4 at most.
+    exporters: Annotated[int, Meta(ge=0, le=256)] = 0
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -355,4 +361,5 @@ batch_size = 32              # of the whole group
 # quality_tolerance = 0.02   # share by which a trained model's error on the device may differ from the network's
 # answer_seconds = 600.0     # at the end, wait so long for a device that is away
 # patience_seconds = 5.0     # trainers wait so long for a slow device; then latencies are predicted until measured
+# exporters = 0              # processes that write models for the device; 0: one for each core of rank 0, 4 at most
 """

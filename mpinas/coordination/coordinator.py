@@ -49,7 +49,7 @@ class Coordinator:
         self.baseline = baseline
         curves = Curves()
         self.agenda = Agenda(plan, ledger, curves)
-        self.pipeline = Pipeline()
+        self.pipeline = Pipeline(plan.exporters)
         self.forecast = Forecast(self.agenda, self.pipeline, search.space)
         self._teaching = Teaching(search, ledger, curves)
         #: Genomes to start with that have not been proposed.

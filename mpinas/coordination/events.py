@@ -47,11 +47,12 @@ class Proposed:
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """The untrained candidate was written as an artifact (ONNX)."""
+    """The untrained candidate was written as an artifact (ONNX), which took so long."""
 
     candidate: int
     size_bytes: int
     parameters: int
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,8 @@ Ask = tuple[int, str, int]
 #: What goes first is smallest; None: not wanted any more.
 Urgency = Callable[[int], tuple[float, ...] | None]
 
-#: Exports under way: the exporter works at one, the next ones wait ready for it.
-EXPORTS_MAX = 8
+#: Exports under way for each exporter: it works at one, the next one waits ready for it.
+EXPORTS_EACH = 2
 #: Measurements under way on one profile, which may have several devices, behind a slow network.
 MEASUREMENTS_MAX = 32
 
@@ -85,7 +85,8 @@ class Line(Generic[T]):
 class Pipeline:
     """Queues of one job: nothing of it outlives the job, which takes up what is open from the ledger."""
 
-    def __init__(self) -> None:
+    def __init__(self, exporters: int) -> None:
+        self._exports_max = EXPORTS_EACH * exporters
         self._to_export: Line[int] = Line(lambda candidate: candidate)
         self._exporting: set[int] = set()
         self._to_measure: dict[str, Line[Ask]] = {}
@@ -131,7 +132,7 @@ class Pipeline:
     def exports_due(self, urgency: Urgency) -> list[int]:
         """Candidates to export now."""
         found = []
-        while self._to_export and len(self._exporting) < EXPORTS_MAX:
+        while self._to_export and len(self._exporting) < self._exports_max:
             if (candidate := self._to_export.take(urgency)) is None:
                 break
             self._exporting.add(candidate)

@@ -31,6 +31,8 @@ class Plan:
         How long a job that has searched and trained all it should waits for a device that is not there.
     starved_s
         How long trainers wait for a slow device before a candidate goes by predicted latencies.
+    exporters
+        How many candidates are written for the devices at once.
     start
         Genomes to begin with, after the baseline.
     repeats
@@ -53,6 +55,7 @@ class Plan:
     ahead_min: int = 2
     answer_s: float = 600.0
     starved_s: float = 5.0
+    exporters: int = 4
     start: tuple[Genome, ...] = ()
     repeats: int = 1
     finalists: int = 0

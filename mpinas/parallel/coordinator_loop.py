@@ -25,7 +25,7 @@ from mpinas.history.run_folder import RunFolder
 from mpinas.history.shard import read_shard
 from mpinas.parallel.channel import Backoff, Channel
 from mpinas.search import Genome
-from mpinas.training.exporter import Exporter, Reply, Request
+from mpinas.training.exporter import Exporters, Reply, Request
 
 #: After so many events what they have left is kept from the garbage collector. A long search has millions of small
 #: objects that live to its end; a full collection would look through them all, and stop rank 0 for a second.
@@ -74,14 +74,14 @@ class Shell:
         self,
         channel: Channel,
         device: EdgeClient,
-        exporter: Exporter,
+        exporters: Exporters,
         folder: RunFolder,
         journal: Journal,
         network: tuple[tuple[int, int, int], int],
     ) -> None:
         self._channel = channel
         self._device = device
-        self._exporter = exporter
+        self._exporters = exporters
         self._folder = folder
         self._journal = journal
         #: Input shape and number of outputs of every candidate.
@@ -97,7 +97,7 @@ class Shell:
             case co.Record(event):
                 self._journal.append(now, event)
             case co.Export(candidate, genome):
-                self._exporter.submit(self._request(candidate, genome))
+                self._exporters.submit(self._request(candidate, genome))
             case co.Measure():
                 self._measure(command)
             case co.Release(candidate):
@@ -121,7 +121,7 @@ class Shell:
             self._device.measure(command.candidate, file.read_bytes(), command.device, command.repetition)
             return
         if command.candidate not in self._again:
-            self._exporter.submit(self._request(command.candidate, command.genome))
+            self._exporters.submit(self._request(command.candidate, command.genome))
         self._again.setdefault(command.candidate, []).append(command)
 
     def _judge(self, candidate: int, device: str) -> None:
@@ -139,7 +139,7 @@ class Shell:
 
     def collect(self) -> list[ev.Event]:
         """What has happened since the last call; does not wait."""
-        exported = [event for reply in self._exporter.poll() for event in self._exported(reply)]
+        exported = [event for reply in self._exporters.poll() for event in self._exported(reply)]
         failed, self._failed = self._failed, []
         return [*self._channel.receive(), *exported, *self._device.poll(), *failed]
 
@@ -159,7 +159,8 @@ class Shell:
     def wait(self, seconds: float) -> None:
         """Sleep until a socket or pipe has something, or so long."""
         poller = zmq.Poller()
-        poller.register(self._exporter.fileno(), zmq.POLLIN)
+        for descriptor in self._exporters.descriptors():
+            poller.register(descriptor, zmq.POLLIN)
         for socket in self._device.sockets:
             poller.register(socket, zmq.POLLIN)
         poller.poll(math.ceil(seconds * 1000))
@@ -230,4 +231,4 @@ def _or_never(due: float | None) -> float:
 def _from_reply(reply: Reply) -> ev.Event:
     if reply.error:
         return ev.ExportFailed(reply.candidate, reply.error)
-    return ev.Exported(reply.candidate, reply.size_bytes, reply.parameters)
+    return ev.Exported(reply.candidate, reply.size_bytes, reply.parameters, reply.seconds)

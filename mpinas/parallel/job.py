@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mpinas
-from mpinas.config import Experiment, check_resumable, read_experiment, write_experiment
+from mpinas.config import EXPORTERS_MAX, Experiment, check_resumable, read_experiment, write_experiment
 from mpinas.coordination import events as ev
 from mpinas.coordination.coordinator import Coordinator
 from mpinas.coordination.ledger import ENDED, Ledger
@@ -94,7 +94,7 @@ def _run(world: Any, arguments: Arguments) -> None:
     control = world.Dup()
     with ExitStack() as stack:
         desk: list[Desk] = []
-        # before the data are read: exporter and device take seconds to start, too
+        # before the data are read: exporters and device take seconds to start, too
         mpi.on_rank_0(world, lambda: desk.append(stack.enter_context(Desk(path, experiment, arguments.resume, task))))
         means = mpi.on_all_ranks(world, lambda: _means(task, experiment, position, largest) if trains else None)
         if rank == 0:
@@ -166,7 +166,7 @@ def _trainer(means: Means, experiment: Experiment) -> Trainer:
 
 
 class Desk:
-    """All that rank 0 holds open while the job runs: folder, journal, device, exporter. A context manager."""
+    """All that rank 0 holds open while the job runs: folder, journal, device, exporters. A context manager."""
 
     def __init__(self, path: Path, experiment: Experiment, resume: bool, task: Task) -> None:
         self.experiment = experiment
@@ -179,7 +179,7 @@ class Desk:
     def __enter__(self) -> Desk:
         """Raises UserError, and then leaves no new folder behind."""
         from mpinas.edge.local import child_environment
-        from mpinas.training.exporter import Exporter
+        from mpinas.training.exporter import Exporters
 
         self.simulated = self.task.simulated
         self.folder = RunFolder.existing(self._path) if self._resume else RunFolder.create(self._path, self.experiment)
@@ -187,11 +187,11 @@ class Desk:
             self.journal = self._stack.enter_context(closing(Journal(self.folder.journal_file)))
             if self._resume:
                 self.folder.prepare()
-            self._stack.callback(self.folder.clear_exports)  # once the exporter is gone
+            self._stack.callback(self.folder.clear_exports)  # once the exporters are gone
             self.device = self._stack.enter_context(closing(self._open_edge()))
-            self.exporter = self._stack.enter_context(
-                closing(Exporter(self.folder.logs / "exporter.log", child_environment(os.environ)))
-            )
+            count = self.experiment.edge.exporters or min(EXPORTERS_MAX, len(os.sched_getaffinity(0)))
+            log = self.folder.logs / "exporter.log"
+            self.exporters = self._stack.enter_context(closing(Exporters(count, log, child_environment(os.environ))))
             if self._resume:
                 write_experiment(self.experiment, self.folder.experiment_file)
         except BaseException:
@@ -250,7 +250,7 @@ class Desk:
             channel: Any = MpiChannel(control)
         else:
             channel = self._serial_channel(means, lambda: stop.caught is not None)
-        shell = Shell(channel, self.device, self.exporter, self.folder, self.journal,
+        shell = Shell(channel, self.device, self.exporters, self.folder, self.journal,
                       (self.task.input_shape, self.task.outputs))  # fmt: skip
         begun = ev.Begun(mpinas.__version__, len(trainers), self.task.name, self.simulated)
         with closing(open_display(sys.stdout, search.evaluations, self.folder.logs / "search.log")) as display:

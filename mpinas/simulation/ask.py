@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpinas.config import Experiment
+from mpinas.config import EXPORTERS_MAX, Experiment
 from mpinas.errors import UserError
 from mpinas.history import journal
 from mpinas.history.run_folder import RunFolder, terms_of
@@ -29,7 +29,7 @@ class Question:
 
     ranks: int
     devices: int = 1
-    exporters: int = 1
+    exporters: int = EXPORTERS_MAX
     train_s: float | None = None
     train_spread: float = 0.3
     export_s: float | None = None
@@ -126,7 +126,7 @@ def question(experiment: Experiment, past: Path | None, outages: tuple[str, ...]
     found = Question(
         ranks=numbers["ranks"],
         devices=numbers["devices"],
-        exporters=numbers["exporters"],
+        exporters=numbers["exporters"] or experiment.edge.exporters or EXPORTERS_MAX,
         train_s=numbers["train_seconds"],
         train_spread=numbers["train_spread"],
         export_s=numbers["export_seconds"],
@@ -152,8 +152,8 @@ def notes(experiment: Experiment, asked: Question) -> tuple[str, ...]:
     said = []
     if experiment.search.limits and asked.rejected_share is None and asked.seen is None:
         said.append("the limits of the experiment reject nobody here; say --rejected SHARE, or --from RUN")
-    if asked.exporters > 1:
-        said.append(f"a job of this version has one exporter; {asked.exporters} are what it would take")
+    if asked.exporters != (configured := experiment.edge.exporters or EXPORTERS_MAX):
+        said.append(f"the experiment has {configured} exporters: write edge.exporters = {asked.exporters} into it")
     return tuple(said)
 
 

@@ -1,7 +1,7 @@
 """How long things took in a real run, read from its journal: what the next one is planned with.
 
-The exporter and a device serve one after the other, so what one answer took is the time since the answer before, or
-since it was asked for where nothing waited. Must not know files.
+A device serves one after the other, so what one answer took is the time since the answer before, or since it was asked
+for where nothing waited. Must not know files.
 """
 
 from __future__ import annotations
@@ -82,11 +82,9 @@ class _Reader:
         self._serial_share = serial_share
         self._orders: dict[int, tuple[float, ev.Ordered]] = {}
         self._epochs_done: dict[int, int] = {}
-        #: When each candidate was ready for the exporter, and for the devices.
-        self._proposed: dict[int, float] = {}
+        #: When each candidate was ready for the devices.
         self._exported: dict[int, float] = {}
-        #: When the exporter and each device last became free.
-        self._exporter_free = 0.0
+        #: When each device last became free.
         self._device_free: dict[str, float] = {}
 
     def take(self, time: float, event: ev.Event) -> None:
@@ -94,13 +92,10 @@ class _Reader:
             case ev.Begun():
                 self._orders.clear()
                 self._device_free.clear()
-                self._exporter_free = time
-                self._proposed = dict.fromkeys(self._proposed, time)
-            case ev.Proposed(candidate):
-                self._proposed[candidate] = time
-            case ev.Exported(candidate):
-                self.seen.export_s.append(time - max(self._exporter_free, self._proposed.get(candidate, time)))
-                self._exporter_free = self._exported[candidate] = time
+            case ev.Exported(candidate, seconds=seconds):
+                self._exported[candidate] = time
+                if seconds > 0:
+                    self.seen.export_s.append(seconds)
             case ev.Measured(candidate, device=device, repetition=repetition):
                 name = f"{device}/{event.measurement.get('device', '')}"
                 since = max(self._device_free.get(name, 0.0), self._exported.get(candidate, 0.0))

@@ -48,7 +48,7 @@ def simulate(
         A number of the question makes no sense.
     """
     # What candidates are worth is made up here, so that targets on it mean nothing.
-    plan = replace(plan_of(experiment), target={})
+    plan = replace(plan_of(experiment), target={}, exporters=question.exporters)
     machine = machine_for(question, experiment.training.epochs)
     landscape = Landscape(space, question.seed)
     rejected = question.rejected_share

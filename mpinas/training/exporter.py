@@ -1,6 +1,6 @@
-"""Exports candidates in a process of its own, so that the coordinator's loop never waits for torch's exporter.
+"""Exports candidates in processes of their own, so that the coordinator's loop never waits for torch's exporter.
 
-Both ends are here: `Exporter` in the job, `serve` in the child. One JSON line a request on the child's standard
+Both ends are here: `Exporters` in the job, `serve` in each child. One JSON line a request on the child's standard
 input, one a reply on its standard output; the child ends when its input does, so it never outlives the job.
 """
 
@@ -36,6 +36,7 @@ class Reply(msgspec.Struct, frozen=True):
     candidate: int
     size_bytes: int = 0
     parameters: int = 0
+    seconds: float = 0.0
     error: str = ""
 
 
@@ -45,8 +46,38 @@ EXPORT_LIMIT_S = 300.0
 FRUITLESS_MAX = 3
 
 
-class Exporter:
-    """The job's end. Never blocks: `submit` queues, `poll` returns what is done.
+class Exporters:
+    """The job's end of several children. Never blocks: `submit` queues, `poll` returns what is done."""
+
+    def __init__(self, count: int, log: Path, environment: Mapping[str, str]) -> None:
+        self._each = [_Exporter(log, environment) for _ in range(count)]
+
+    def descriptors(self) -> list[int]:
+        """One of them is readable when `poll` has something; others after a child has died."""
+        return [exporter.fileno() for exporter in self._each]
+
+    def submit(self, request: Request) -> None:
+        """Queue a request where the fewest wait."""
+        min(self._each, key=lambda exporter: exporter.waiting).submit(request)
+
+    def poll(self) -> list[Reply]:
+        """Replies that have arrived.
+
+        Raises
+        ------
+        UserError
+            A child gets nothing done, and neither do those that took its place: it is not the candidates' fault.
+        """
+        return [reply for exporter in self._each for reply in exporter.poll()]
+
+    def close(self) -> None:
+        """End the children; at once if they are busy."""
+        for exporter in self._each:
+            exporter.close()
+
+
+class _Exporter:
+    """The job's end of one child.
 
     A candidate that kills the child, or takes longer than `EXPORT_LIMIT_S`, gets an error; the others go on in a new
     child.
@@ -82,11 +113,14 @@ class Exporter:
         self._head_since = time.monotonic()
 
     def fileno(self) -> int:
-        """Readable when `poll` has something; another one after a child has died."""
         return self._replies
 
+    @property
+    def waiting(self) -> int:
+        """Requests without a reply."""
+        return len(self._open)
+
     def submit(self, request: Request) -> None:
-        """Queue a request."""
         if not self._open:
             self._head_since = time.monotonic()
         self._open[request.candidate] = request
@@ -94,13 +128,6 @@ class Exporter:
         self._send()
 
     def poll(self) -> list[Reply]:
-        """Replies that have arrived.
-
-        Raises
-        ------
-        UserError
-            No child gets anything done: it is not the candidates' fault.
-        """
         self._send()
         try:
             data = os.read(self._replies, 1 << 16)
@@ -138,7 +165,6 @@ class Exporter:
         return [Reply(candidate, error=f"{why}; its log is {self._log}") for candidate in failed]
 
     def close(self) -> None:
-        """End the child; at once if it is busy."""
         self._child.kill()
         self._child.wait()
         for pipe in (self._child.stdin, self._child.stdout):
@@ -155,16 +181,19 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     import torch
 
     from mpinas.models import build, input_frames
-    from mpinas.training.export import export_onnx
+    from mpinas.training.export import export_onnx, get_ready
 
+    get_ready()
     for line in requests:
+        began_s = time.monotonic()
         request = msgspec.json.decode(line, type=Request)
         torch.manual_seed(request.candidate)
         try:
             model = build(request.genome, request.input_shape, request.outputs)
             shape = (input_frames(request.genome, request.input_shape), *request.input_shape[1:])
             size = export_onnx(model, shape, Path(request.path), {})
-            reply = Reply(request.candidate, size, sum(p.numel() for p in model.parameters()))
+            parameters = sum(p.numel() for p in model.parameters())
+            reply = Reply(request.candidate, size, parameters, time.monotonic() - began_s)
         except Exception as error:  # whatever a network does to the exporter is that candidate's outcome
             reply = Reply(request.candidate, error=f"{type(error).__name__}: {error}".splitlines()[0])
         replies.write(msgspec.json.encode(reply) + b"\n")

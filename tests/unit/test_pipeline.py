@@ -1,6 +1,6 @@
 """What goes to exporter and devices next, by value."""
 
-from mpinas.coordination.pipeline import EXPORTS_MAX, MEASUREMENTS_MAX, Pipeline
+from mpinas.coordination.pipeline import EXPORTS_EACH, MEASUREMENTS_MAX, Pipeline
 
 
 def alike(candidate):
@@ -8,8 +8,8 @@ def alike(candidate):
 
 
 def test_a_few_at_a_time_the_most_urgent_first_the_oldest_of_equals():
-    pipeline = Pipeline()
-    for candidate in range(EXPORTS_MAX + 4):
+    pipeline = Pipeline(exporters=4)
+    for candidate in range(4 * EXPORTS_EACH + 4):
         pipeline.want_export(candidate)
     urgent = {3: (0.0,), 5: None}
     due = pipeline.exports_due(lambda candidate: urgent.get(candidate, (1.0,)))
@@ -23,7 +23,7 @@ def test_a_few_at_a_time_the_most_urgent_first_the_oldest_of_equals():
 
 
 def test_measurements_by_device_once_each():
-    pipeline = Pipeline()
+    pipeline = Pipeline(exporters=4)
     for candidate in range(MEASUREMENTS_MAX + 1):
         pipeline.want((candidate, "a", 0))
         pipeline.want((candidate, "a", 0))
@@ -40,7 +40,7 @@ def test_measurements_by_device_once_each():
 
 
 def test_what_is_dropped_takes_no_place():
-    pipeline = Pipeline()
+    pipeline = Pipeline(exporters=4)
     for candidate in range(MEASUREMENTS_MAX + 2):
         pipeline.want((candidate, "a", 0))
     assert len(pipeline.measurements_due(alike)) == MEASUREMENTS_MAX

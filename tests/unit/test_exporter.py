@@ -1,0 +1,101 @@
+"""Exporters as real child processes: what they answer, and what a dead one costs."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from torch.onnx._internal.exporter import _registration
+
+from mpinas.models import build, input_frames, make_space
+from mpinas.training.deployed import Deployed
+from mpinas.training.export import export_onnx, get_ready
+from mpinas.training.exporter import Exporters, Reply, Request
+
+LIMIT_S = 120.0
+SHAPE, OUTPUTS = (1, 8, 8), 10
+
+
+@pytest.fixture
+def exporters(tmp_path: Path) -> Iterator[Exporters]:
+    made = Exporters(2, tmp_path / "exporter.log", os.environ)
+    yield made
+    made.close()
+
+
+def request(folder: Path, candidate: int) -> Request:
+    genome = make_space("cnn3d", SHAPE, {}).sample(np.random.default_rng(candidate))
+    return Request(candidate, genome, SHAPE, OUTPUTS, str(folder / f"{candidate}.onnx"))
+
+
+def wait_for(exporters: Exporters, count: int) -> dict[int, Reply]:
+    found: dict[int, Reply] = {}
+    end_s = time.monotonic() + LIMIT_S
+    while len(found) < count:
+        assert time.monotonic() < end_s, f"not in time; came: {found}"
+        with selectors.DefaultSelector() as selector:
+            for descriptor in exporters.descriptors():
+                selector.register(descriptor, selectors.EVENT_READ)
+            selector.select(1.0)
+        found |= {reply.candidate: reply for reply in exporters.poll()}
+    return found
+
+
+def children() -> list[int]:
+    """Process ids of this process' exporters, the oldest first."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            command = (entry / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if parent == os.getpid() and b"mpinas.training.exporter" in command:
+            found.append(int(entry.name))
+    return sorted(found)
+
+
+def test_every_request_is_answered_by_a_file_that_runs(exporters: Exporters, tmp_path: Path):
+    for candidate in range(3):
+        exporters.submit(request(tmp_path, candidate))
+    replies = wait_for(exporters, 3)
+    for candidate in range(3):
+        path = tmp_path / f"{candidate}.onnx"
+        deployed = Deployed(path)
+        assert deployed.run(np.zeros((2, *deployed.input_shape), np.uint8)).shape == (2, OUTPUTS)
+        reply = replies[candidate]
+        assert (reply.error, reply.size_bytes) == ("", path.stat().st_size)
+        assert reply.parameters > 0
+        assert 0 < reply.seconds < LIMIT_S
+    assert len(children()) == 2
+
+
+def test_a_killed_exporter_costs_the_candidate_it_worked_at(exporters: Exporters, tmp_path: Path):
+    for candidate in range(4):  # 0 and 2 wait for the first, 1 and 3 for the second
+        exporters.submit(request(tmp_path, candidate))
+    os.kill(children()[0], signal.SIGKILL)
+    replies = wait_for(exporters, 4)
+    assert "the exporter was killed" in replies[0].error
+    assert [replies[candidate].error for candidate in (1, 2, 3)] == ["", "", ""]
+    assert len(children()) == 2
+
+
+def test_what_cannot_be_exported_is_told(exporters: Exporters, tmp_path: Path):
+    exporters.submit(Request(7, {"no": "gene"}, SHAPE, OUTPUTS, str(tmp_path / "7.onnx")))
+    assert wait_for(exporters, 1)[7].error.startswith("KeyError")
+
+
+def test_a_process_that_got_ready_writes_the_same_files(tmp_path: Path):
+    network = build(request(tmp_path, 0).genome, SHAPE, OUTPUTS)
+    shape = (input_frames(request(tmp_path, 0).genome, SHAPE), *SHAPE[1:])
+    export_onnx(network, shape, tmp_path / "before.onnx", {})
+    get_ready()
+    export_onnx(network, shape, tmp_path / "after.onnx", {})
+    assert (tmp_path / "before.onnx").read_bytes() == (tmp_path / "after.onnx").read_bytes()
+    assert _registration.onnxscript_apis.get_torchlib_ops.cache_info().hits > 0, "operators are parsed once"
