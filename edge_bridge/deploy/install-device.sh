@@ -134,9 +134,9 @@ if [ -n "$SYSTEMD" ]; then
   [ -n "$SYSTEM" ] || say "for a start without your login, once: loginctl enable-linger"
 fi
 
+if [ -n "$DRY" ]; then say "a dry run: nothing was done"; exit 0; fi
 say "installed. To do, if not done:"
-if [ -n "$DRY" ]; then say "  (a dry run: nothing was done)"
-else say "  add this line to the relay's allow-list:"; cat "$CONF/device.pub"; fi
+say "  add this line to the relay's allow-list:"; cat "$CONF/device.pub"
 [ "$TOLD" != "$CONF/BRIDGE.json" ] || [ -e "$TOLD" ] || say "  copy the relay's BRIDGE.json to $TOLD"
 if [ -n "$SYSTEMD" ]; then say "  look: ${CTL[*]} status edge-bridge-device; journalctl $([ -n "$SYSTEM" ] || echo "--user ")-u edge-bridge-device"
 else say "  start: $VENV/bin/edge-bridge device $TOLD --key $CONF/device.key --state $STATE $(echo "$WANTED" | sed -n 's/^OPTIONS=//p')"; fi

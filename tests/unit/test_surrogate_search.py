@@ -109,15 +109,16 @@ def test_a_constraint_that_nothing_meets_yet_is_modelled_with_its_zero():
 
 
 def test_sixteen_under_way_are_spread_along_the_front():
-    for seed in range(2):
+    places = 0
+    for seed in range(3):
         search = make_search("surrogate", SPACE, 2, seed)
-        for _ in range(30):
+        for _ in range(20):
             genome = search.ask()
             search.tell(genome, two_valleys(genome))
         batch = [search.ask() for _ in range(16)]
         assert len({genome_key(genome) for genome in batch}) == 16
-        assert len({genome["x0"] for genome in batch}) >= 4  # without fancies two or three places of 8
-        assert len({two_valleys(genome) for genome in batch}) >= 6
+        places += len({genome["x0"] for genome in batch})
+    assert places >= 18, "of 24; 14 where nothing is fancied of those under way"
 
 
 def test_a_space_without_a_feasible_genome_is_searched_on():
