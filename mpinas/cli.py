@@ -145,7 +145,9 @@ def plan_a_search(
     task = make_task(settings.task, settings.search.seed)
     space = make_space(settings.search.space, task.input_shape, settings.search.genes)
     with show.progress(sys.stderr, settings.search.evaluations) as tell:
-        figures = planner.simulate(settings, space, baseline_genome(task.baseline), question, time.perf_counter, tell)
+        figures = planner.simulate(
+            settings, space, baseline_genome(task.baseline, settings.search.space), question, time.perf_counter, tell
+        )
     if as_json:
         json.dump(figures.as_dict(), sys.stdout, indent=1)
         sys.stdout.write("\n")

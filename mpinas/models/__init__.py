@@ -11,11 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from torch import nn
 
 from mpinas.errors import UserError
-from mpinas.models import baselines, cnn3d
+from mpinas.models import baselines, cnn3d, swin3d
 from mpinas.search import Genome, SearchSpace, Value
 
 Shape = tuple[int, int, int]
-SPACES: dict[str, Callable[[Shape], SearchSpace]] = {"cnn3d": cnn3d.space}
+SPACES: dict[str, Callable[[Shape], SearchSpace]] = {
+    "cnn3d": cnn3d.space,
+    "swin3d": swin3d.space,
+    "swin3d-free": swin3d.space_free,
+}
+#: Space -> the human-designed baseline that it was made around, where it is not the task's own.
+_AROUND = {"swin3d": "lpbf-swin"}
 
 
 def make_space(name: str, input_shape: Shape, genes: Mapping[str, Sequence[Value]] | None = None) -> SearchSpace:
@@ -34,9 +40,12 @@ def make_space(name: str, input_shape: Shape, genes: Mapping[str, Sequence[Value
         raise UserError(f"search.genes: {error}") from None
 
 
-def baseline_genome(name: str) -> Genome:
-    """The genome of a human-designed baseline: it stands outside every search space."""
-    return {"baseline": name, **baselines.TRAINING_GENES}
+def baseline_genome(name: str, space: str = "") -> Genome:
+    """The genome of a human-designed baseline: the one that `space` was made around, if there is one, else `name`.
+
+    It stands outside every search space.
+    """
+    return {"baseline": _AROUND.get(space, name), **baselines.TRAINING_GENES}
 
 
 def build(genome: Genome, input_shape: Shape, outputs: int) -> nn.Module:
@@ -46,6 +55,8 @@ def build(genome: Genome, input_shape: Shape, outputs: int) -> nn.Module:
     """
     if "baseline" in genome:
         return baselines.build(str(genome["baseline"]), input_shape, outputs)
+    if "embed" in genome:
+        return swin3d.Network(swin3d.design_of(genome, input_shape), outputs)
     return cnn3d.Network(genome, input_shape, outputs)
 
 

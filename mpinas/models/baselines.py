@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import nn
 
+from mpinas.models import swin3d
 from mpinas.search import Genome
 
 #: What the baselines are trained with; the schedule and the budget are those of every candidate.
@@ -64,5 +67,10 @@ class DigitsCnn(nn.Module):
 
 
 def build(name: str, input_shape: tuple[int, int, int], outputs: int) -> nn.Module:
-    """The baseline of that name: "lpbf-cnn" or "digits-cnn"."""
-    return {"lpbf-cnn": LpbfCnn, "digits-cnn": DigitsCnn}[name](input_shape, outputs)
+    """The baseline of that name: "lpbf-cnn", "lpbf-swin" or "digits-cnn"."""
+    return {"lpbf-cnn": LpbfCnn, "lpbf-swin": lpbf_swin, "digits-cnn": DigitsCnn}[name](input_shape, outputs)
+
+
+def lpbf_swin(input_shape: tuple[int, int, int], outputs: int) -> nn.Module:
+    """The video Swin transformer published with RAISE-LPBF-Laser, for all frames of the window."""
+    return swin3d.Network(replace(swin3d.BASELINE, frames=input_shape[0]), outputs)

@@ -276,7 +276,7 @@ class Desk:
     def _baseline(self) -> Any:
         from mpinas.models import baseline_genome
 
-        return baseline_genome(self.task.baseline)
+        return baseline_genome(self.task.baseline, self.experiment.search.space)
 
 
 def _say(line: str) -> None:

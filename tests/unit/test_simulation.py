@@ -338,6 +338,19 @@ def test_durations_of_a_past_run():
     assert machine.failed_share == 0.5
 
 
+def test_a_training_that_was_paused_is_two_spans_of_one():
+    history = [
+        (0.0, ev.Begun("0", 2, "toy", False)),
+        (0.0, ev.Ordered(0, 1, (1,), "evaluate", 0)),
+        (9.0, msg.Paused(1, 0, 1, 3, 9.0)),  # 3 s an epoch by one
+        (9.0, ev.Ordered(0, 2, (1, 2), "evaluate", 0)),
+        (19.0, msg.Evaluated(1, 0, 2, {"error": 1.0}, 10.0)),  # 2 s an epoch by two: 4 s by one
+    ]
+    seen = seen_in(history, rungs=(8,), serial_share=0.0)
+    assert seen.epoch_s == [3.0, 4.0]
+    assert seen.trained == 1
+
+
 def test_a_run_in_which_nothing_was_trained_teaches_nothing():
     with pytest.raises(UserError, match="no candidate was trained"):
         seen_in(JOURNAL[:9], (8,), 0.0)
