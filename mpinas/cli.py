@@ -95,6 +95,31 @@ def predict(model: Path, recording: Path, output: Path) -> None:
     click.echo(f"{output}: {len(rows)} scan lines")
 
 
+@cli.group()
+def space() -> None:
+    """Search spaces."""
+
+
+@space.command("show")
+@click.argument("name")
+@click.option("--frames", type=click.IntRange(1, 4096), default=16, show_default=True, help="Of a sample.")
+@click.option("--side", type=click.IntRange(4, 4096), default=41, show_default=True, help="Of a frame, in pixels.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def show_space(name: str, frames: int, side: int, as_json: bool) -> None:
+    """Show the genes of the space NAME, its size, and the baseline, for laser speed and power."""
+    from rich.console import Console
+
+    from mpinas.models.facts import described
+    from mpinas.report import space as report
+
+    found = described(name, (frames, side, side), outputs=2, baseline="lpbf-cnn")
+    if as_json:
+        json.dump(found, sys.stdout, indent=1)
+        sys.stdout.write("\n")
+        return
+    report.show(found, Console())
+
+
 @cli.command("simulate")
 @click.argument("experiment", type=PATH)
 @click.option("--ranks", type=int, default=4096, show_default=True, help="MPI ranks; rank 0 coordinates.")

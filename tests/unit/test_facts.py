@@ -1,0 +1,67 @@
+"""Cheap facts of networks, by value and beside the networks themselves."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+from torch.utils.flop_counter import FlopCounterMode
+
+from mpinas.cli import cli
+from mpinas.errors import UserError
+from mpinas.models import SPACES, baseline_genome, build, input_frames, make_space
+from mpinas.models.facts import facts_of
+
+SHAPE, OUTPUTS = (16, 41, 41), 2
+
+
+def test_facts_by_value():
+    """The baseline of digits: 9 x 32, 9 x 32 x 64, then 9 x 64 x 128 on 4 x 4, and two matrices."""
+    facts = facts_of(baseline_genome("digits-cnn"), (1, 8, 8), 10)
+    weights = (9 * 32, 9 * 32 * 64, 9 * 64 * 128, 128 * 16 * 128, 128 * 10)
+    assert facts.parameters == sum(weights) + 32 + 64 + 128 + 128 + 10
+    assert facts.bytes == 4 * facts.parameters
+    assert facts.flops == 2 * sum(weight * places for weight, places in zip(weights, (64, 64, 16, 1, 1), strict=True))
+    assert facts.activation_bytes == 4 * (64 * 64 + 64 * 64), "64 channels of 8 x 8 go into a ReLU and come out"
+
+
+@pytest.mark.parametrize("name", SPACES)
+def test_facts_are_those_of_the_network_as_it_runs(name):
+    choices = {} if name == "cnn3d" else {"depth1": [1], "depth2": [1], "depth3": [1], "patch_height": [4]}
+    genome = make_space(name, SHAPE, choices).sample(np.random.default_rng(1))
+    network = build(genome, SHAPE, OUTPUTS).eval()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros((1, input_frames(genome, SHAPE), *SHAPE[1:]), dtype=torch.uint8))
+    facts = facts_of(genome, SHAPE, OUTPUTS)
+    assert facts.flops == pytest.approx(counter.get_total_flops(), rel=0.01)
+    assert facts.parameters == sum(each.numel() for each in network.parameters())
+    assert facts.bytes == sum(each.nbytes for each in (*network.parameters(), *network.buffers()))
+
+
+def show(*arguments: str):
+    return CliRunner().invoke(cli, ["space", "show", *arguments], standalone_mode=False)
+
+
+def test_a_space_as_json():
+    found = json.loads(show("swin3d", "--json").stdout)
+    assert found["baseline"]["name"] == "lpbf-swin"
+    assert found["baseline"]["parameters"] == 28_232_528
+    assert found["baseline"]["flops"] == pytest.approx(87.5e9, rel=1e-3)
+    assert found["genes"]["embed"] == [24, 48]
+    assert found["size"] == len(make_space("swin3d", SHAPE))
+
+
+def test_a_space_as_a_table():
+    out = show("cnn3d", "--frames", "32").stdout
+    assert "32 frames of 41 x 41" in out
+    assert "kernel_time" in out
+    assert "baseline lpbf-cnn: " in out
+
+
+def test_an_unknown_space_is_named():
+    assert isinstance(error := show("cnn4d").exception, UserError)
+    assert "cnn4d" in str(error)
+    assert "swin3d-free" in str(error)
