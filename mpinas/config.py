@@ -318,7 +318,7 @@ frames = 16                  # frames of a window: what the baseline sees, and t
 [search]
 evaluations = 64             # candidates to evaluate, the human-designed baseline among them
 seed = 0
-# space = "cnn3d"            # or "swin3d" (as published, at 224 x 224: for GPUs), "swin3d-free"; see `mpinas space show`
+# space = "cnn3d"            # or "swin3d" (as published, 224 x 224: for GPUs), "swin3d-free"; see `mpinas space show`
 # algorithm = "surrogate"    # or "nsga2", "nsga3", "regularized-evolution", "random"
 # population = 16            # parents of the genetic search
 # rungs = []                 # smaller budgets, in epochs: [2, 5]; the best after each go on, up to training.epochs
