@@ -21,6 +21,9 @@ _NEIGHBOURS = 64
 _PROMISING = 6
 #: How often a stranger is asked for whatever the models say, so that no belief lasts for ever.
 _EXPLORATION = 0.02
+#: How often the models choose among so few children only: evolution still finds what the models are wrong about, and the
+#: longer the search, the more of what is left is that.
+_EVOLUTION, _BROOD = 1 / 3, 4
 #: Where most genomes are rejected and the front is a single point, so often what is least known of is asked for: no
 #: other end was seen yet. Less often the more points there are.
 _CURIOSITY = 0.25
@@ -71,6 +74,9 @@ class SurrogateSearch(SearchBase):
         curiosity = _CURIOSITY * beliefs.unseen / max(len(np.unique(beliefs.front, axis=0)), 1)
         if beliefs.objectives and self.n_objectives > 1 and rng.random() < curiosity:
             return pool[int(beliefs.doubts(pool).argmax())]
+        brood = self._fresh(children[:_BROOD])
+        if brood and rng.random() < _EVOLUTION:
+            return brood[int(beliefs.scores(brood, [None] * len(brood), rng).argmax())]
         scores = beliefs.scores(pool, [None] * len(pool), rng)
         promising = [pool[int(index)] for index in np.argsort(-scores, kind="stable")[:_PROMISING]]
         near = [mutate(self.space, promising[at % len(promising)], rng) for at in range(_NEIGHBOURS)]
