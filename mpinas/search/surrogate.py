@@ -21,8 +21,8 @@ _NEIGHBOURS = 64
 _PROMISING = 6
 #: How often a stranger is asked for whatever the models say, so that no belief lasts for ever.
 _EXPLORATION = 0.02
-#: How often the models choose among so few children only: evolution still finds what the models are wrong about, and the
-#: longer the search, the more of what is left is that.
+#: How often the models choose among so few children only: evolution still finds what the models are wrong about, and
+#: the longer the search, the more of what is left is that.
 _EVOLUTION, _BROOD = 1 / 3, 4
 #: Where most genomes are rejected and the front is a single point, so often what is least known of is asked for: no
 #: other end was seen yet. Less often the more points there are.
