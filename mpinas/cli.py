@@ -154,7 +154,7 @@ def plan_a_search(
 ) -> None:
     """Run the search of EXPERIMENT in virtual time: how long will it take, on what, and what will it wait for?
 
-    The coordinator is the real one; trainers, exporter and devices are simulated. See docs/planning.md.
+    The coordinator is the real one; trainers, exporters and devices are simulated. See docs/planning.md.
     """
     import time
 

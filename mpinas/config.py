@@ -85,6 +85,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 #: Of exporters where nobody says how many: each takes 400 MB of memory.
 EXPORTERS_MAX = 4
+#: Of exporters altogether.
+EXPORTERS_LIMIT = 256
 
 
 class Edge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -115,7 +117,7 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: Trainers wait so long for a slow device; then a candidate goes by predicted latencies until it is measured.
     patience_seconds: Annotated[float, Meta(ge=0)] = 5.0
     #: Processes beside the coordinator that write models for the device; 0: one for each of its cores, 4 at most.
-    exporters: Annotated[int, Meta(ge=0, le=256)] = 0
+    exporters: Annotated[int, Meta(ge=0, le=EXPORTERS_LIMIT)] = 0
 
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -62,6 +62,8 @@ OFFENCES = 10
 COMPLAINTS, COMPLAINTS_WITHIN_S = 20, 60.0
 #: A payload of frames that are smaller on average is cut anew.
 SMALL_FRAME_BYTES = 64 << 10
+#: Before the relay takes any port at all.
+PORTS_TRIED = 1000
 #: Most messages taken from one side before the other is looked at.
 BURST = 64
 
@@ -165,7 +167,10 @@ class RelayService:
         try:
             if port == "0" and lasting:
                 # It takes the same port when it is started again, which must be free then.
-                socket.bind_to_random_port(address, lasting.start, lasting.stop, max_tries=len(lasting))
+                try:
+                    socket.bind_to_random_port(address, lasting.start, lasting.stop, max_tries=PORTS_TRIED)
+                except zmq.ZMQBindError:  # all taken
+                    socket.bind(endpoint)
             else:
                 socket.bind(endpoint)
         except zmq.ZMQError as error:

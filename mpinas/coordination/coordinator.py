@@ -369,7 +369,7 @@ class Coordinator:
         return self.search.ask()
 
     def _feed(self, time: float, commands: list[Command]) -> None:
-        """Give exporter and devices what is most urgent."""
+        """Give exporters and devices what is most urgent."""
         for candidate in self.pipeline.exports_due(self.agenda.urgency):
             commands.append(Export(candidate, self.ledger.candidates[candidate].genome))
         for candidate, device, repetition in self.pipeline.measurements_due(self.agenda.urgency):

@@ -1,4 +1,4 @@
-"""What waits for the exporter and the devices, and what of it goes next. Few are under way at a time, so that what has
+"""What waits for exporters and devices, and what of it goes next. Few are under way at a time, so that what has
 become urgent does not stand behind hundreds that have not.
 
 Pure: urgencies come as a function. Must not know why anything is wanted.
@@ -111,7 +111,7 @@ class Pipeline:
             self._to_measure[device].put(ask)
 
     def exported(self, candidate: int) -> None:
-        """The exporter has answered."""
+        """An exporter has answered."""
         self._exporting.discard(candidate)
 
     def answered(self, ask: Ask) -> None:

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
+from mpinas.errors import UserError
 from mpinas.models import Shape, baseline_genome, build, input_frames, make_space
 from mpinas.search import Genome
 
@@ -31,7 +32,7 @@ class Facts(msgspec.Struct, frozen=True):
     bytes
         Of all parameters and buffers.
     activation_bytes
-        The most that one operation takes in and gives out: less memory no execution can do with.
+        What the widest operation takes in and gives out, where each is run by itself, in the network's own precision.
     """
 
     parameters: int
@@ -52,7 +53,7 @@ def facts_of(genome: Genome, input_shape: Shape, outputs: int) -> Facts:
     return Facts(
         parameters=sum(each.numel() for each in network.parameters()),
         flops=int(counter.get_total_flops()),
-        bytes=sum(map(_bytes, kept)),
+        bytes=sum(each.nbytes for each in kept),
         activation_bytes=widest.bytes,
     )
 
@@ -63,16 +64,20 @@ def described(name: str, input_shape: Shape, outputs: int, baseline: str) -> dic
     Raises
     ------
     UserError
-        The space is unknown.
+        The space is unknown, or samples are too small for the baseline.
     """
     space = make_space(name, input_shape)
     genome = baseline_genome(baseline, name)
+    try:
+        facts = facts_of(genome, input_shape, outputs)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     return {
         "space": name,
         "input_shape": input_shape,
         "genes": {gene.name: gene.choices for gene in space.genes},
         "size": len(space),
-        "baseline": {"name": genome["baseline"], **msgspec.structs.asdict(facts_of(genome, input_shape, outputs))},
+        "baseline": {"name": genome["baseline"], **msgspec.structs.asdict(facts)},
     }
 
 
@@ -86,16 +91,12 @@ class _Widest(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        tensors = (leaf for leaf in tree_leaves((args, out)) if isinstance(leaf, torch.Tensor))
+        tensors = (leaf for leaf in tree_leaves((args, kwargs, out)) if isinstance(leaf, torch.Tensor))
         # views share memory: what has the same storage counts once
-        sizes = {_storage(each): _bytes(each) for each in tensors}
+        sizes = {_storage(each): each.untyped_storage().nbytes() for each in tensors}
         self.bytes = max(self.bytes, sum(size for storage, size in sizes.items() if storage not in self._kept))
         return out
 
 
 def _storage(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
-
-
-def _bytes(tensor: torch.Tensor) -> int:
-    return tensor.numel() * tensor.element_size()

@@ -2,7 +2,7 @@
 
 Attention within windows of space and time, shifted from block to block; a quarter of the places after each stage.
 Source: Z. Liu et al., Video Swin Transformer, CVPR 2022, and Swin Transformer, ICCV 2021. All sizes but the batch are
-known when a network is built, so that nothing about places is left to compute when it runs.
+known when a network is built, and so is who sees whom.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def space_free(input_shape: Size) -> SearchSpace:
     seen = min(height, width)
     genes: dict[str, list[float] | list[int] | list[bool]] = {
         "frames": [n for n in (1, 2, 4, 8, 16, 32) if n < frames] + [frames],
-        "side": sorted({max(8, round(seen * share / 8) * 8) for share in (0.25, 0.5, 0.75, 1.0)}),
+        "side": sorted({max(8, int(seen * share) // 8 * 8) for share in (0.25, 0.5, 0.75, 1.0)}),
         "window_time": [1, 2, 4, 8],
         "window_space": [2, 4, 7],
     }
@@ -192,7 +192,7 @@ class _WindowAttention(nn.Module):
     """
 
     index: torch.Tensor
-    regions: torch.Tensor
+    regions: torch.Tensor | None
 
     def __init__(self, size: Size, channels: int, heads: int, window: Size, *, shifted: bool) -> None:
         super().__init__()
@@ -209,14 +209,13 @@ class _WindowAttention(nn.Module):
         self.qkv = nn.Linear(channels, 3 * channels)
         self.projection = nn.Linear(channels, channels)
         self.register_buffer("index", _relative_positions(self._window, window), persistent=False)
-        self.register_buffer("regions", self._regions(), persistent=False)
+        self.register_buffer("regions", self._regions() if any(self._shift) else None, persistent=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, time, height, width, channels) -> the same."""
         channels = x.shape[-1]
         x = functional.pad(x, (0, 0, *self._padding))
-        shifts = any(self._shift)
-        if shifts:
+        if self.regions is not None:
             x = torch.roll(x, [-each for each in self._shift], (1, 2, 3))
         (nt, nh, nw), (wt, wh, ww) = self._counts, self._window
         windows, places = nt * nh * nw, wt * wh * ww
@@ -227,12 +226,12 @@ class _WindowAttention(nn.Module):
         scores = (q * (channels // self._heads) ** -0.5) @ k.transpose(-2, -1)
         bias = self.bias[self.index.flatten()].reshape(places, places, self._heads).permute(2, 0, 1)
         scores = scores + bias
-        if shifts:
+        if self.regions is not None:
             apart = self.regions[:, None, :, None] != self.regions[:, None, None, :]  # (windows, 1, places, places)
             scores = scores.masked_fill(apart, -100.0)
         x = (scores.softmax(-1) @ v).transpose(2, 3).reshape(-1, nt, nh, nw, wt, wh, ww, channels)
         x = x.permute(0, 1, 4, 2, 5, 3, 6, 7).reshape(-1, nt * wt, nh * wh, nw * ww, channels)
-        if shifts:
+        if self.regions is not None:
             x = torch.roll(x, list(self._shift), (1, 2, 3))
         t, h, w = self._size
         out: torch.Tensor = self.projection(x[:, :t, :h, :w])
@@ -247,7 +246,8 @@ class _WindowAttention(nn.Module):
             part = (place >= length - each).long() + (place >= length - shift).long() if shift else 0 * place
             numbers = 3 * numbers + part.reshape([-1 if axis == at else 1 for axis in range(3)])
         (nt, nh, nw), (wt, wh, ww) = self._counts, self._window
-        return numbers.reshape(nt, wt, nh, wh, nw, ww).permute(0, 2, 4, 1, 3, 5).reshape(nt * nh * nw, wt * wh * ww)
+        windows = numbers.reshape(nt, wt, nh, wh, nw, ww).permute(0, 2, 4, 1, 3, 5)
+        return windows.reshape(nt * nh * nw, wt * wh * ww).to(torch.uint8)
 
 
 def _relative_positions(fitting: Size, window: Size) -> torch.Tensor:
@@ -257,7 +257,7 @@ def _relative_positions(fitting: Size, window: Size) -> torch.Tensor:
     rows = torch.zeros(apart.shape[1:], dtype=torch.int64)
     for axis, each in enumerate(window):
         rows = rows * (2 * each - 1) + apart[axis] + each - 1
-    return rows
+    return rows.to(torch.int32)
 
 
 def _divided(size: Size, by: Size) -> Size:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -189,9 +189,10 @@ class Desk:
                 self.folder.prepare()
             self._stack.callback(self.folder.clear_exports)  # once the exporters are gone
             self.device = self._stack.enter_context(closing(self._open_edge()))
-            count = self.experiment.edge.exporters or min(EXPORTERS_MAX, len(os.sched_getaffinity(0)))
-            log = self.folder.logs / "exporter.log"
-            self.exporters = self._stack.enter_context(closing(Exporters(count, log, child_environment(os.environ))))
+            here = min(EXPORTERS_MAX, len(os.sched_getaffinity(0)))
+            self.n_exporters = self.experiment.edge.exporters or here
+            log, environment = self.folder.logs / "exporter.log", child_environment(os.environ)
+            self.exporters = self._stack.enter_context(closing(Exporters(self.n_exporters, log, environment)))
             if self._resume:
                 write_experiment(self.experiment, self.folder.experiment_file)
         except BaseException:
@@ -242,6 +243,7 @@ class Desk:
         self._begun = True
         search, terms = self.experiment.search, terms_of(self.experiment)
         proposer = make_search(search.algorithm, space, len(terms.objectives), search.seed, search.population)
+        plan = replace(plan, exporters=self.n_exporters)
         coordinator = Coordinator(plan, proposer, Ledger(terms), self._baseline())
         coordinator.replay(self.journal.history)
         self.folder.keep_only(_of_use(coordinator.ledger))

@@ -21,8 +21,9 @@ def show(described: Mapping[str, Any], console: Console) -> None:
         table.add_row(gene, ", ".join(map(str, choices)))
     console.print(table)
     baseline = described["baseline"]
+    megabytes, widest = baseline["bytes"] / 1e6, baseline["activation_bytes"] / 1e6
     console.print(
-        f"baseline {baseline['name']}: {baseline['parameters']:,} parameters ({baseline['bytes'] / 1e6:.1f} MB), "
-        f"{baseline['flops'] / 1e9:.3g} GFLOP, activations {baseline['activation_bytes'] / 1e6:.1f} MB at least",
+        f"baseline {baseline['name']}: {baseline['parameters']:,} parameters, {megabytes:.1f} MB with buffers, "
+        f"{baseline['flops'] / 1e9:.3g} GFLOP, activations of the widest operation {widest:.1f} MB",
         soft_wrap=True,
     )

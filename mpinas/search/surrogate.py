@@ -1,4 +1,5 @@
-"""Surrogate-assisted genetic search: many offspring, of which the one with the best expected gain is asked for.
+"""Surrogate-assisted genetic search: many offspring, now and then few, of which the one with the best expected gain
+is asked for.
 
 It decides what to ask; what is known it has from its base, what that suggests from `beliefs`.
 """

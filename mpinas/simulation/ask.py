@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mpinas.config import EXPORTERS_MAX, Experiment
+from mpinas.config import EXPORTERS_LIMIT, EXPORTERS_MAX, Experiment
 from mpinas.errors import UserError
 from mpinas.history import journal
 from mpinas.history.run_folder import RunFolder, terms_of
@@ -52,8 +52,9 @@ def check(question: Question) -> None:
     counts = {"--ranks": question.ranks, "--devices": question.devices, "--exporters": question.exporters,
               "--ranks-per-node": question.ranks_per_node}  # fmt: skip
     for name, count in counts.items():
-        if not 1 <= count <= RANKS_MAX:
-            raise UserError(f"{name} {count}: give a number from 1 to {RANKS_MAX:,}")
+        most = EXPORTERS_LIMIT if name == "--exporters" else RANKS_MAX
+        if not 1 <= count <= most:
+            raise UserError(f"{name} {count}: give a number from 1 to {most:,}")
     seconds = {
         "--train-seconds": question.train_s,
         "--export-seconds": question.export_s,
@@ -126,7 +127,7 @@ def question(experiment: Experiment, past: Path | None, outages: tuple[str, ...]
     found = Question(
         ranks=numbers["ranks"],
         devices=numbers["devices"],
-        exporters=numbers["exporters"] or experiment.edge.exporters or EXPORTERS_MAX,
+        exporters=_exporters(experiment) if numbers["exporters"] is None else numbers["exporters"],
         train_s=numbers["train_seconds"],
         train_spread=numbers["train_spread"],
         export_s=numbers["export_seconds"],
@@ -152,9 +153,16 @@ def notes(experiment: Experiment, asked: Question) -> tuple[str, ...]:
     said = []
     if experiment.search.limits and asked.rejected_share is None and asked.seen is None:
         said.append("the limits of the experiment reject nobody here; say --rejected SHARE, or --from RUN")
-    if asked.exporters != (configured := experiment.edge.exporters or EXPORTERS_MAX):
-        said.append(f"the experiment has {configured} exporters: write edge.exporters = {asked.exporters} into it")
+    if asked.exporters != _exporters(experiment):
+        said.append(f"for {asked.exporters} exporters write edge.exporters = {asked.exporters} into the experiment")
+    if asked.seen is not None and not asked.seen.export_s and asked.export_s is None:
+        said.append("the journal of --from does not say how long exports took: 0.7 s is assumed; say --export-seconds")
     return tuple(said)
+
+
+def _exporters(experiment: Experiment) -> int:
+    """As a job has them on a node with cores enough."""
+    return experiment.edge.exporters or EXPORTERS_MAX
 
 
 def _outage(text: str) -> tuple[float, float]:

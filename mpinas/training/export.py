@@ -7,7 +7,6 @@ import functools
 import importlib
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,6 +24,16 @@ def export_onnx(model: nn.Module, frames_shape: tuple[int, int, int], path: Path
 
     The file is complete or not there: it is written beside and renamed. Raises whatever torch's exporter raises.
     """
+    program = _program(model, frames_shape)
+    program.model.metadata_props.update(metadata)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_suffix(".part")
+    program.save(str(beside))
+    os.replace(beside, path)
+    return path.stat().st_size
+
+
+def _program(model: nn.Module, frames_shape: tuple[int, int, int]) -> torch.onnx.ONNXProgram:
     model = model.to("cpu").eval()
     example = torch.zeros((2, *frames_shape), dtype=torch.uint8)  # 2: a batch of 1 would be taken for a constant
     with warnings.catch_warnings():
@@ -40,20 +49,14 @@ def export_onnx(model: nn.Module, frames_shape: tuple[int, int, int], path: Path
             verbose=False,
         )
     assert program is not None
-    program.model.metadata_props.update(metadata)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    program.save(str(beside))
-    os.replace(beside, path)
-    return path.stat().st_size
+    return program
 
 
 def get_ready() -> None:
     """Do now what the first export of a process would do: it takes seconds that nobody is waiting for yet."""
     _parse_operators_once()
     network = nn.Sequential(nn.Unflatten(1, (1, 1)), nn.Conv3d(1, 1, 1), nn.BatchNorm3d(1), nn.ReLU(), nn.Flatten())
-    with tempfile.TemporaryDirectory() as folder:
-        export_onnx(_Pixels(network), (1, 1, 1), Path(folder) / "smallest.onnx", {})
+    _program(_Pixels(network), (1, 1, 1))
 
 
 class _Pixels(nn.Module):

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -40,6 +41,8 @@ class Reply(msgspec.Struct, frozen=True):
     error: str = ""
 
 
+#: What a child says first: whatever ends it from now on is the request at work.
+READY = Reply(-1)
 #: No network takes longer to export; a child that does hangs.
 EXPORT_LIMIT_S = 300.0
 #: Children that may end in a row before the job gives up.
@@ -50,7 +53,10 @@ class Exporters:
     """The job's end of several children. Never blocks: `submit` queues, `poll` returns what is done."""
 
     def __init__(self, count: int, log: Path, environment: Mapping[str, str]) -> None:
+        self._log = log
         self._each = [_Exporter(log, environment) for _ in range(count)]
+        #: Children in a row that ended without anything being written in between.
+        self._fruitless = 0
 
     def descriptors(self) -> list[int]:
         """One of them is readable when `poll` has something; others after a child has died."""
@@ -66,9 +72,16 @@ class Exporters:
         Raises
         ------
         UserError
-            A child gets nothing done, and neither do those that took its place: it is not the candidates' fault.
+            One child after the other ends and none gets anything done: it is not the candidates' fault.
         """
-        return [reply for exporter in self._each for reply in exporter.poll()]
+        replies: list[Reply] = []
+        for exporter in self._each:
+            answered, died = exporter.poll()
+            self._fruitless = self._fruitless + 1 if died else 0 if answered else self._fruitless
+            if self._fruitless > FRUITLESS_MAX:
+                raise UserError(f"exporters ended {self._fruitless} times in a row without a result: see {self._log}")
+            replies += answered
+        return replies
 
     def close(self) -> None:
         """End the children; at once if they are busy."""
@@ -80,7 +93,7 @@ class _Exporter:
     """The job's end of one child.
 
     A candidate that kills the child, or takes longer than `EXPORT_LIMIT_S`, gets an error; the others go on in a new
-    child.
+    child. One that dies before it was ready dies of something else, and takes no candidate with it.
     """
 
     def __init__(self, log: Path, environment: Mapping[str, str]) -> None:
@@ -89,8 +102,6 @@ class _Exporter:
         #: Requests without a reply, oldest first; the first is the one that the child works on.
         self._open: dict[int, Request] = {}
         self._head_since = time.monotonic()
-        #: Children in a row that ended without one reply.
-        self._fruitless = 0
         self._start()
 
     def _start(self) -> None:
@@ -110,6 +121,7 @@ class _Exporter:
         os.set_blocking(self._replies, False)
         self._unsent = b"".join(map(_line, self._open.values()))
         self._received = b""
+        self._ready = False
         self._head_since = time.monotonic()
 
     def fileno(self) -> int:
@@ -127,23 +139,26 @@ class _Exporter:
         self._unsent += _line(request)
         self._send()
 
-    def poll(self) -> list[Reply]:
+    def poll(self) -> tuple[list[Reply], bool]:
+        """Replies that have arrived, and whether the child has died of its work or before it could begin."""
         self._send()
         try:
             data = os.read(self._replies, 1 << 16)
         except BlockingIOError:
             if self._open and time.monotonic() - self._head_since > EXPORT_LIMIT_S:
-                return self._fail_head(f"took longer than {EXPORT_LIMIT_S:.0f} s")
-            return []
+                return self._restart(f"took longer than {EXPORT_LIMIT_S:.0f} s")
+            return [], False
         if not data:
-            return self._fail_head("the exporter was killed")
+            return self._restart("the exporter was killed")
         *lines, self._received = (self._received + data).split(b"\n")
         replies = [msgspec.json.decode(line, type=Reply) for line in lines]
+        self._head_since = time.monotonic() if replies else self._head_since
+        if READY in replies:
+            self._ready = True
+            replies.remove(READY)
         for reply in replies:
-            self._fruitless = 0
             del self._open[reply.candidate]
-            self._head_since = time.monotonic()
-        return replies
+        return replies, False
 
     def _send(self) -> None:
         try:
@@ -152,17 +167,15 @@ class _Exporter:
         except (BlockingIOError, BrokenPipeError):
             pass  # full, or dead: the next read tells
 
-    def _fail_head(self, why: str) -> list[Reply]:
-        """Give up the request at work, and go on with the others in a new child."""
+    def _restart(self, why: str) -> tuple[list[Reply], bool]:
+        """Give up the request at work, if any, and go on with the others in a new child."""
         self.close()
-        self._fruitless += 1
-        if self._fruitless > FRUITLESS_MAX:
-            raise UserError(f"the exporter ended {self._fruitless} times in a row without a result: see {self._log}")
-        failed = list(self._open)[:1]
+        failed = list(self._open)[:1] if self._ready else []
+        at_fault = bool(failed) or not self._ready
         for candidate in failed:
             del self._open[candidate]
         self._start()
-        return [Reply(candidate, error=f"{why}; its log is {self._log}") for candidate in failed]
+        return [Reply(candidate, error=f"{why}; its log is {self._log}") for candidate in failed], at_fault
 
     def close(self) -> None:
         self._child.kill()
@@ -183,7 +196,12 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     from mpinas.models import build, input_frames
     from mpinas.training.export import export_onnx, get_ready
 
-    get_ready()
+    try:
+        get_ready()
+    except Exception:  # only time is lost: the candidates will say what is wrong
+        traceback.print_exc()
+    replies.write(msgspec.json.encode(READY) + b"\n")
+    replies.flush()
     for line in requests:
         began_s = time.monotonic()
         request = msgspec.json.decode(line, type=Request)

@@ -30,11 +30,16 @@ def test_a_system_without_the_setting(tmp_path: Path):
     assert lasting_ports(tmp_path / "none") == range(10_000, 32_768)
 
 
+wanted = pytest.mark.skipif(not lasting_ports(), reason="every port here may be an outgoing connection's")
+
+
+@wanted
 def test_a_free_port_can_be_listened_on():
     with socket.create_server(("127.0.0.1", free_port())) as server:
         assert server.getsockname()[1] in lasting_ports()
 
 
+@wanted
 def test_the_relay_takes_lasting_ports_and_keeps_them(bridge: Bridge):
     bridge.relay().kill()
     first = bridge.connection

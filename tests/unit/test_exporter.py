@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from torch.onnx._internal.exporter import _registration
 
+from mpinas.errors import UserError
 from mpinas.models import build, input_frames, make_space
 from mpinas.training.deployed import Deployed
 from mpinas.training.export import export_onnx, get_ready
@@ -77,13 +78,36 @@ def test_every_request_is_answered_by_a_file_that_runs(exporters: Exporters, tmp
 
 
 def test_a_killed_exporter_costs_the_candidate_it_worked_at(exporters: Exporters, tmp_path: Path):
-    for candidate in range(4):  # 0 and 2 wait for the first, 1 and 3 for the second
+    for candidate in range(2):
+        exporters.submit(request(tmp_path, candidate))
+    wait_for(exporters, 2)  # both are ready
+    for candidate in range(2, 6):  # 2 and 4 wait for the first, 3 and 5 for the second
         exporters.submit(request(tmp_path, candidate))
     os.kill(children()[0], signal.SIGKILL)
     replies = wait_for(exporters, 4)
-    assert "the exporter was killed" in replies[0].error
-    assert [replies[candidate].error for candidate in (1, 2, 3)] == ["", "", ""]
+    assert "the exporter was killed" in replies[2].error
+    assert [replies[candidate].error for candidate in (3, 4, 5)] == ["", "", ""]
     assert len(children()) == 2
+
+
+def test_an_exporter_killed_at_its_start_costs_no_candidate(exporters: Exporters, tmp_path: Path):
+    for candidate in range(2):
+        exporters.submit(request(tmp_path, candidate))
+    os.kill(children()[0], signal.SIGKILL)
+    replies = wait_for(exporters, 2)
+    assert [reply.error for reply in replies.values()] == ["", ""]
+
+
+def test_exporters_that_never_begin_end_the_job(tmp_path: Path):
+    (tmp_path / "torch.py").write_text("raise SystemExit('no torch')")
+    exporters = Exporters(2, tmp_path / "exporter.log", os.environ | {"PYTHONPATH": str(tmp_path)})
+    try:
+        exporters.submit(request(tmp_path, 0))
+        with pytest.raises(UserError, match="exporters ended 4 times in a row"):
+            wait_for(exporters, 1)
+    finally:
+        exporters.close()
+    assert "no torch" in (tmp_path / "exporter.log").read_text()
 
 
 def test_what_cannot_be_exported_is_told(exporters: Exporters, tmp_path: Path):

@@ -61,6 +61,11 @@ def test_a_space_as_a_table():
     assert "baseline lpbf-cnn: " in out
 
 
+def test_samples_too_small_for_the_baseline_are_said_to_be():
+    assert isinstance(error := show("cnn3d", "--side", "6").exception, UserError)
+    assert "lpbf-cnn needs at least (7, 7, 7)" in str(error)
+
+
 def test_an_unknown_space_is_named():
     assert isinstance(error := show("cnn4d").exception, UserError)
     assert "cnn4d" in str(error)

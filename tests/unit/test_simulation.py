@@ -20,12 +20,12 @@ from mpinas.errors import UserError
 from mpinas.history.journal import Journal
 from mpinas.history.run_folder import RunFolder
 from mpinas.simulation import planner
-from mpinas.simulation.ask import Question, machine_for
+from mpinas.simulation.ask import Question, machine_for, notes
 from mpinas.simulation.durations import Empirical, Fixed, LogNormal, around
 from mpinas.simulation.figures import Figures, diagnose
 from mpinas.simulation.landscape import Landscape, limit_for
 from mpinas.simulation.machine import speed_up
-from mpinas.simulation.past_run import seen_in
+from mpinas.simulation.past_run import Seen, seen_in
 from mpinas.simulation.show import duration, rows
 from mpinas.simulation.stations import Job, Station, Timeline
 
@@ -356,6 +356,16 @@ def test_a_run_in_which_nothing_was_trained_teaches_nothing():
         seen_in(JOURNAL[:9], (8,), 0.0)
 
 
+def test_what_is_assumed_is_said(experiment):
+    assert notes(experiment, Question(ranks=3)) == ()
+    assert notes(experiment, Question(ranks=3, exporters=2)) == (
+        "for 2 exporters write edge.exporters = 2 into the experiment",
+    )
+    (said,) = notes(experiment, Question(ranks=3, seen=Seen()))
+    assert "does not say how long exports took" in said
+    assert notes(experiment, Question(ranks=3, seen=Seen(), export_s=1.0)) == ()
+
+
 # --- the command
 
 
@@ -399,6 +409,8 @@ def test_a_past_run_is_read_from_its_folder(tmp_path, experiment):
         (["--ranks", "0"], "--ranks 0: give a number from 1 to 1,000,000"),
         (["--ranks", "99999999"], "--ranks 99999999"),
         (["--devices", "0"], "--devices 0"),
+        (["--exporters", "0"], "--exporters 0: give a number from 1 to 256"),
+        (["--exporters", "257"], "--exporters 257"),
         (["--train-seconds", "-3"], "--train-seconds -3: give seconds above 0"),
         (["--train-seconds", "nan"], "--train-seconds nan"),
         (["--measure-seconds", "0"], "--measure-seconds 0"),
