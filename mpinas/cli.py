@@ -74,8 +74,7 @@ def results(run: Path, as_json: bool) -> None:
     folder = RunFolder.existing(run)
     ledger = report.load(folder)
     if as_json:
-        json.dump(report.as_dict(ledger, folder), sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        click.echo(json.dumps(report.as_dict(ledger, folder), indent=1))
         return
     report.show(ledger, Console())
 
@@ -114,8 +113,7 @@ def show_space(name: str, frames: int, side: int, as_json: bool) -> None:
 
     found = described(name, (frames, side, side), outputs=2, baseline="lpbf-cnn")
     if as_json:
-        json.dump(found, sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        click.echo(json.dumps(found, indent=1))
         return
     report.show(found, Console())
 
@@ -174,8 +172,7 @@ def plan_a_search(
             settings, space, baseline_genome(task.baseline, settings.search.space), question, time.perf_counter, tell
         )
     if as_json:
-        json.dump(figures.as_dict(), sys.stdout, indent=1)
-        sys.stdout.write("\n")
+        click.echo(json.dumps(figures.as_dict(), indent=1))
     else:
         show.show(figures, Console(), ask.notes(settings, question))
 

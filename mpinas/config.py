@@ -119,6 +119,10 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: Processes beside the coordinator that write models for the device; 0: one for each of its cores, 4 at most.
     exporters: Annotated[int, Meta(ge=0, le=EXPORTERS_LIMIT)] = 0
 
+    def exporters_on(self, cores: int) -> int:
+        """How many there are where the coordinator may use so many cores."""
+        return self.exporters or min(EXPORTERS_MAX, cores)
+
 
 class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole experiment file."""

@@ -34,7 +34,6 @@ from edge_bridge.relay.events import (
 from edge_bridge.relay.records import Limits
 from edge_bridge.wire.allow_list import AllowList
 from edge_bridge.wire.keys import Connection, KeyPair, write_connection
-from edge_bridge.wire.ports import lasting_ports
 from edge_bridge.wire.protocol import (
     DEVICE_TO_RELAY,
     JOB_TO_RELAY,
@@ -50,7 +49,7 @@ from edge_bridge.wire.protocol import (
     decode,
     encode,
 )
-from edge_bridge.wire.sockets import Context, Socket, bound_router
+from edge_bridge.wire.sockets import Context, Socket, bind, bound_router
 
 log = logging.getLogger("relay")
 Side = Literal["job", "device"]
@@ -62,8 +61,6 @@ OFFENCES = 10
 COMPLAINTS, COMPLAINTS_WITHIN_S = 20, 60.0
 #: A payload of frames that are smaller on average is cut anew.
 SMALL_FRAME_BYTES = 64 << 10
-#: Before the relay takes any port at all.
-PORTS_TRIED = 1000
 #: Most messages taken from one side before the other is looked at.
 BURST = 64
 
@@ -162,17 +159,8 @@ class RelayService:
             log.warning("a line of the allow-list has role relay, which lets nobody in: jobs and devices have others")
 
     def _bind(self, socket: Socket, endpoint: str) -> str:
-        address, _, port = endpoint.rpartition(":")
-        lasting = lasting_ports()
         try:
-            if port == "0" and lasting:
-                # It takes the same port when it is started again, which must be free then.
-                try:
-                    socket.bind_to_random_port(address, lasting.start, lasting.stop, max_tries=PORTS_TRIED)
-                except zmq.ZMQBindError:  # all taken
-                    socket.bind(endpoint)
-            else:
-                socket.bind(endpoint)
+            bind(socket, endpoint)
         except zmq.ZMQError as error:
             if error.errno == zmq.EADDRINUSE:
                 why = "is a relay already running there? end it, or choose another port"

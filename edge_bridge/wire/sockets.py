@@ -15,6 +15,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from edge_bridge.errors import BridgeUnreachableError
 from edge_bridge.wire.keys import KeyPair
+from edge_bridge.wire.ports import lasting_ports
 from edge_bridge.wire.protocol import FRAME_LIMIT_BYTES
 
 HEARTBEAT_MS = 500
@@ -28,6 +29,8 @@ HANDSHAKE_TIMEOUT_MS = 3000
 #: ZeroMQ, or a frame beyond the limit, ZeroMQ does not try again, and nothing tells that from a relay that is away.
 #: Never shorter than one whole attempt (connection and handshake), which would be cut off each time.
 REOPEN_S = 6.0
+#: Lasting ports that are tried before any is taken.
+PORTS_TRIED = 1000
 
 Context = zmq.Context[zmq.Socket[bytes]]
 Socket = zmq.Socket[bytes]
@@ -82,6 +85,17 @@ def bound_router(context: Context, key: KeyPair | None, zap_domain: str) -> Sock
         socket.setsockopt_string(zmq.ZAP_DOMAIN, zap_domain)
         socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
     return socket
+
+
+def bind(socket: Socket, endpoint: str) -> None:
+    """Listen. Port 0 stands for one that will be free when it is wanted again, or for any if there is none such."""
+    address, _, port = endpoint.rpartition(":")
+    lasting = lasting_ports()
+    if port == "0" and lasting:
+        with contextlib.suppress(zmq.ZMQBindError):  # all that were tried are taken
+            socket.bind_to_random_port(address, lasting.start, lasting.stop, PORTS_TRIED)
+            return
+    socket.bind(endpoint)
 
 
 class Link:

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from mpinas.config import EXPORTERS_MAX, Experiment, read_experiment, write_experiment
+from mpinas.config import Experiment, read_experiment, write_experiment
 from mpinas.coordination.plan import Plan
 from mpinas.coordination.terms import Terms
 from mpinas.errors import UserError
@@ -31,7 +31,6 @@ def plan_of(experiment: Experiment, start: Sequence[Genome] = ()) -> Plan:
         group_size_max=training.group_size_max or training.batch_size // 2,
         answer_s=edge.answer_seconds,
         starved_s=edge.patience_seconds,
-        exporters=edge.exporters or EXPORTERS_MAX,
         start=tuple(start),
         repeats=search.repeats,
         finalists=search.finalists,

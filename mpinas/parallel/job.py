@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mpinas
-from mpinas.config import EXPORTERS_MAX, Experiment, check_resumable, read_experiment, write_experiment
+from mpinas.config import Experiment, check_resumable, read_experiment, write_experiment
 from mpinas.coordination import events as ev
 from mpinas.coordination.coordinator import Coordinator
 from mpinas.coordination.ledger import ENDED, Ledger
@@ -189,8 +189,7 @@ class Desk:
                 self.folder.prepare()
             self._stack.callback(self.folder.clear_exports)  # once the exporters are gone
             self.device = self._stack.enter_context(closing(self._open_edge()))
-            here = min(EXPORTERS_MAX, len(os.sched_getaffinity(0)))
-            self.n_exporters = self.experiment.edge.exporters or here
+            self.n_exporters = self.experiment.edge.exporters_on(len(os.sched_getaffinity(0)))
             log, environment = self.folder.logs / "exporter.log", child_environment(os.environ)
             self.exporters = self._stack.enter_context(closing(Exporters(self.n_exporters, log, environment)))
             if self._resume:

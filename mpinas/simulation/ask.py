@@ -124,10 +124,11 @@ def question(experiment: Experiment, past: Path | None, outages: tuple[str, ...]
         folder = RunFolder.existing(past)
         rungs = terms_of(folder.experiment()).rungs
         seen = seen_in(journal.read(folder.journal_file), rungs, numbers["serial_share"])
+    exporters = numbers["exporters"]
     found = Question(
         ranks=numbers["ranks"],
         devices=numbers["devices"],
-        exporters=_exporters(experiment) if numbers["exporters"] is None else numbers["exporters"],
+        exporters=_exporters(experiment) if exporters is None else exporters,
         train_s=numbers["train_seconds"],
         train_spread=numbers["train_spread"],
         export_s=numbers["export_seconds"],
@@ -156,13 +157,14 @@ def notes(experiment: Experiment, asked: Question) -> tuple[str, ...]:
     if asked.exporters != _exporters(experiment):
         said.append(f"for {asked.exporters} exporters write edge.exporters = {asked.exporters} into the experiment")
     if asked.seen is not None and not asked.seen.export_s and asked.export_s is None:
-        said.append("the journal of --from does not say how long exports took: 0.7 s is assumed; say --export-seconds")
+        assumed = f"{Machine(1).export.mean_s:g} s is assumed; say --export-seconds"
+        said.append(f"the journal of --from does not say how long exports took: {assumed}")
     return tuple(said)
 
 
 def _exporters(experiment: Experiment) -> int:
     """As a job has them on a node with cores enough."""
-    return experiment.edge.exporters or EXPORTERS_MAX
+    return experiment.edge.exporters_on(EXPORTERS_MAX)
 
 
 def _outage(text: str) -> tuple[float, float]:

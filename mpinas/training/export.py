@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mpinas.models import baseline_genome, build
 from mpinas.training.deployed import INPUT, OUTPUT, Deployed
 
 
@@ -55,19 +56,8 @@ def _program(model: nn.Module, frames_shape: tuple[int, int, int]) -> torch.onnx
 def get_ready() -> None:
     """Do now what the first export of a process would do: it takes seconds that nobody is waiting for yet."""
     _parse_operators_once()
-    network = nn.Sequential(nn.Unflatten(1, (1, 1)), nn.Conv3d(1, 1, 1), nn.BatchNorm3d(1), nn.ReLU(), nn.Flatten())
-    _program(_Pixels(network), (1, 1, 1))
-
-
-class _Pixels(nn.Module):
-    """A network for pixels, without a scale."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(self.network(pixels.float()))
+    smallest = (7, 7, 7)
+    _program(build(baseline_genome("lpbf-cnn"), smallest, 1), smallest)
 
 
 def _parse_operators_once() -> None:
