@@ -52,6 +52,7 @@ class Worker:
 
     def __init__(self, work: Work, rank: int, trainers: int) -> None:
         from mpinas.config import read_experiment
+        from mpinas.parallel.job import networks_of
         from mpinas.tasks import make_task
         from mpinas.training.candidate import Trainer
         from mpinas.training.devices import local_device
@@ -60,7 +61,8 @@ class Worker:
         training = experiment.training
         task = make_task(experiment.task, experiment.search.seed)
         device = local_device(training.device, training.threads, rank - 1, trainers)
-        self._trainer = Trainer(task, task.load(), task.load_test(), device, training.batch_size)
+        networks = networks_of(task, experiment)
+        self._trainer = Trainer(task, networks, task.load(), task.load_test(), device, training.batch_size)
         self._epochs, self._folder, self._rank = training.epochs, Path(work.answers).parent / "models", rank
         os.nice(work.nice)
 

@@ -166,7 +166,7 @@ def plan_a_search(
     settings = read_experiment(experiment, overrides)
     question = ask.question(settings, past, outages, **numbers)
     task = make_task(settings.task, settings.search.seed)
-    space = make_space(settings.search.space, task.input_shape, settings.search.genes)
+    space = make_space(settings.search.space, task.input_shape, settings.search.genes, settings.added_genes())
     with show.progress(sys.stderr, settings.search.evaluations) as tell:
         figures = planner.simulate(
             settings, space, baseline_genome(task.baseline, settings.search.space), question, time.perf_counter, tell

@@ -12,10 +12,23 @@ import tomli_w
 import tomllib
 from msgspec import Meta
 
+from mpinas import plugins
 from mpinas.errors import UserError
 
 Positive = Annotated[int, Meta(ge=1)]
 Seed = Annotated[int, Meta(ge=0, lt=2**31)]
+
+
+class Target(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One of the numbers that scan lines are labelled with; networks give (value - offset) / scale."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=60)]
+    scale: Annotated[float, Meta(gt=0)] = 1.0
+    offset: float = 0.0
+    #: For people to read; "" for a number without one.
+    unit: Annotated[str, Meta(max_length=20)] = ""
+    #: Column of the labels; where no target names one, all columns in the order of the targets.
+    column: Annotated[int, Meta(ge=0)] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,6 +45,19 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     windows_per_line: Positive = 1
     #: Share of the training layers held out, chosen by seed once for the run.
     validation_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.2
+    #: Keys of a task from outside: docs/extending.md.
+    options: dict[str, Any] = {}
+    #: Of "lpbf", as the keys below: the dataset of a layer that holds a row of numbers for each scan line.
+    labels: Annotated[str, Meta(min_length=1)] = "laser_params"
+    #: What a network is to learn of them.
+    targets: Annotated[tuple[Target, ...], Meta(min_length=1)] = (
+        Target(name="speed", scale=900.0, unit="mm/s"),
+        Target(name="power", scale=215.0, unit="W"),
+    )
+    #: Side of the square around the brightest pixel that a network sees, in pixels.
+    crop: Annotated[int, Meta(ge=7, le=1024)] = 41
+    #: A frame whose brightest pixel is below this was taken with the laser off; 0: none was.
+    lit: Annotated[int, Meta(ge=0, le=255)] = 100
 
 
 class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,6 +67,11 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     evaluations: Annotated[int, Meta(ge=2)] = 64
     seed: Seed = 0
     space: str = "cnn3d"
+    #: "scratch": train every candidate; "supernet": judge each by weights that all share, train the front on;
+    #: "warm": begin each with the shared weights. docs/running.md.
+    strategy: Literal["scratch", "supernet", "warm"] = "scratch"
+    #: Precisions that a candidate may run in; several: a gene of that name.
+    precision: Annotated[tuple[Literal["fp32", "fp16", "int8"], ...], Meta(min_length=1)] = ("fp32",)
     #: By what rule genomes are proposed: docs/search.md.
     algorithm: Literal["surrogate", "nsga2", "nsga3", "regularized-evolution", "random"] = "surrogate"
     population: Annotated[int, Meta(ge=2)] = 16
@@ -77,10 +108,22 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     epochs: Positive = 10
     #: Of the whole group, not of one rank.
     batch_size: Annotated[int, Meta(ge=2)] = 32
+    #: Whom candidates learn from, too, as their gene `distillation` says: "baseline", "supernet" (its largest subnet) or
+    #: an ONNX file of mpinas; "": nobody.
+    teacher: str = ""
     #: "auto": a GPU where this rank sees one.
     device: Annotated[str, Meta(pattern="^(auto|cpu|cuda)$")] = "auto"
     #: CPU threads of one trainer; 0: the cores this rank may use, shared among the trainers of the node.
     threads: Annotated[int, Meta(ge=0)] = 0
+
+
+class Supernet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[supernet] How the weights that all subnets share are trained; for search.strategy "supernet" and "warm"."""
+
+    epochs: Positive = 60
+    #: Subnets of one step: the largest, the smallest, the others at random.
+    subnets: Annotated[int, Meta(ge=2, le=64)] = 4
+    learning_rate: Annotated[float, Meta(gt=0)] = 2e-3
 
 
 #: Of exporters where nobody says how many: each takes 400 MB of memory.
@@ -130,13 +173,32 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     task: Task
     search: Search = Search()
     training: Training = Training()
+    supernet: Supernet = Supernet()
     edge: Edge = Edge()
 
+    @property
+    def needs_supernet(self) -> bool:
+        """Are shared weights to be trained?"""
+        return self.search.strategy != "scratch" or self.training.teacher == "supernet"
 
+    def added_genes(self) -> dict[str, tuple[str | float, ...]]:
+        """Genes beyond those of the space: of how a network is trained and run."""
+        added: dict[str, tuple[str | float, ...]] = {}
+        if len(self.search.precision) > 1:
+            added["precision"] = self.search.precision
+        if self.training.teacher:
+            added["distillation"] = DISTILLATION
+        return added
+
+
+#: Share of the loss that is the distance from the teacher's outputs.
+DISTILLATION = (0.0, 0.5, 0.9)
 #: What a limit may be set on: what is known of a candidate before it is trained, and its error.
 LIMITED = ("latency_s", "p50_s", "p90_s", "p95_s", "p99_s", "mean_s", "load_s", "peak_memory_bytes", "size_bytes",
            "parameters", "error")  # fmt: skip
-_SECTIONS: dict[str, type[msgspec.Struct]] = {"task": Task, "search": Search, "training": Training, "edge": Edge}
+_SECTIONS: dict[str, type[msgspec.Struct]] = {
+    "task": Task, "search": Search, "training": Training, "supernet": Supernet, "edge": Edge,
+}  # fmt: skip
 #: What a resumed run may not change, because what was evaluated already would not compare.
 _FIXED = (
     "task",
@@ -145,9 +207,13 @@ _FIXED = (
     "search.population",
     "search.genes",
     "search.algorithm",
+    "search.strategy",
+    "search.precision",
     "search.rungs",
     "training.epochs",
     "training.batch_size",
+    "training.teacher",
+    "supernet",
     "search.limits",
     "edge.devices",
     "edge.combine",
@@ -236,7 +302,13 @@ def _check_search(experiment: Experiment, where: str) -> None:
     latencies = ["latency_s", *(f"latency_s@{device}" for device in experiment.edge.devices)]
     for name in experiment.search.target:
         _known(name, ["error", *latencies], f"{where}: search.target.{name}")
+    if len(set(experiment.search.precision)) < len(experiment.search.precision):
+        raise UserError(f"{where}: search.precision = {list(experiment.search.precision)}: name each once")
     training = experiment.training
+    if training.teacher not in ("", "baseline", "supernet") and not training.teacher.endswith(".onnx"):
+        raise UserError(
+            f'{where}: training.teacher = {training.teacher!r}: write "baseline", "supernet" or the path of an ONNX file'
+        )
     if 0 < training.group_size_max < training.group_size:
         raise UserError(
             f"{where}: training.group_size_max = {training.group_size_max} is below training.group_size = "
@@ -294,15 +366,22 @@ def _absolute_paths(tree: dict[str, Any], folder: Path) -> None:
     """Make paths absolute; leave anything of a wrong type for the check that follows."""
     task, edge = tree.get("task"), tree.get("edge")
     if isinstance(task, dict):
+        if isinstance(task.get("name"), str):
+            task["name"] = plugins.absolute(task["name"], folder)
         for key in ("train", "test"):
             value = [task[key]] if isinstance(task.get(key), str) else task.get(key)
             if isinstance(value, list) and all(isinstance(item, str) for item in value):
                 task[key] = [str(folder / item) for item in value]
     search = tree.get("search")
     if isinstance(search, dict):
+        if isinstance(search.get("space"), str):
+            search["space"] = plugins.absolute(search["space"], folder)
         start = [search["start"]] if isinstance(search.get("start"), str) else search.get("start")
         if isinstance(start, list) and all(isinstance(item, str) for item in start):
             search["start"] = [str(folder / item) for item in start]
+    training = tree.get("training")
+    if isinstance(training, dict) and str(training.get("teacher", "")).endswith(".onnx"):
+        training["teacher"] = str(folder / training["teacher"])
     if isinstance(edge, dict):
         for key in ("bridge", "key"):
             if isinstance(edge.get(key), str) and edge[key] not in ("local", ""):
@@ -320,6 +399,11 @@ test = ["data/test.hdf5"]    # what the final front is judged on; leave out for 
 frames = 16                  # frames of a window: what the baseline sees, and the most a candidate may ask for
 # windows_per_line = 1       # windows cut from each training line
 # validation_fraction = 0.2  # share of whole layers held out, chosen by search.seed
+# labels = "laser_params"    # dataset with a row of numbers for each scan line; other recordings: docs/data.md
+# targets = [{name = "speed", scale = 900.0, unit = "mm/s"},   # learn (value - offset) / scale of these columns
+#            {name = "power", scale = 215.0, unit = "W"}]
+# crop = 41                  # side of the square around the brightest pixel, in pixels
+# lit = 100                  # frames with no pixel of so many counts are dark: laser off; 0: none is
 
 [search]
 evaluations = 64             # candidates to evaluate, the human-designed baseline among them

@@ -44,9 +44,21 @@ class Agenda:
         #: READY candidates, the most promising first; those that came later are not in it.
         self.ranked: list[int] = []
 
-    def baseline_failed(self) -> bool:
-        """Is there nothing to compare with?"""
-        return BASELINE in self.ledger.standing[State.FAILED]
+    def hopeless(self) -> str | None:
+        """Why there is no point in going on, in words: what everything else rests on has failed."""
+        if BASELINE in self.ledger.standing[State.FAILED]:
+            return f"the baseline, to compare with, failed: {self.ledger.candidates[BASELINE].reason}"
+        if self.ledger.supernet.reason:
+            return f"the supernet could not be trained: {self.ledger.supernet.reason}"
+        return None
+
+    def supernet_missing(self) -> bool:
+        """Are the weights that all subnets share still to be trained?"""
+        return self.plan.supernet_epochs > 0 and not self.ledger.supernet.metrics
+
+    def baseline_awaited(self) -> bool:
+        """Does everybody else wait for the trained baseline?"""
+        return self.plan.after_baseline and not self.went_all_the_way(BASELINE)
 
     def went_all_the_way(self, candidate: int) -> bool:
         """Was it trained on the full budget?"""
@@ -105,6 +117,8 @@ class Agenda:
         ready = self.ledger.standing[State.READY]
         if BASELINE in ready:
             return BASELINE
+        if self.baseline_awaited():
+            return None
         self.ranked = [id_ for id_ in self.ranked if id_ in ready]
         begun = self.ledger.count(State.EVALUATED, State.TRAINING)
         full = begun >= self.plan.evaluations or self.ledger.enough is not None
@@ -113,7 +127,7 @@ class Agenda:
 
     def left_s(self, group: Group, time: float) -> float | None:
         """Seconds that a group needs after the epoch it is at; None if that is unknown, or it evaluates nobody."""
-        it = self.ledger.candidates[group.order.candidate]
+        it = self.ledger.known(group.order.candidate)
         done = it.epoch - it.epochs_done
         if group.order.work != "evaluate" or done <= 0:
             return None

@@ -31,7 +31,7 @@ INTERRUPTED_MAX = 4
 #: A device that is there is waited for at least so long after the last answer of any device.
 SILENCE_S = 1800.0
 
-Work = msg.Evaluate | msg.Assess | msg.Retrain
+Work = msg.Evaluate | msg.Assess | msg.Retrain | msg.TrainSupernet
 _FROM_DEVICE = (ev.Measured, ev.MeasurementFailed, ev.Doubted, ev.Judged, ev.JudgingFailed)
 
 
@@ -101,7 +101,7 @@ class Coordinator:
                     self.agenda.set_aside.discard(candidate)
         if isinstance(event, (ev.Begun, msg.Evaluated, msg.Retrained, ev.Measured)):
             self._close_in(time, commands)
-        if not isinstance(event, msg.Progress) and not self.agenda.baseline_failed():
+        if not isinstance(event, msg.Progress) and not self.agenda.hopeless():
             self._order(time, commands)
         self._conclude(time, commands)
         return commands
@@ -116,7 +116,7 @@ class Coordinator:
             step(time, commands)
             if commands:
                 break
-        if not self.agenda.baseline_failed():
+        if not self.agenda.hopeless():
             self._order(time, commands)
         self._conclude(time, commands)
         return commands
@@ -268,7 +268,7 @@ class Coordinator:
             size = self._size(kind, works)
             if size == 0:
                 break
-            it = self.ledger.candidates[candidate]
+            it = self.ledger.known(candidate)
             members = choose(self.ledger.idle.values(), size)
             rung = self.ledger.terms.last_rung if candidate == BASELINE else it.rung
             order = self._order_for(it, kind, rung, members)
@@ -278,9 +278,12 @@ class Coordinator:
 
     def _work(self) -> Iterator[tuple[int, str, int]]:
         """(candidate, kind of work, how many such pieces are still to be begun), the most urgent first."""
+        if self.agenda.supernet_missing():
+            yield msg.SUPERNET, "supernet", 1
+            return
         ready = self.agenda.next_ready()
         if ready is not None:
-            yield ready, "evaluate", self.agenda.to_begin()
+            yield ready, "evaluate", 1 if self.agenda.baseline_awaited() else self.agenda.to_begin()
         if repeats := self.agenda.repeatable():
             yield repeats[0], "repeat", len(repeats) + self.agenda.to_begin()
         if self.agenda.to_begin() == 0:
@@ -295,6 +298,8 @@ class Coordinator:
         """How many trainers take the next piece; 0: it waits until more are idle."""
         trainers, idle = self.ledger.trainers_expected, len(self.ledger.idle)
         coming = sum(len(self.ledger.groups[leader].members) for leader in self._pausing)
+        if kind == "supernet":
+            return idle if idle == trainers else 0
         smallest = min(self.plan.group_size, trainers)
         if len(self.ledger.trainers) < trainers and works * smallest < trainers:
             return 0  # the others are about to be ready, and there is not work for all of them by themselves
@@ -306,6 +311,8 @@ class Coordinator:
 
     def _order_for(self, it: Candidate, kind: str, rung: int, members: tuple[int, ...]) -> Work:
         attempt, rungs = it.attempts + 1, self.ledger.terms.rungs
+        if kind == "supernet":
+            return msg.TrainSupernet(attempt, self.plan.seed, members, self.plan.supernet_epochs)
         if kind == "evaluate":
             seed = self.plan.seed_of(it.id)
             return msg.Evaluate(
@@ -425,9 +432,8 @@ class Coordinator:
         """Finish when nothing is open, nothing more can be proposed and every finalist is assessed and judged."""
         if not self.ledger.trainers or self.ledger.groups or BASELINE not in self.ledger.candidates:
             self._waiting_since = None
-        elif self.agenda.baseline_failed():
-            baseline = self.ledger.candidates[BASELINE]
-            self._finish(f"the baseline, to compare with, failed: {baseline.reason}", time, commands)
+        elif hopeless := self.agenda.hopeless():
+            self._finish(hopeless, time, commands)
         elif self.agenda.searched() and not self.agenda.assessable() and not self.agenda.retrainings():
             if self.agenda.awaited():
                 self._waiting_since = time if self._waiting_since is None else self._waiting_since

@@ -21,6 +21,8 @@ from mpinas.coordination.messages import (
     Retrained,
     RetrainingFailed,
     Stopped,
+    SupernetFailed,
+    SupernetTrained,
 )
 from mpinas.search import Genome
 
@@ -169,7 +171,7 @@ class Ordered:
     """Trainers were given this candidate.
 
     `work`: "evaluate" (up to `rung`), "assess", "repeat" (once more, for a better known error) or "retrain" (once
-    more, for the results).
+    more, for the results); "supernet" is about no candidate, but what all share.
 
     `members`: their world ranks, the leader first.
     """
@@ -271,6 +273,8 @@ EVENT_CLASSES: dict[str, type] = {
         AssessmentFailed,
         Retrained,
         RetrainingFailed,
+        SupernetTrained,
+        SupernetFailed,
         Stopped,
     )
 }

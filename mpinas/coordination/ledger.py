@@ -36,6 +36,8 @@ class Ledger:
     def __init__(self, terms: Terms | None = None) -> None:
         self.terms = terms or Terms()
         self.candidates: dict[int, Candidate] = {}
+        #: What is known of the weights that all subnets share; no candidate, and of no state.
+        self.supernet = Candidate(msg.SUPERNET, {})
         #: The trainers of the job that runs now, those of them that have nothing to do, and the groups of the others
         #: by the rank of their leader.
         self.trainers: dict[int, Trainer] = {}
@@ -141,7 +143,7 @@ class Ledger:
                     self.occupation.first_ready = self.occupation.last_report = time
             case msg.Progress():
                 self._outstanding(event)
-                self.candidates[event.candidate].epoch = event.epoch
+                self.known(event.candidate).epoch = event.epoch
             case msg.Evaluated():
                 self._evaluated(event, time)
             case msg.Paused():
@@ -152,6 +154,12 @@ class Ledger:
                 self._assessed(event, time)
             case msg.Retrained() | msg.RetrainingFailed():
                 self._retrained(event, time)
+            case msg.SupernetTrained(metrics=metrics, train_seconds=seconds):
+                self._closed(event, time)
+                self.supernet.metrics, self.supernet.train_seconds = metrics, seconds
+            case msg.SupernetFailed(reason=reason, detail=detail):
+                self._closed(event, time)
+                self.supernet.reason = f"{reason}: {detail}"
             case msg.Stopped(rank):
                 self._gone(rank)
             case _:
@@ -312,7 +320,7 @@ class Ledger:
             self._step(candidate, State.READY)
 
     def _ordered(self, event: ev.Ordered, time: float) -> None:
-        it = self.candidates[event.candidate]
+        it = self.known(event.candidate)
         if busy := [rank for rank in event.members if rank not in self.idle]:
             raise ProtocolError(f"trainer {busy[0]} has an order outstanding, or is not there, and was given {event}")
         if event.work == "evaluate":
@@ -426,6 +434,10 @@ class Ledger:
         for left in (self.candidates[id_] for id_ in let_go):
             left.assessed, left.onnx_difference, left.expected = False, None, None
             left.test_metrics, left.verdicts = {}, {}
+
+    def known(self, candidate: int) -> Candidate:
+        """What is known of a candidate, or of the supernet."""
+        return self.supernet if candidate == msg.SUPERNET else self.candidates[candidate]
 
     def kept(self) -> set[int]:
         """Whose trained model is kept: the front, the baseline, and those that may join once they are measured."""

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 from mpinas.search import Genome
 
+#: Stands where messages name a candidate, for what all subnets share: the supernet.
+SUPERNET = -1
+
 # --- orders: coordinator -> every member of a group
 
 
@@ -71,6 +74,20 @@ class Retrain:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainSupernet:
+    """Train the weights that all subnets of the space share, from its checkpoint on where there is one.
+
+    `epochs`: until so many are done, those of the checkpoint among them.
+    """
+
+    attempt: int
+    seed: int
+    members: tuple[int, ...]
+    epochs: int
+    candidate: int = SUPERNET
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     """To a group's leader: leave this evaluation at the end of its epoch, with a checkpoint; a larger group goes on.
 
@@ -86,7 +103,7 @@ class Stop:
     """Leave whatever is under way and end. Every trainer gets it by itself."""
 
 
-Order = Evaluate | Assess | Retrain | Pause | Stop
+Order = Evaluate | Assess | Retrain | TrainSupernet | Pause | Stop
 
 # --- reports: leader -> coordinator. `group` is the leader's world rank.
 
@@ -204,12 +221,45 @@ class RetrainingFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class SupernetTrained:
+    """The shared weights are in the run folder. `metrics`: of the largest subnet, on the validation lines."""
+
+    group: int
+    candidate: int
+    attempt: int
+    metrics: dict[str, float]
+    train_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class SupernetFailed:
+    """There are no shared weights, and no search by them."""
+
+    group: int
+    candidate: int
+    attempt: int
+    reason: str
+    detail: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """This trainer has ended, as ordered. The last report of every trainer rank."""
 
     rank: int
 
 
-#: Answers to an order for a candidate, after which its group's ranks are free.
-Answer = Evaluated | Paused | EvaluationFailed | Assessed | AssessmentFailed | Retrained | RetrainingFailed
+#: Answers to an order, after which its group's ranks are free.
+Answer = (
+    Evaluated
+    | Paused
+    | EvaluationFailed
+    | Assessed
+    | AssessmentFailed
+    | Retrained
+    | RetrainingFailed
+    | SupernetTrained
+    | SupernetFailed
+)
 Report = Ready | Progress | Answer | Stopped

@@ -43,6 +43,10 @@ class Plan:
         The search ends when so many evaluations in a row bring nobody to the front; 0: never.
     target
         Upper bounds by objective or metric: the search ends when one candidate keeps all; empty: never.
+    supernet_epochs
+        Train the weights that all subnets share for so long, before anything else; 0: they share none.
+    after_baseline
+        Others start from the trained baseline, or learn from it: they wait for it.
     limit_s
         Nothing new is begun when the job has gone on for so many seconds; 0: no limit.
     """
@@ -62,6 +66,8 @@ class Plan:
     finalist_seeds: int = 3
     patience: int = 0
     target: Mapping[str, float] = field(default_factory=dict)
+    supernet_epochs: int = 0
+    after_baseline: bool = False
     limit_s: float = 0.0
 
     def seed_of(self, candidate: int, repetition: int = 0) -> int:

@@ -29,7 +29,8 @@ class Terms:
     worst
         The slowest device's latency is the one latency objective; else there is one for each device.
     rungs
-        Budgets in epochs, ascending, the full one last; a candidate is compared with others after that.
+        Budgets in epochs, ascending, the full one last; a candidate is compared with others after that. A first
+        budget of 0: judged as inherited from the supernet.
     quality_tolerance
         A trained model is accepted on a device if its error there differs by no more than this share.
     """

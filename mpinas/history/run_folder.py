@@ -12,10 +12,14 @@ from mpinas.coordination.terms import Terms
 from mpinas.errors import UserError
 from mpinas.search import Genome
 
+#: The space of networks that are the human-designed one, made smaller: `mpinas compress`.
+COMPRESSED = "compressed"
+
 
 def terms_of(experiment: Experiment) -> Terms:
     """What the candidates of this experiment are compared by."""
-    edge, rungs = experiment.edge, (*experiment.search.rungs, experiment.training.epochs)
+    inherited = (0,) if experiment.search.strategy == "supernet" else ()
+    edge, rungs = experiment.edge, (*inherited, *experiment.search.rungs, experiment.training.epochs)
     return Terms(dict(experiment.search.limits), edge.devices, edge.combine == "worst", rungs, edge.quality_tolerance)
 
 
@@ -37,6 +41,8 @@ def plan_of(experiment: Experiment, start: Sequence[Genome] = ()) -> Plan:
         finalist_seeds=search.finalist_seeds,
         patience=search.patience,
         target=dict(search.target),
+        supernet_epochs=experiment.supernet.epochs if experiment.needs_supernet else 0,
+        after_baseline=training.teacher == "baseline" or search.space == COMPRESSED,
         limit_s=3600 * search.max_hours,
     )
 
@@ -133,6 +139,21 @@ class RunFolder:
     def shard_file(self, candidate: int) -> Path:
         """Labelled samples that go to devices with the trained candidate; what they are stands beside, as JSON."""
         return self.models / f"{candidate:05d}" / "shard.bin"
+
+    @property
+    def supernet_file(self) -> Path:
+        """Weights that all subnets share, once they are trained."""
+        return self.models / "supernet" / "weights.pt"
+
+    @property
+    def supernet_checkpoint_file(self) -> Path:
+        """What their training can go on from."""
+        return self.models / "supernet" / "checkpoint.pt"
+
+    @property
+    def calibration_file(self) -> Path:
+        """Training samples by which integer networks find their ranges (a NumPy file)."""
+        return self.path / "calibration.npy"
 
     def keep_only(self, candidates: Collection[int]) -> None:
         """Remove the trained models and checkpoints of all others: a job that was killed may have left some."""

@@ -65,6 +65,26 @@ def space(input_shape: tuple[int, int, int]) -> SearchSpace:
     return SearchSpace(genes, repair)
 
 
+class Cnn3d:
+    """The space and its networks."""
+
+    baseline = None
+
+    def search_space(self, input_shape: tuple[int, int, int]) -> SearchSpace:
+        """The genes."""
+        return space(input_shape)
+
+    def build(self, genome: Genome, input_shape: tuple[int, int, int], outputs: int) -> nn.Module:
+        """The network of a genome."""
+        return Network(genome, input_shape, outputs)
+
+    def supernet(self, space: SearchSpace, input_shape: tuple[int, int, int], outputs: int) -> nn.Module:
+        """The weights that all networks of a space share, be it narrowed or not."""
+        from mpinas.models.elastic import Supernet  # which is made of what is here
+
+        return Supernet(space, input_shape, outputs)
+
+
 class Network(nn.Module):
     """The network of one genome. With the stem "fold" it is 2D, otherwise 3D throughout."""
 
@@ -92,7 +112,7 @@ class Network(nn.Module):
                 layers.append(_Block(dims, channels, width, kernel, stride, separable=genome["block"] == "separable"))
                 channels = width
         self.features = nn.Sequential(*layers)
-        cell, cells = _grid(genome) if genome["head"] == "grid" else (0, 1)
+        cell, cells = grid(genome) if genome["head"] == "grid" else (0, 1)
         self._pool = nn.AvgPool2d(cell) if cell else nn.AdaptiveAvgPool2d(1)
         head_width = int(genome["head_width"])
         self.head = nn.Sequential(
@@ -113,7 +133,7 @@ class Network(nn.Module):
         return out
 
 
-def _grid(genome: Genome) -> tuple[int, int]:
+def grid(genome: Genome) -> tuple[int, int]:
     """Side of a cell in pixels of the last stage, and cells along a side: four to seven, fewer in small pictures."""
     side = int(genome["field"]) // int(genome["scale"])
     for stride in (int(genome["stem_stride"]), *(2 for _ in range(int(genome["stages"])))):

@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from mpinas.errors import UserError
-from mpinas.models import Shape, baseline_genome, build, input_frames, make_space
+from mpinas.models import Networks, Shape, baseline_genome, make_space
 from mpinas.search import Genome
 
 
@@ -41,11 +41,11 @@ class Facts(msgspec.Struct, frozen=True):
     activation_bytes: int
 
 
-def facts_of(genome: Genome, input_shape: Shape, outputs: int) -> Facts:
-    """Facts of the network of a genome, for samples of `input_shape` (frames, height, width)."""
+def facts_of(genome: Genome, networks: Networks) -> Facts:
+    """Facts of the network of a genome."""
     with torch.device("meta"):
-        network = build(genome, input_shape, outputs).eval()
-        frames = torch.zeros((1, input_frames(genome, input_shape), *input_shape[1:]), dtype=torch.uint8)
+        network = networks.build(genome).eval()
+        frames = torch.zeros((1, *networks.shape(genome)), dtype=torch.uint8)
     kept = [*network.parameters(), *network.buffers()]
     widest = _Widest(kept)
     with torch.no_grad(), FlopCounterMode(display=False) as counter, widest:
@@ -69,7 +69,7 @@ def described(name: str, input_shape: Shape, outputs: int, baseline: str) -> dic
     space = make_space(name, input_shape)
     genome = baseline_genome(baseline, name)
     try:
-        facts = facts_of(genome, input_shape, outputs)
+        facts = facts_of(genome, Networks(name, input_shape, outputs))
     except ValueError as error:
         raise UserError(str(error)) from None
     return {

@@ -22,8 +22,11 @@ STAGES = 4
 Size = tuple[int, int, int]
 #: What the published search keeps: the crop is enlarged to this side, and windows are so large.
 SIDE, WINDOW_TIME, WINDOW_SPACE = 224, 8, 7
-_TRAINING: dict[str, list[float] | list[bool]] = {
-    "learning_rate": [1e-4, 2e-4, 5e-4, 1e-3, 2e-3, 5e-3, 1e-2],
+#: The learning rate in half decades, and falling in steps (of epochs) as published.
+_TRAINING: dict[str, list[float] | list[int] | list[bool]] = {
+    "learning_rate": [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0],
+    "step_size": [10, 20, 40],
+    "gamma": [0.1, 0.3, 0.5, 0.7, 0.9],
     "weight_decay": [0.0, 1e-3, 1e-2, 1e-1],
     "flips": [False, True],
 }
@@ -52,25 +55,40 @@ BASELINE = Design(
 )  # fmt: skip
 
 
-def space(input_shape: Size) -> SearchSpace:
+class Swin3d:
     """The published space: patch, width, depths, heads and MLP ratio, on the whole picture enlarged to 224 x 224."""
-    return SearchSpace({**_genes(), **_TRAINING})
+
+    baseline = "lpbf-swin"
+
+    def search_space(self, input_shape: Size) -> SearchSpace:
+        """The genes."""
+        return SearchSpace({**_genes(), **_TRAINING})
+
+    def build(self, genome: Genome, input_shape: Size, outputs: int) -> nn.Module:
+        """The network of a genome."""
+        return Network(design_of(genome, input_shape), outputs)
 
 
-def space_free(input_shape: Size) -> SearchSpace:
-    """The same with fewer frames, smaller pictures and other windows to choose from.
+class Swin3dFree:
+    """The same with fewer frames, smaller pictures and other windows to choose from."""
 
-    `side`: of the picture after scaling. More than the camera gave adds no information, so that is the most.
-    """
-    frames, height, width = input_shape
-    seen = min(height, width)
-    genes: dict[str, list[float] | list[int] | list[bool]] = {
-        "frames": [n for n in (1, 2, 4, 8, 16, 32) if n < frames] + [frames],
-        "side": sorted({max(8, int(seen * share) // 8 * 8) for share in (0.25, 0.5, 0.75, 1.0)}),
-        "window_time": [1, 2, 4, 8],
-        "window_space": [2, 4, 7],
-    }
-    return SearchSpace({**genes, **_genes(), **_TRAINING}, _repair_free)
+    baseline = None
+
+    def search_space(self, input_shape: Size) -> SearchSpace:
+        """The genes. `side`: of the picture after scaling; more than the camera gave adds no information."""
+        frames, height, width = input_shape
+        seen = min(height, width)
+        genes: dict[str, list[float] | list[int] | list[bool]] = {
+            "frames": [n for n in (1, 2, 4, 8, 16, 32) if n < frames] + [frames],
+            "side": sorted({max(8, int(seen * share) // 8 * 8) for share in (0.25, 0.5, 0.75, 1.0)}),
+            "window_time": [1, 2, 4, 8],
+            "window_space": [2, 4, 7],
+        }
+        return SearchSpace({**genes, **_genes(), **_TRAINING}, _repair_free)
+
+    def build(self, genome: Genome, input_shape: Size, outputs: int) -> nn.Module:
+        """The network of a genome."""
+        return Network(design_of(genome, input_shape), outputs)
 
 
 def _genes() -> dict[str, list[int]]:

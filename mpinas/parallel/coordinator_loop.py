@@ -23,6 +23,7 @@ from mpinas.edge.client import EdgeClient
 from mpinas.history.journal import Journal
 from mpinas.history.run_folder import RunFolder
 from mpinas.history.shard import read_shard
+from mpinas.models import Networks
 from mpinas.parallel.channel import Backoff, Channel
 from mpinas.search import Genome
 from mpinas.training.exporter import Exporters, Reply, Request
@@ -77,15 +78,14 @@ class Shell:
         exporters: Exporters,
         folder: RunFolder,
         journal: Journal,
-        network: tuple[tuple[int, int, int], int],
+        networks: Networks,
     ) -> None:
         self._channel = channel
         self._device = device
         self._exporters = exporters
         self._folder = folder
         self._journal = journal
-        #: Input shape and number of outputs of every candidate.
-        self._network = network
+        self._networks = networks
         #: What waits for an artifact that is being written a second time.
         self._again: dict[int, list[co.Measure]] = {}
         #: What went wrong here and is to be told as an event.
@@ -134,8 +134,10 @@ class Shell:
         self._device.judge(candidate, device, model, shard, data)
 
     def _request(self, candidate: int, genome: Genome) -> Request:
-        shape, outputs = self._network
-        return Request(candidate, genome, shape, outputs, str(self._folder.export_file(candidate)))
+        of, path = self._networks, str(self._folder.export_file(candidate))
+        calibration = self._folder.calibration_file
+        samples = str(calibration) if calibration.is_file() else ""
+        return Request(candidate, genome, of.space, of.input_shape, of.outputs, path, samples, of.baseline)
 
     def collect(self) -> list[ev.Event]:
         """What has happened since the last call; does not wait."""

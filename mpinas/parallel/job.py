@@ -29,10 +29,8 @@ from mpinas.parallel.layout import describe, largest_group, trainers_of
 from mpinas.search import SearchSpace, make_search
 
 if TYPE_CHECKING:  # torch is imported only once it is clear that there is something to do
-    import torch
-
-    from mpinas.tasks import Samples, Task
-    from mpinas.training.candidate import Trainer
+    from mpinas.parallel.means import Means
+    from mpinas.tasks import Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +41,6 @@ class Arguments:
     run: Path | None = None
     resume: bool = False
     overrides: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Means:
-    """What one trainer rank has to train with."""
-
-    task: Task
-    samples: tuple[Samples, Samples]
-    test: Samples | None
-    device: torch.device
 
 
 def run(arguments: Arguments) -> None:
@@ -76,14 +64,18 @@ def _run(world: Any, arguments: Arguments) -> None:
     if rank == 0:
         _say(describe(size, plan.group_size, plan.group_size_max))
 
-    from mpinas.models import make_space
+    from mpinas.models import check_supernet, make_space
+    from mpinas.parallel.means import gather_means, networks_of, save_calibration
     from mpinas.tasks import make_task
 
     task = mpi.on_all_ranks(world, lambda: make_task(experiment.task, experiment.search.seed))
+    search = experiment.search
     space = mpi.on_all_ranks(
-        world, lambda: make_space(experiment.search.space, task.input_shape, experiment.search.genes)
+        world, lambda: make_space(search.space, task.input_shape, search.genes, experiment.added_genes())
     )
-    plan = mpi.on_rank_0(world, lambda: plan_of(experiment, start_genomes(experiment.search.start, space)))
+    if experiment.needs_supernet:
+        mpi.on_all_ranks(world, lambda: check_supernet(networks_of(task, experiment), space))
+    plan = mpi.on_rank_0(world, lambda: plan_of(experiment, start_genomes(search.start, space)))
     if size > 1:
         from mpinas.parallel import horovod
 
@@ -96,9 +88,14 @@ def _run(world: Any, arguments: Arguments) -> None:
         desk: list[Desk] = []
         # before the data are read: exporters and device take seconds to start, too
         mpi.on_rank_0(world, lambda: desk.append(stack.enter_context(Desk(path, experiment, arguments.resume, task))))
-        means = mpi.on_all_ranks(world, lambda: _means(task, experiment, position, largest) if trains else None)
+        means = mpi.on_all_ranks(
+            world, lambda: gather_means(task, space, experiment, position, largest) if trains else None
+        )
+        if rank == trainers[0] and means is not None:
+            save_calibration(means, experiment, RunFolder(path))
+        world.Barrier()
         if rank == 0:
-            _say(f"task {task.name}, space {experiment.search.space} of {len(space):.1e} genomes; data read and ranks "
+            _say(f"task {task.name}, space {search.space} of {len(space):.1e} genomes; data read and ranks "
                  f"ready after {time.monotonic() - began:.1f} s")  # fmt: skip
         with mpi.abort_on_user_error(world):
             if rank == 0:
@@ -123,18 +120,6 @@ def read_arguments(arguments: Arguments) -> tuple[Experiment, Path]:
     return experiment, path
 
 
-def _means(task: Task, experiment: Experiment, position: tuple[int, int], largest_group: int) -> Means:
-    """Read the data and take a device. Raises UserError."""
-    from mpinas.training.devices import local_device
-
-    device = local_device(experiment.training.device, experiment.training.threads, *position)
-    samples = task.load()
-    if len(samples[0]) < largest_group:
-        raise UserError(f"task.train: {len(samples[0])} training samples are too few for groups of "
-                        f"{largest_group}; set training.group_size_max")  # fmt: skip
-    return Means(task, samples, task.load_test(), device)
-
-
 def _position_on_node(world: Any, trains: bool) -> tuple[int, int]:
     """(this trainer's place, how many) among the trainers of this node."""
     from mpi4py import MPI
@@ -151,18 +136,13 @@ def _train(world: Any, control: Any, folder: RunFolder, experiment: Experiment, 
     """A trainer rank's part of the job."""
     from mpinas.parallel.coordinator_loop import StopSignals
     from mpinas.parallel.group import Grouping
+    from mpinas.parallel.means import trainer_of
     from mpinas.parallel.trainer_loop import Crew, be_polite, run_trainer
 
     StopSignals.ignore()
     if experiment.edge.bridge == "local":
         be_polite()
-    run_trainer(Crew(world.Get_rank(), _trainer(means, experiment), folder, Grouping(world)), control)
-
-
-def _trainer(means: Means, experiment: Experiment) -> Trainer:
-    from mpinas.training.candidate import Trainer
-
-    return Trainer(means.task, means.samples, means.test, means.device, experiment.training.batch_size)
+    run_trainer(Crew(world.Get_rank(), trainer_of(means, experiment, folder), folder, Grouping(world)), control)
 
 
 class Desk:
@@ -237,6 +217,7 @@ class Desk:
         """Run the search to its end; in a world of one, train as well."""
         from mpinas.parallel.channel import MpiChannel
         from mpinas.parallel.coordinator_loop import Shell, StopSignals, coordinate
+        from mpinas.parallel.means import networks_of
         from mpinas.report.live import open_display
 
         self._begun = True
@@ -252,7 +233,7 @@ class Desk:
         else:
             channel = self._serial_channel(means, lambda: stop.caught is not None)
         shell = Shell(channel, self.device, self.exporters, self.folder, self.journal,
-                      (self.task.input_shape, self.task.outputs))  # fmt: skip
+                      networks_of(self.task, self.experiment))  # fmt: skip
         begun = ev.Begun(mpinas.__version__, len(trainers), self.task.name, self.simulated)
         with closing(open_display(sys.stdout, search.evaluations, self.folder.logs / "search.log")) as display:
             coordinate(coordinator, shell, display, begun, stop)
@@ -263,11 +244,12 @@ class Desk:
     def _serial_channel(self, means: Means, should_stop: Callable[[], bool]) -> Any:
         from mpinas.parallel.channel import SerialChannel
         from mpinas.parallel.group import Grouping
+        from mpinas.parallel.means import trainer_of
         from mpinas.parallel.trainer_loop import Crew, be_polite
 
         if self.experiment.edge.bridge == "local":
             be_polite()
-        crew = Crew(0, _trainer(means, self.experiment), self.folder, Grouping())
+        crew = Crew(0, trainer_of(means, self.experiment, self.folder), self.folder, Grouping())
 
         def execute(order: Order, say: Callable[[Report], None]) -> None:
             crew.execute(order, say, should_stop)

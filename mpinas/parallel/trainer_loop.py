@@ -24,7 +24,7 @@ from mpinas.training.recipe import Epochs
 
 Say = Callable[[msg.Report], None]
 Test = Callable[[], bool]
-Work = msg.Evaluate | msg.Assess | msg.Retrain
+Work = msg.Evaluate | msg.Assess | msg.Retrain | msg.TrainSupernet
 #: What the report on an order says beyond whom it is about; or that it was paused.
 Outcome = tuple[Any, ...] | Paused
 
@@ -63,8 +63,11 @@ class Crew:
         self, order: Work, say: Say, should_stop: Test, should_pause: Test | None
     ) -> Callable[[Collectives], Outcome]:
         """What a member does with its group."""
-        trainer, genome = self.trainer, order.genome
-        weights = self.folder.weights_file(order.candidate)
+        trainer = self.trainer
+        if isinstance(order, msg.TrainSupernet):
+            watch = _watch(order, say, should_stop)
+            return lambda group: trainer.train_supernet(group, order.seed, order.epochs, watch)
+        genome, weights = order.genome, self.folder.weights_file(order.candidate)
         match order:
             case msg.Evaluate(seed=seed):
                 epochs = Epochs(order.epochs_done, order.epochs, order.epochs_full)
@@ -85,6 +88,7 @@ _ANSWERS: dict[type[Work], tuple[Callable[..., msg.Report], Callable[..., msg.Re
     msg.Evaluate: (msg.Evaluated, msg.EvaluationFailed),
     msg.Assess: (msg.Assessed, msg.AssessmentFailed),
     msg.Retrain: (msg.Retrained, msg.RetrainingFailed),
+    msg.TrainSupernet: (msg.SupernetTrained, msg.SupernetFailed),
 }
 
 
@@ -106,7 +110,12 @@ def _identity(order: Work) -> tuple[int, int, int]:
     return order.members[0], order.candidate, order.attempt
 
 
-def _watch(order: msg.Evaluate | msg.Retrain, say: Say, should_stop: Test, should_pause: Test | None = None) -> Watch:
+def _watch(
+    order: msg.Evaluate | msg.Retrain | msg.TrainSupernet,
+    say: Say,
+    should_stop: Test,
+    should_pause: Test | None = None,
+) -> Watch:
     def on_epoch(epoch: int, error: float) -> None:
         say(msg.Progress(*_identity(order), epoch, order.epochs, error))
 

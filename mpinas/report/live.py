@@ -48,6 +48,12 @@ def line_of(event: ev.Event, ledger: Ledger) -> str | None:  # noqa: PLR0911, PL
         case msg.EvaluationFailed(_, candidate, _, reason, detail):
             outcome = "begins anew" if reason == NO_CHECKPOINT else "failed"
             return f"{name_of(candidate)} {outcome}: {reason}: {detail}"
+        case msg.Progress(candidate=msg.SUPERNET, epoch=epoch, epochs=epochs, error=largest):
+            return f"supernet: epoch {epoch} of {epochs}, error of the largest subnet {largest:.4f}"
+        case msg.SupernetTrained(metrics=metrics, train_seconds=took_s):
+            return f"supernet trained in {took_s:.1f} s: error of the largest subnet {metrics['error']:.4f}"
+        case msg.SupernetFailed(reason=reason, detail=detail):
+            return f"supernet failed: {reason}: {detail}"
         case msg.Evaluated(_, candidate, _, metrics, seconds):
             it = ledger.candidates[candidate]
             place = " *front*" if candidate in ledger.front else ""
@@ -229,10 +235,9 @@ class LiveDisplay:
         table = Table("ranks", "do", "epoch", "since", box=None, padding=(0, 2, 0, 0))
         for group in list(ledger.groups.values())[:12]:
             order = group.order
-            epoch = "" if order.work == "assess" else str(ledger.candidates[order.candidate].epoch)
-            table.add_row(
-                _ranks(group.members), f"{order.work} {order.candidate}", epoch, duration(time - group.since)
-            )  # fmt: skip
+            epoch = "" if order.work == "assess" else str(ledger.known(order.candidate).epoch)
+            what = order.work if order.candidate == msg.SUPERNET else f"{order.work} {order.candidate}"
+            table.add_row(_ranks(group.members), what, epoch, duration(time - group.since))
         if len(ledger.groups) > 12:
             table.add_row("…", f"and {len(ledger.groups) - 12} groups more", "", "")
         if ledger.idle:

@@ -84,6 +84,30 @@ class SearchSpace:
         out._valid = self._valid
         return out
 
+    def extended(self, genes: Mapping[str, Sequence[Value]]) -> SearchSpace:
+        """The same space with more genes, which neither `repair` nor `facts` looks at.
+
+        Raises
+        ------
+        ValueError
+            It has a gene of that name.
+        """
+        own = {gene.name: gene.choices for gene in self.genes}
+        if double := [name for name in genes if name in own]:
+            raise ValueError(f"there is a gene {double[0]!r} already; give yours another name")
+        repair, facts = self._repair, self._facts
+
+        def own_part(genome: Genome) -> Genome:
+            return {name: genome[name] for name in own}
+
+        def repaired(genome: Genome) -> Genome:
+            part = repair(own_part(genome)) if repair else own_part(genome)
+            return part | {name: genome[name] for name in genes}
+
+        out = SearchSpace({**own, **genes}, repaired, facts and (lambda genome: facts(own_part(genome))))
+        out._valid |= self._valid
+        return out
+
     def __len__(self) -> int:
         """Size of the product of all choices (an upper bound where `repair` folds it)."""
         return math.prod(len(gene.choices) for gene in self.genes)

@@ -128,6 +128,7 @@ class _Reader:
                 done = self._epochs_done.get(id_, 0)
                 epochs = report.epochs_done if isinstance(report, msg.Paused) else self._rungs[order.rung]
                 faster = speed_up(self._serial_share, len(order.members))
-                self.seen.epoch_s.append((time - since) * faster / (epochs - done))
+                if epochs > done:  # else it was judged as inherited
+                    self.seen.epoch_s.append((time - since) * faster / (epochs - done))
                 self.seen.trained += done == 0
                 self._epochs_done[id_] = epochs

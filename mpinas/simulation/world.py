@@ -27,6 +27,10 @@ from mpinas.simulation.stations import Job, Station, Timeline, Usage
 Objectives = Callable[[Genome], tuple[float, float]]
 #: How the error falls with the budget: err(epochs) = err(full) * (full / epochs) ** this.
 LEARNING_EXPONENT = 0.3
+#: As what share of a full training inherited weights are worth, and as many epochs as judging by them takes.
+INHERITED, JUDGING_EPOCHS = 0.25, 0.5
+#: Subnets in each step of a supernet's training.
+SUBNETS = 4
 #: A trainer that is told to stop leaves its work within so long.
 STOP_S = 0.1
 #: Past the moment at which something is due, so that no rounding makes it look too early.
@@ -47,6 +51,9 @@ class Usages:
     trainers: float
     devices: float
     exporters: float
+
+
+Work = msg.Evaluate | msg.Assess | msg.Retrain | msg.TrainSupernet
 
 
 class World:
@@ -238,7 +245,7 @@ class World:
 
     # --- trainers
 
-    def _begin(self, ranks: Iterable[int], order: msg.Evaluate | msg.Assess | msg.Retrain) -> None:
+    def _begin(self, ranks: Iterable[int], order: Work) -> None:
         members = order.members
         if set(ranks) != set(members) or self._at_work.intersection(members):
             raise ProtocolError(
@@ -254,10 +261,12 @@ class World:
                 self.trainings += 1
                 self.trained_predicted += self.ledger.candidates[order.candidate].predicted
             seconds, answer = self.train(leader, order)
-            if self.machine.progress:
+            if self.machine.progress and order.epochs:
                 self._next_epoch(leader, order, seconds / (order.epochs - order.epochs_done), order.epochs_done + 1)
         elif isinstance(order, msg.Assess):
             seconds, answer = self.assess(leader, order)
+        elif isinstance(order, msg.TrainSupernet):
+            seconds, answer = self.train_supernet(leader, order)
         else:
             seconds, answer = self.retrain(leader, order)
         self._began[leader] = (self.time, seconds)
@@ -287,7 +296,7 @@ class World:
             self.happen(msg.Progress(leader, order.candidate, order.attempt, epoch, order.epochs, error))
             self._next_epoch(leader, order, epoch_s, epoch + 1)
 
-    def _end(self, leader: int, order: msg.Evaluate | msg.Assess | msg.Retrain, answer: ev.Event) -> None:
+    def _end(self, leader: int, order: Work, answer: ev.Event) -> None:
         if self.under_way.get(leader) is order:  # else it was told to stop
             self._free(leader)
             self.happen(answer)
@@ -313,7 +322,8 @@ class World:
 
     def error(self, order: msg.Evaluate, epochs: int) -> float:
         """Validation error after so many epochs."""
-        return self.objectives(order.genome)[0] * math.pow(order.epochs_full / epochs, LEARNING_EXPONENT)
+        learned = max(epochs, INHERITED * order.epochs_full)
+        return self.objectives(order.genome)[0] * math.pow(order.epochs_full / learned, LEARNING_EXPONENT)
 
     def ready(self, rank: int, host: str) -> tuple[float, msg.Ready]:
         """When a trainer is there, in seconds from the start, and what it says then."""
@@ -330,7 +340,7 @@ class World:
             return 1.0, msg.EvaluationFailed(group, id_, order.attempt, "checkpoint", "it was removed")
         if not order.epochs_done:
             self._lost.discard(id_)
-        share = (order.epochs - order.epochs_done) / order.epochs_full
+        share = max(order.epochs - order.epochs_done, JUDGING_EPOCHS) / order.epochs_full
         seconds = (
             share * self.draw(self.machine.train, _TRAIN, id_) / speed_up(self.machine.serial_share, len(order.members))
         )
@@ -339,6 +349,12 @@ class World:
             if u < self.machine.failed_share:
                 return seconds * when, msg.EvaluationFailed(group, id_, order.attempt, "diverged", "simulated")
         return seconds, msg.Evaluated(group, id_, order.attempt, {"error": self.error(order, order.epochs)}, seconds)
+
+    def train_supernet(self, group: int, order: msg.TrainSupernet) -> tuple[float, ev.Event]:
+        """The same for the supernet: each of its epochs is as long as one of a mean candidate for each subnet."""
+        epochs_s = self.machine.train.mean_s / self.ledger.terms.rungs[-1] * order.epochs * SUBNETS
+        seconds = epochs_s / speed_up(self.machine.serial_share, len(order.members))
+        return seconds, msg.SupernetTrained(group, order.candidate, order.attempt, {"error": 0.5}, seconds)
 
     def assess(self, group: int, order: msg.Assess) -> tuple[float, ev.Event]:
         """The same for a finalist's test file and ONNX file."""

@@ -1,12 +1,13 @@
-"""What is learned. Each task is a module; `make_task` finds it by the name in the experiment file."""
+"""What is learned: data, loss and metrics. `make_task` finds a task by its name in the experiment file."""
 
 from __future__ import annotations
 
-from mpinas import config
+from mpinas import config, plugins
 from mpinas.errors import UserError
 from mpinas.tasks.protocol import Samples, Task
 
-NAMES = ("lpbf", "digits")
+_NEEDED = ("name", "input_shape", "outputs", "device_metric", "baseline", "metadata", "simulated", "load", "load_test",
+           "loss", "sums", "metrics")  # fmt: skip
 
 
 def make_task(settings: config.Task, seed: int) -> Task:
@@ -15,19 +16,21 @@ def make_task(settings: config.Task, seed: int) -> Task:
     Raises
     ------
     UserError
-        The name is unknown, or a key does not fit the task.
+        The name is unknown, a key does not fit the task, or what a plug-in gives is no task.
     """
-    match settings.name:
-        case "lpbf":
-            from mpinas.tasks.lpbf.task import LpbfTask
+    make = plugins.find("tasks", settings.name, "task.name")
+    try:
+        task: Task = make(settings, seed)
+    except UserError:
+        raise
+    except Exception as error:  # a user's code
+        raise UserError(f"task.name = {settings.name!r} cannot be made: {type(error).__name__}: {error}") from error
+    # `simulated` may open files: its name is enough
+    if missing := [each for each in _NEEDED if each not in dir(task)]:
+        raise UserError(
+            f"task.name = {settings.name!r} has no {missing[0]!r}: see docs/extending.md"
+        )
+    return task
 
-            return LpbfTask(settings, seed)
-        case "digits":
-            from mpinas.tasks.digits import DigitsTask
 
-            return DigitsTask(settings, seed)
-        case _:
-            raise UserError(f"task.name = {settings.name!r} is unknown; known are {', '.join(NAMES)}")
-
-
-__all__ = ["NAMES", "Samples", "Task", "make_task"]
+__all__ = ["Samples", "Task", "make_task"]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +29,11 @@ class Samples:
 
 
 class Task(Protocol):
-    """One thing to learn."""
+    """One thing to learn. The class is named in the experiment file, and made from ([task] section, seed of the run).
+
+    What a task needs of the section: `train`, `test`, `frames`, `validation_fraction` …, and of its own keys a table
+    `options`. It raises UserError for what it cannot use.
+    """
 
     name: str
     #: Frames, height, width of one sample.
@@ -36,8 +42,8 @@ class Task(Protocol):
     outputs: int
     #: Which error a device computes of a trained model: "rmse" over all targets, or "misclassified".
     device_metric: Literal["rmse", "misclassified"]
-    #: Name of the human-designed baseline among `models.baselines`.
-    baseline: str
+    #: The human-designed network to beat: made from (input shape, outputs); the class, or an installed one's name.
+    baseline: str | Callable[[tuple[int, int, int], int], nn.Module]
     #: What a user of the ONNX file has to know: key -> text, written into the file.
     metadata: dict[str, str]
 

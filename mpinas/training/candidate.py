@@ -5,25 +5,32 @@ Must not know orders and reports, nor how the ranks of a group reach each other.
 
 from __future__ import annotations
 
+import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
+import msgspec
 import torch
 from torch import nn
 
-from mpinas.models import build, input_frames
+from mpinas.models import TRAINING_GENES, Networks
 from mpinas.search import Genome
 from mpinas.tasks import Samples, Task
+from mpinas.training.artifact import calibration_of, precision_of, write_artifact
 from mpinas.training.checkpoint import Checkpoint, Unusable, read_archive, unpack, write_checkpoint
 from mpinas.training.collectives import Collectives
-from mpinas.training.export import export_onnx, onnx_difference
-from mpinas.training.loop import Watch, judge, train
-from mpinas.training.recipe import Epochs, Recipe, make_optimizer
+from mpinas.training.deployed import Deployed
+from mpinas.training.export import onnx_difference
+from mpinas.training.heritage import Heritage
+from mpinas.training.loop import Diverged, Watch, judge, take, train
+from mpinas.training.recipe import Distillation, Epochs, Recipe, Steps, make_optimizer
 from mpinas.training.shard import make_shard
+from mpinas.training.supernet import Sandwich, recalibrate
 from mpinas.training.weights import load_weights, save_weights
 
-#: Largest difference of an output between ONNX Runtime and torch.
+#: Largest difference of an output between ONNX Runtime and torch, in full precision.
 ONNX_TOLERANCE = 1e-3
 
 
@@ -48,19 +55,28 @@ class Trainer:
     """One rank's means to train: the task, its data and the device. With whom it trains is another matter each time."""
 
     task: Task
+    heritage: Heritage
     #: Training and validation samples.
     samples: tuple[Samples, Samples]
     test: Samples | None
     device: torch.device
     #: Of the whole group.
     batch_size: int
+    #: How a supernet is trained, where there is one.
+    sandwich: Sandwich | None = None
+
+    @property
+    def networks(self) -> Networks:
+        """What genomes describe."""
+        return self.heritage.networks
 
     def evaluate(
         self, group: Collectives, genome: Genome, seed: int, epochs: Epochs, files: Files, watch: Watch
     ) -> tuple[dict[str, float], float] | Paused:
-        """Train from scratch, or from the checkpoint on where epochs are done; (validation metrics, seconds).
+        """Train from what it inherits, or from the checkpoint on where epochs are done; (validation metrics, seconds).
 
-        The leader writes the weights, and a checkpoint as long as the schedule is not at its end. One that is paused
+        Metrics are those of the network in the precision that it will run in. Without any epochs it is judged as it is
+        inherited, and nothing is written. The leader writes the weights, and a checkpoint as long as the schedule is not at its end. One that is paused
         leaves the weights as they were: those that an earlier result was found with.
 
         Raises Diverged, Abandoned, Unusable, and whatever torch raises (see `outcome.explain`).
@@ -71,6 +87,8 @@ class Trainer:
         if epochs.done:
             archive = group.broadcast_bytes(read_archive(files.checkpoint) if group.rank == 0 else b"")
             checkpoint = unpack(archive, genome, seed, epochs.done)
+        if epochs.until == 0:
+            return self._judge_inherited(group, genome, recipe), time.perf_counter() - began
         model, optimizer, done, metrics = self._train(group, genome, recipe, checkpoint, watch)
         if group.rank == 0:
             if done == epochs.until:
@@ -100,22 +118,71 @@ class Trainer:
     ) -> tuple[nn.Module, torch.optim.Optimizer, int, dict[str, float]]:
         """(the network, its optimizer, epochs done in all, validation metrics)."""
         torch.manual_seed(recipe.seed)
-        model = build(genome, self.task.input_shape, self.task.outputs).to(self.device)
+        model = self.heritage.network(genome).to(self.device)
         if checkpoint is not None:
             try:
                 model.load_state_dict(checkpoint.model)
             except RuntimeError as error:  # the network has changed since
                 raise Unusable(f"the checkpoint does not fit the network: {str(error).splitlines()[0]}") from None
         optimizer = make_optimizer(model, recipe, group, checkpoint.optimizer if checkpoint else None)
-        frames = input_frames(genome, self.task.input_shape)
+        frames, *_ = self.networks.shape(genome)
         views = (self.samples[0].middle(frames), self.samples[1].middle(frames))
-        return model, optimizer, *train(model, optimizer, self.task, views, recipe, group, watch)
+        recipe = replace(recipe, distillation=self._distillation(genome))
+        done, metrics = train(model, optimizer, self.task, views, recipe, group, watch)
+        if precision_of(genome) != "fp32" and done == recipe.epochs.until:
+            metrics = self._judge_deployed(model, group, genome, views[1])
+        return model, optimizer, done, metrics
+
+    def _distillation(self, genome: Genome) -> Distillation | None:
+        """The teacher sees its own frames of each training sample."""
+        teacher = self.heritage.teacher(genome)
+        if teacher is None:
+            return None
+        training = self.samples[0].middle(teacher.frames)
+        return Distillation(
+            float(genome["distillation"]),
+            lambda indices, mirrored: teacher.answer(take(training, indices, self.device, mirrored)[0]),
+        )
+
+    def _judge_inherited(self, group: Collectives, genome: Genome, recipe: Recipe) -> dict[str, float]:
+        """Validation metrics of a subnet with the weights that it has of the supernet."""
+        frames, *_ = self.networks.shape(genome)
+        training, validation = (part.middle(frames) for part in self.samples)
+        model = self.heritage.network(genome).to(self.device)
+        recalibrate(model, training, recipe.batch_size, group, self.device)
+        if precision_of(genome) != "fp32":
+            return self._judge_deployed(model, group, genome, validation)
+        return judge(model, self.task, validation, group, recipe)
+
+    def _judge_deployed(
+        self, model: nn.Module, group: Collectives, genome: Genome, samples: Samples
+    ) -> dict[str, float]:  # fmt: skip
+        """Metrics of the file that the network becomes, in the precision that it will run in; by the leader."""
+        found = b""
+        if group.rank == 0:
+            with TemporaryDirectory() as folder:
+                file = Path(folder) / "model.onnx"
+                self._write(model, genome, file, {})
+                outputs = torch.from_numpy(Deployed(file).run(samples.inputs, self.batch_size))
+            metrics = self.task.metrics(self.task.sums(outputs, torch.from_numpy(samples.targets)))
+            found = msgspec.json.encode(metrics)
+        metrics = msgspec.json.decode(group.broadcast_bytes(found), type=dict[str, float])
+        if not all(math.isfinite(value) for value in metrics.values()):
+            raise Diverged(f"the error is {metrics['error']} in {precision_of(genome)}")
+        return metrics
+
+    def _write(self, model: nn.Module, genome: Genome, path: Path, metadata: dict[str, str]) -> None:
+        """Write the file that the device runs."""
+        calibration = calibration_of(self.samples[0])
+        write_artifact(model, self.networks.shape(genome), path, metadata, precision_of(genome), calibration)
 
     def _test(self, model: nn.Module, group: Collectives, recipe: Recipe, genome: Genome) -> dict[str, float]:
         """Metrics on the test samples; {} where there are no labels."""
         if self.test is None or self.test.targets is None:
             return {}
-        return judge(model, self.task, self.test.middle(input_frames(genome, self.task.input_shape)), group, recipe)
+        if precision_of(genome) != "fp32":
+            return self._judge_deployed(model, group, genome, self.test.middle(self.networks.shape(genome)[0]))
+        return judge(model, self.task, self.test.middle(self.networks.shape(genome)[0]), group, recipe)
 
     def assess(
         self,
@@ -135,26 +202,34 @@ class Trainer:
             the leader, on up to 64 samples; so is the error, on test samples, or validation samples where the test
             samples have no labels. Other ranks give zeros.
         """
-        model = load_weights(build(genome, self.task.input_shape, self.task.outputs), weights_file).to(self.device)
+        model = load_weights(self.networks.build(genome), weights_file).to(self.device)
         metrics = self._test(model, group, self._recipe(genome, Epochs.whole(0), seed=0), genome)
         if group.rank != 0:
             return metrics, 0.0, 0.0
-        frames = input_frames(genome, self.task.input_shape)
+        frames, *_ = self.networks.shape(genome)
         labelled = self.samples[1] if self.test is None or self.test.targets is None else self.test
-        export_onnx(model, (frames, *self.task.input_shape[1:]), onnx_file, {**self.task.metadata, **metadata})
+        self._write(model, genome, onnx_file, {**self.task.metadata, **metadata})
         difference = onnx_difference(model, onnx_file, (self.test or labelled).middle(frames).inputs[:64])
-        if not difference < ONNX_TOLERANCE:
+        if precision_of(genome) == "fp32" and not difference < ONNX_TOLERANCE:
             onnx_file.unlink()
             raise ValueError(f"the ONNX file's outputs differ from the model's by {difference:.2g}")
-        return metrics, difference, make_shard(model, labelled.middle(frames), self.task.device_metric, shard_file)
+        run = Deployed(onnx_file).run
+        return metrics, difference, make_shard(run, labelled.middle(frames), self.task.device_metric, shard_file)
+
+    def train_supernet(
+        self, group: Collectives, seed: int, epochs: int, watch: Watch
+    ) -> tuple[dict[str, float], float]:  # fmt: skip
+        """SUPERNET"""
 
     def _recipe(self, genome: Genome, epochs: Epochs, seed: int) -> Recipe:
+        genes = {**TRAINING_GENES, **genome}
         return Recipe(
             epochs=epochs,
             batch_size=self.batch_size,
-            learning_rate=float(genome["learning_rate"]),
-            weight_decay=float(genome["weight_decay"]),
-            flips=bool(genome["flips"]),
+            learning_rate=float(genes["learning_rate"]),
+            weight_decay=float(genes["weight_decay"]),
+            flips=bool(genes["flips"]),
             seed=seed,
             device=self.device,
+            steps=Steps(int(genes["step_size"]), float(genes["gamma"])) if "step_size" in genes else None,
         )

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mpinas.models import baseline_genome, build
+from mpinas.models.baselines import LpbfCnn
 from mpinas.training.deployed import INPUT, OUTPUT, Deployed
 
 
@@ -57,7 +57,7 @@ def get_ready() -> None:
     """Do now what the first export of a process would do: it takes seconds that nobody is waiting for yet."""
     _parse_operators_once()
     smallest = (7, 7, 7)
-    _program(build(baseline_genome("lpbf-cnn"), smallest, 1), smallest)
+    _program(LpbfCnn(smallest, 1), smallest)
 
 
 def _parse_operators_once() -> None:

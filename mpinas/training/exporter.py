@@ -26,9 +26,15 @@ class Request(msgspec.Struct, frozen=True):
 
     candidate: int
     genome: Genome
+    #: The space that the genome is of, and what its networks are for: see `models.Networks`.
+    space: str
     input_shape: tuple[int, int, int]
     outputs: int
     path: str
+    #: Training samples for integer networks (a NumPy file); "": there are none.
+    calibration: str = ""
+    #: The human-designed network, by name: for networks made from it.
+    baseline: str = ""
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -191,10 +197,12 @@ def _line(request: Request) -> bytes:
 
 def serve(requests: BinaryIO, replies: BinaryIO) -> None:
     """The child's end: answer every line until the input ends."""
+    import numpy as np
     import torch
 
-    from mpinas.models import build, input_frames
-    from mpinas.training.export import export_onnx, get_ready
+    from mpinas.models import Networks
+    from mpinas.training.artifact import precision_of, write_artifact
+    from mpinas.training.export import get_ready
 
     try:
         get_ready()
@@ -207,9 +215,10 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
         request = msgspec.json.decode(line, type=Request)
         torch.manual_seed(request.candidate)
         try:
-            model = build(request.genome, request.input_shape, request.outputs)
-            shape = (input_frames(request.genome, request.input_shape), *request.input_shape[1:])
-            size = export_onnx(model, shape, Path(request.path), {})
+            networks = Networks(request.space, request.input_shape, request.outputs, request.baseline)
+            model, shape = networks.build(request.genome), networks.shape(request.genome)
+            calibration = np.load(request.calibration, allow_pickle=False) if request.calibration else None
+            size = write_artifact(model, shape, Path(request.path), {}, precision_of(request.genome), calibration)
             parameters = sum(p.numel() for p in model.parameters())
             reply = Reply(request.candidate, size, parameters, time.monotonic() - began_s)
         except Exception as error:  # whatever a network does to the exporter is that candidate's outcome

@@ -14,10 +14,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
+from torch.nn import functional as F
 
 from mpinas.tasks.protocol import Samples, Task
 from mpinas.training.collectives import Collectives
-from mpinas.training.recipe import Recipe, batches, draw_mirrored, learning_rate_factor, seed_of
+from mpinas.training.recipe import Recipe, batches, draw_mirrored, seed_of
 
 
 class Diverged(Exception):  # noqa: N818 - an outcome, not an error of the program
@@ -57,7 +58,7 @@ def train(
     """Train `model` in place on samples[0]; (epochs done in all, metrics on samples[1] after the last of them).
 
     Fewer epochs than asked for, where the leader was told to pause: on all ranks alike.
-    Linear warm-up and cosine decay to zero (I. Loshchilov and F. Hutter, SGDR, ICLR 2017, one cycle).
+    Linear warm-up and cosine decay to zero (I. Loshchilov and F. Hutter, SGDR, ICLR 2017, one cycle), or steps.
 
     Raises
     ------
@@ -67,9 +68,7 @@ def train(
     training, validation = samples
     steps_per_epoch = max(1, len(training) // recipe.batch_size)
     step = first = recipe.epochs.done * steps_per_epoch
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda since: learning_rate_factor(first + since, recipe.epochs.full * steps_per_epoch)
-    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda since: recipe.factor(first + since, steps_per_epoch))
     epoch, metrics = recipe.epochs.done, dict[str, float]()
     for epoch in range(recipe.epochs.done + 1, recipe.epochs.until + 1):
         model.train()
@@ -77,22 +76,26 @@ def train(
         mirrored = draw_mirrored(len(training), recipe.seed, epoch) if recipe.flips else None
         for batch in batches(len(training), recipe.batch_size, seed=(recipe.seed, epoch)):
             mine = batch[group.rank :: group.size]
-            inputs, targets = _take(training, mine, recipe.device)
-            if mirrored is not None:
-                inputs = flip(inputs, mirrored[:, mine])
+            shown = None if mirrored is None else mirrored[:, mine]
+            inputs, targets = take(training, mine, recipe.device, shown)
             optimizer.zero_grad()
             share = len(inputs) * group.size / len(batch)
-            loss = task.loss(model(inputs), targets) * share
+            outputs = model(inputs)
+            loss = task.loss(outputs, targets)
+            if recipe.distillation is not None:
+                apart = F.mse_loss(outputs, recipe.distillation.answers(mine, shown))
+                loss = torch.lerp(loss, apart, recipe.distillation.share)
+            loss = loss * share
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
             step += 1
             if step % CHECK_STEPS == 1 or step % steps_per_epoch == 0:
-                _check(loss, group, watch.should_stop)
+                check(loss, group, watch.should_stop)
         group.average_buffers(model)
         metrics = judge(model, task, validation, group, recipe)
         watch.on_epoch(epoch, metrics["error"])
-        if epoch < recipe.epochs.until and watch.should_pause and _leader_says(watch.should_pause, group):
+        if epoch < recipe.epochs.until and watch.should_pause and leader_says(watch.should_pause, group):
             break
     return epoch, metrics
 
@@ -111,7 +114,7 @@ def judge(model: nn.Module, task: Task, samples: Samples, group: Collectives, re
     with torch.no_grad():
         # a rank without samples still takes part, with sums of zero
         for indices in np.array_split(mine, max(1, math.ceil(len(mine) / recipe.batch_size))):
-            inputs, targets = _take(samples, indices, recipe.device)
+            inputs, targets = take(samples, indices, recipe.device)
             sums = task.sums(model(inputs), targets)
             total = sums if total is None else total + sums
     assert total is not None
@@ -131,13 +134,18 @@ def flip(inputs: torch.Tensor, mirrored: NDArray[np.bool_]) -> torch.Tensor:
     return inputs
 
 
-def _take(samples: Samples, indices: NDArray[np.int64], device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def take(
+    samples: Samples, indices: NDArray[np.int64], device: torch.device, mirrored: NDArray[np.bool_] | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Inputs and targets of these samples, mirrored as (2, n) says."""
     assert samples.targets is not None
     inputs = torch.from_numpy(samples.inputs[indices]).to(device)
+    if mirrored is not None:
+        inputs = flip(inputs, mirrored)
     return inputs, torch.from_numpy(samples.targets[indices]).to(device)
 
 
-def _check(loss: torch.Tensor, group: Collectives, should_stop: Callable[[], bool]) -> None:
+def check(loss: torch.Tensor, group: Collectives, should_stop: Callable[[], bool]) -> None:
     """Leave on all ranks alike, when one rank's loss has blown up or the leader was told to stop."""
     stop = group.rank == 0 and should_stop()
     flags = group.sum(torch.tensor([float(not torch.isfinite(loss)), float(stop)]))
@@ -147,6 +155,6 @@ def _check(loss: torch.Tensor, group: Collectives, should_stop: Callable[[], boo
         raise Diverged("the training loss is no finite number")
 
 
-def _leader_says(should_pause: Callable[[], bool], group: Collectives) -> bool:
+def leader_says(should_pause: Callable[[], bool], group: Collectives) -> bool:
     """What the leader answers, on all ranks: only it can tell, and they must act alike."""
     return bool(group.sum(torch.tensor([float(group.rank == 0 and should_pause())])) > 0)

@@ -7,7 +7,7 @@ aside between any two epochs. Must not know the loop that goes through the epoch
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,33 @@ class Epochs:
 
 
 @dataclass(frozen=True, slots=True)
+class Steps:
+    """A learning rate that falls by the factor `gamma` after every `step_size` epochs, with no warm-up.
+
+    As the published search around the video Swin transformer trains (arXiv 2505.19995).
+    """
+
+    step_size: int
+    gamma: float
+
+
+#: A teacher's outputs for some of the training samples, by index, mirrored as (2, n) says; None: none is.
+Answers = Callable[[NDArray[np.int64], NDArray[np.bool_] | None], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Distillation:
+    """Learn the outputs of a teacher, too: by their mean squared difference, which is this share of the loss.
+
+    Serves regression and, on logits, classification (J. Ba and R. Caruana, Do Deep Nets Really Need to be Deep?, NIPS
+    2014).
+    """
+
+    share: float
+    answers: Answers
+
+
+@dataclass(frozen=True, slots=True)
 class Recipe:
     """How to train. `batch_size` is that of the whole group."""
 
@@ -48,6 +75,16 @@ class Recipe:
     flips: bool
     seed: int
     device: torch.device
+    distillation: Distillation | None = None
+    #: Instead of warm-up and cosine.
+    steps: Steps | None = None
+
+    def factor(self, step: int, steps_per_epoch: int) -> float:
+        """What the learning rate is multiplied by in that step of all epochs; it follows from nothing else."""
+        if self.steps is not None:
+            epoch = step // steps_per_epoch
+            return self.steps.gamma ** (epoch // self.steps.step_size)
+        return learning_rate_factor(step, self.epochs.full * steps_per_epoch)
 
 
 def make_optimizer(

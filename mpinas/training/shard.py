@@ -1,13 +1,12 @@
-"""The labelled samples that go to devices with a trained network, and the error that it makes on them by itself."""
+"""The labelled samples that go to devices with a trained model, and the error that it makes on them here."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from mpinas.history.shard import Metric, write_shard
 from mpinas.tasks import Samples
@@ -29,13 +28,13 @@ def error_of(outputs: NDArray[np.float32], targets: NDArray[np.generic], metric:
     return float(np.sqrt(np.square(outputs.astype(np.float64) - np.asarray(targets, np.float64)).mean()))
 
 
-def make_shard(model: nn.Module, samples: Samples, metric: Metric, path: Path) -> float:
-    """Write the first few of `samples`, which have labels, and return the error of `model` on them."""
+def make_shard(
+    run: Callable[[NDArray[np.uint8]], NDArray[np.float32]], samples: Samples, metric: Metric, path: Path
+) -> float:
+    """Write the first few of `samples`, which have labels, and return the error of what `run` gives for them."""
     assert samples.targets is not None
     count = max(1, min(SHARD_SAMPLES, SHARD_BYTES // max(1, samples.inputs[0].nbytes)))
     inputs, targets = np.ascontiguousarray(samples.inputs[:count]), samples.targets[:count]
-    with torch.no_grad():
-        outputs = model.to("cpu").eval()(torch.from_numpy(inputs)).numpy()
-    error = error_of(outputs, targets, metric)
+    error = error_of(run(inputs), targets, metric)
     write_shard(path, inputs, targets, metric, error)
     return error

@@ -10,13 +10,14 @@ import torch
 from mpi4py import MPI
 
 from mpinas import config
-from mpinas.models import baseline_genome, build, make_space
+from mpinas.models import Networks, baseline_genome, make_space
 from mpinas.parallel.horovod import HorovodCollectives
 from mpinas.tasks import Samples, make_task
 from mpinas.training.loop import Watch, judge, train
 from mpinas.training.recipe import Epochs, Recipe, make_optimizer
 
 task = make_task(config.Task(name="digits"), seed=0)
+networks = Networks("cnn3d", task.input_shape, task.outputs)
 samples = task.load()
 
 
@@ -25,7 +26,7 @@ def parameters_after(comm, batch_size, epochs=1):
     collectives = HorovodCollectives(comm)
     collectives.open()
     torch.manual_seed(comm.Get_rank())  # ranks start apart on purpose: the leader's weights must win
-    model = build(baseline_genome("digits-cnn"), task.input_shape, task.outputs)
+    model = networks.build(baseline_genome("digits-cnn"))
     few = Samples(samples[0].inputs[:96], samples[0].targets[:96])
     recipe = Recipe(Epochs.whole(epochs), batch_size, 1e-3, 0.0, True, 7, torch.device("cpu"))
     optimizer = make_optimizer(model, recipe, collectives)
@@ -58,7 +59,7 @@ def buffers(comm):
     collectives = HorovodCollectives(comm)
     collectives.open()
     genome = make_space("cnn3d", task.input_shape).sample(np.random.default_rng(3))
-    model = build(genome, task.input_shape, task.outputs)
+    model = networks.build(genome)
     recipe = Recipe(Epochs.whole(2), 32, 2e-3, 0.0, False, 7, torch.device("cpu"))
     optimizer = make_optimizer(model, recipe, collectives)
     _, metrics = train(model, optimizer, task, samples, recipe, collectives, Watch())

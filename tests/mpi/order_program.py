@@ -21,12 +21,12 @@ from playing import BASELINE, RESTLESS, Player, gap, same_sizes
 
 from mpinas import config
 from mpinas.coordination import messages as msg
+from mpinas.examples.digits import DigitsTask
 from mpinas.history.run_folder import RunFolder
-from mpinas.models import build
+from mpinas.models import Networks
 from mpinas.parallel.group import Grouping
 from mpinas.parallel.trainer_loop import Crew, run_trainer
 from mpinas.tasks import Samples
-from mpinas.tasks.digits import DigitsTask
 from mpinas.training.candidate import Trainer
 from mpinas.training.loop import Watch, train
 from mpinas.training.recipe import Epochs, Recipe, make_optimizer
@@ -61,7 +61,7 @@ class TestTrainer(Trainer):
         if "tiny" not in genome:
             return super().evaluate(group, genome, seed, epochs, files, watch)
         torch.manual_seed(MPI.COMM_WORLD.Get_rank())  # apart on purpose: the leader's must win
-        model = build(genome, self.task.input_shape, self.task.outputs)
+        model = self.networks.build(genome)
         recipe = Recipe(Epochs.whole(1), 16, 1e-3, 0.0, False, seed, self.device)
         optimizer = make_optimizer(model, recipe, group)
         few = tuple(Samples(part.inputs[:32], part.targets[:32]) for part in self.samples)
@@ -174,7 +174,8 @@ def main():
     task = FickleTask(config.Task(name="digits"), 0)
     training, validation = task.load()
     few = Samples(training.inputs[:320], training.targets[:320])  # ten steps an epoch
-    trainer = TestTrainer(task, (few, validation), task.load_test(), torch.device("cpu"), 32)
+    networks = Networks("cnn3d", task.input_shape, task.outputs)
+    trainer = TestTrainer(task, networks, (few, validation), task.load_test(), torch.device("cpu"), 32)
     if world.Get_rank() > 0:
         run_trainer(Crew(world.Get_rank(), trainer, folder, Grouping(world)), control)
         found = None

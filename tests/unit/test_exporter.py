@@ -14,7 +14,7 @@ import pytest
 from torch.onnx._internal.exporter import _registration
 
 from mpinas.errors import UserError
-from mpinas.models import build, input_frames, make_space
+from mpinas.models import Networks, make_space
 from mpinas.training.deployed import Deployed
 from mpinas.training.export import export_onnx, get_ready
 from mpinas.training.exporter import Exporters, Reply, Request
@@ -32,7 +32,7 @@ def exporters(tmp_path: Path) -> Iterator[Exporters]:
 
 def request(folder: Path, candidate: int) -> Request:
     genome = make_space("cnn3d", SHAPE, {}).sample(np.random.default_rng(candidate))
-    return Request(candidate, genome, SHAPE, OUTPUTS, str(folder / f"{candidate}.onnx"))
+    return Request(candidate, genome, "cnn3d", SHAPE, OUTPUTS, str(folder / f"{candidate}.onnx"))
 
 
 def wait_for(exporters: Exporters, count: int) -> dict[int, Reply]:
@@ -111,13 +111,13 @@ def test_exporters_that_never_begin_end_the_job(tmp_path: Path):
 
 
 def test_what_cannot_be_exported_is_told(exporters: Exporters, tmp_path: Path):
-    exporters.submit(Request(7, {"no": "gene"}, SHAPE, OUTPUTS, str(tmp_path / "7.onnx")))
+    exporters.submit(Request(7, {"no": "gene"}, "cnn3d", SHAPE, OUTPUTS, str(tmp_path / "7.onnx")))
     assert wait_for(exporters, 1)[7].error.startswith("KeyError")
 
 
 def test_a_process_that_got_ready_writes_the_same_files(tmp_path: Path):
-    network = build(request(tmp_path, 0).genome, SHAPE, OUTPUTS)
-    shape = (input_frames(request(tmp_path, 0).genome, SHAPE), *SHAPE[1:])
+    genome, networks = request(tmp_path, 0).genome, Networks("cnn3d", SHAPE, OUTPUTS)
+    network, shape = networks.build(genome), networks.shape(genome)
     export_onnx(network, shape, tmp_path / "before.onnx", {})
     get_ready()
     export_onnx(network, shape, tmp_path / "after.onnx", {})

@@ -10,9 +10,10 @@ import torch
 from click.testing import CliRunner
 from torch.utils.flop_counter import FlopCounterMode
 
+from mpinas import plugins
 from mpinas.cli import cli
 from mpinas.errors import UserError
-from mpinas.models import SPACES, baseline_genome, build, input_frames, make_space
+from mpinas.models import Networks, baseline_genome, make_space
 from mpinas.models.facts import facts_of
 
 SHAPE, OUTPUTS = (16, 41, 41), 2
@@ -20,7 +21,7 @@ SHAPE, OUTPUTS = (16, 41, 41), 2
 
 def test_facts_by_value():
     """The baseline of digits: 9 x 32, 9 x 32 x 64, then 9 x 64 x 128 on 4 x 4, and two matrices."""
-    facts = facts_of(baseline_genome("digits-cnn"), (1, 8, 8), 10)
+    facts = facts_of(baseline_genome("digits-cnn"), Networks("cnn3d", (1, 8, 8), 10))
     weights = (9 * 32, 9 * 32 * 64, 9 * 64 * 128, 128 * 16 * 128, 128 * 10)
     assert facts.parameters == sum(weights) + 32 + 64 + 128 + 128 + 10
     assert facts.bytes == 4 * facts.parameters
@@ -28,14 +29,15 @@ def test_facts_by_value():
     assert facts.activation_bytes == 4 * (64 * 64 + 64 * 64), "64 channels of 8 x 8 go into a ReLU and come out"
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", plugins.names("spaces"))
 def test_facts_are_those_of_the_network_as_it_runs(name):
     choices = {} if name == "cnn3d" else {"depth1": [1], "depth2": [1], "depth3": [1], "patch_height": [4]}
     genome = make_space(name, SHAPE, choices).sample(np.random.default_rng(1))
-    network = build(genome, SHAPE, OUTPUTS).eval()
+    networks = Networks(name, SHAPE, OUTPUTS)
+    network = networks.build(genome).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network(torch.zeros((1, input_frames(genome, SHAPE), *SHAPE[1:]), dtype=torch.uint8))
-    facts = facts_of(genome, SHAPE, OUTPUTS)
+        network(torch.zeros((1, *networks.shape(genome)), dtype=torch.uint8))
+    facts = facts_of(genome, networks)
     assert facts.flops == pytest.approx(counter.get_total_flops(), rel=0.01)
     assert facts.parameters == sum(each.numel() for each in network.parameters())
     assert facts.bytes == sum(each.nbytes for each in (*network.parameters(), *network.buffers()))

@@ -27,7 +27,7 @@ def test_layouts(tmp_path, prefixes, objects):
         assert recording.labelled
         assert recording.frame_sizes == ((9, 11),)
         last = recording.lines[-1]
-        assert (last.speed_mm_s, last.power_w, last.first_frame, last.last_frame) == (101.0, 11.0, 3, 4)
+        assert (last.labels, last.first_frame, last.last_frame) == ((101.0, 11.0), 3, 4)
         np.testing.assert_array_equal(recording.read_line(last), arrays["frame"][3:])
 
 
@@ -66,7 +66,7 @@ def test_test_files_have_no_labels(tmp_path):
     path = write_layers(tmp_path / "a.hdf5", {"layer0": arrays})
     with open_recording(path) as recording:
         assert not recording.labelled
-        assert recording.lines[0].speed_mm_s is None
+        assert recording.lines[0].labels is None
     with pytest.raises(UserError, match="no `laser_params`"):
         open_recording(path, need_labels=True)
 
@@ -75,7 +75,7 @@ def test_unusable_labels_count_as_none_where_none_are_needed(tmp_path):
     arrays = layer_arrays({0: [1, 1], 1: [1]})
     arrays["laser_params"][1, 0] = np.nan
     with open_recording(write_layers(tmp_path / "a.hdf5", {"layer0": arrays})) as recording:
-        assert [line.speed_mm_s for line in recording.lines] == [100.0, None]
+        assert [line.labels for line in recording.lines] == [(100.0, 10.0), None]
         assert not recording.labelled
 
 

@@ -129,12 +129,7 @@ def test_what_is_written_is_read_back(tmp_path, layout):
         assert {line.layer for line in recording.lines} == {4, 7}
         frames, index, params = draw_layer(plan, "B", 1)
         line = recording.lines[-1]
-        assert (line.object, line.number, line.speed_mm_s, line.power_w) == (
-            "B",
-            2,
-            params[2, 0],
-            params[2, 1],
-        )
+        assert (line.object, line.number, line.labels) == ("B", 2, tuple(params[2]))
         np.testing.assert_array_equal(recording.read_line(line), frames[index == 2])
 
 
@@ -207,15 +202,17 @@ def test_describe(tmp_path):
     assert found["objects"] == {"C1": {"layers": [1, 2, 5], "missing_layers": "3-4", "lines": 6}}
     assert found["line_frames"] == {"min": 2, "median": 3.0, "max": 4}
     assert (found["dark_share"], found["dark_lines"]) == (12 / 18, 3)
-    assert found["speed_mm_s"] == {"mean": 100.5, "std": 0.5, "min": 100.0, "max": 101.0}
+    speed = {"lines": 6, "mean": 100.5, "std": 0.5, "min": 100.0, "max": 101.0}
+    assert (found["labels"]["laser_params"]["lines"], found["labels"]["laser_params"]["columns"][0]) == (6, speed)
     assert (found["layout"], found["compression"], found["frame_sizes"]) == (["v1.0"], ["gzip"], [[9, 11]])
     json.dumps(found)
     text = format_description(found)
     assert "C1: 6 lines in layers 1-2, 5" in text
-    assert "speed and power of every line" in text
+    assert "`laser_params`, of every line" in text
+    assert "column 1   mean 10.5, deviation 0.5, 10 to 11, power in W" in text
 
 
 def test_describe_a_test_file(tmp_path):
     found = describe(write_layers(tmp_path / "a.hdf5", {"layer0": layer_arrays({0: [1]}) | {"laser_params": None}}))
-    assert (found["labelled"], found["speed_mm_s"], found["power_w"]) == (False, None, None)
+    assert found["labels"] == {}
     assert "none (a test file)" in format_description(found)

@@ -84,7 +84,7 @@ def test_any_line_gives_whole_windows_around_its_brightest_pixel(frames, length,
     windows = line_windows(frames, length, per_line)
     assert windows.shape == (per_line, length, 41, 41)
     assert windows.dtype == np.uint8
-    everything = crop(frames, brightest_pixel(frames)).sum(axis=0, dtype=int)
+    everything = crop(frames, brightest_pixel(frames), 41).sum(axis=0, dtype=int)
     assert everything[20, 20] == everything.max() == frames.sum(axis=0, dtype=int).max()
 
 
@@ -101,11 +101,9 @@ def test_extract(recording):
     found = extract(recording, recording.lines[:3], 4, per_line=2, progress=lambda *at: calls.append(at))
     assert found.frames.shape == (6, 4, 41, 41)
     assert found.line_index.tolist() == [0, 0, 1, 1, 2, 2]
-    assert found.targets is not None
-    assert found.targets.dtype == np.float32
-    np.testing.assert_allclose(
-        found.targets[::2], [[100 / 900, 10 / 215], [101 / 900, 11 / 215], [102 / 900, 12 / 215]]
-    )
+    assert found.labels is not None
+    assert found.labels[::2].tolist() == [[100.0, 10.0], [101.0, 11.0], [102.0, 12.0]]
+    np.testing.assert_array_equal(found.labels[::2], found.labels[1::2])
     assert calls == [(1, 3), (2, 3), (3, 3)]
     assert found.frames[0, :, 20, 20].tolist() == [200] * 4
     assert found.frames[4, :, 20, 20].tolist() == [0, 200, 0, 0]

@@ -12,6 +12,7 @@ from torch import nn
 from mpinas.tasks.lpbf.recording import open_recording
 from mpinas.tasks.lpbf.simulate import SimulationPlan, simulate
 from mpinas.tasks.lpbf.split import split_layers
+from mpinas.tasks.lpbf.targets import PUBLISHED, normalised
 from mpinas.tasks.lpbf.windows import extract
 
 FRAMES = 16
@@ -25,7 +26,7 @@ def data(tmp_path_factory):
     with open_recording(file, need_labels=True) as recording:
         split = split_layers(recording.lines, 0.24, seed=0)
         sides = [extract(recording, lines, FRAMES) for lines in (split.training, split.validation)]
-    return [(side.frames, side.targets) for side in sides]
+    return [(side.frames, normalised(side.labels, PUBLISHED.targets)) for side in sides]
 
 
 def error(predicted, targets):

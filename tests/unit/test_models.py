@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from mpinas.errors import UserError
-from mpinas.models import baseline_genome, build, input_frames, make_space
+from mpinas.models import Networks, baseline_genome, make_space
 from mpinas.training.deployed import Deployed
 from mpinas.training.export import export_onnx, onnx_difference
 
@@ -21,8 +21,9 @@ def test_the_space_is_large_and_every_genome_builds_and_learns(name):
     for _ in range(40):
         genome = space.sample(rng)
         assert space.repair(genome) == genome
-        network = build(genome, shape, outputs)
-        frames = torch.randint(0, 256, (3, input_frames(genome, shape), *shape[1:]), dtype=torch.uint8)
+        networks = Networks("cnn3d", shape, outputs)
+        network = networks.build(genome)
+        frames = torch.randint(0, 256, (3, *networks.shape(genome)), dtype=torch.uint8)
         out = network(frames)
         assert out.shape == (3, outputs)
         out.square().sum().backward()
@@ -35,8 +36,9 @@ def test_exported_networks_compute_the_same(tmp_path, seed):
     rng = np.random.default_rng(seed)
     genome = make_space("cnn3d", shape).sample(rng)
     torch.manual_seed(seed)
-    network = build(genome, shape, outputs)
-    inputs = rng.integers(0, 256, (5, input_frames(genome, shape), 41, 41), dtype=np.uint8)
+    networks = Networks("cnn3d", shape, outputs)
+    network = networks.build(genome)
+    inputs = rng.integers(0, 256, (5, *networks.shape(genome)), dtype=np.uint8)
     network(torch.from_numpy(inputs))  # moves the BatchNorm statistics away from their start
     path = tmp_path / "model.onnx"
     size = export_onnx(network, inputs.shape[1:], path, {"task": "lpbf", "note": "ä"})
@@ -50,12 +52,12 @@ def test_exported_networks_compute_the_same(tmp_path, seed):
 
 
 def test_baselines_are_the_published_networks():
-    lpbf = build(baseline_genome("lpbf-cnn"), (32, 41, 41), 2)
+    lpbf = Networks("cnn3d", (32, 41, 41), 2).build(baseline_genome("lpbf-cnn"))
     assert lpbf(torch.zeros((2, 32, 41, 41), dtype=torch.uint8)).shape == (2, 2)
     # 5x5x5 x 64 + 64; pooled to 9 x 12 x 12
     expected = (125 * 64 + 64) + (64 * 9 * 12 * 12 * 256 + 256) + (256 * 128 + 128) + (128 * 2 + 2)
     assert sum(p.numel() for p in lpbf.parameters()) == expected
-    digits = build(baseline_genome("digits-cnn"), (1, 8, 8), 10)
+    digits = Networks("cnn3d", (1, 8, 8), 10).build(baseline_genome("digits-cnn"))
     expected = (9 * 32 + 32) + (9 * 32 * 64 + 64) + (9 * 64 * 128 + 128) + (128 * 16 * 128 + 128) + (128 * 10 + 10)
     assert sum(p.numel() for p in digits.parameters()) == expected
 

@@ -9,7 +9,7 @@ import torch
 from mpinas import config
 from mpinas.errors import UserError
 from mpinas.history.shard import read_shard
-from mpinas.models import baseline_genome, make_space
+from mpinas.models import Networks, baseline_genome, make_space
 from mpinas.tasks import make_task
 from mpinas.training.candidate import Files, Paused, Trainer
 from mpinas.training.checkpoint import Checkpoint, Unusable, read_archive, unpack, write_checkpoint
@@ -30,7 +30,8 @@ RESTLESS = {**make_space("cnn3d", (1, 8, 8)).sample(np.random.default_rng(1)), "
 @pytest.fixture(scope="module")
 def digits():
     task = make_task(config.Task(name="digits"), seed=0)
-    return Trainer(task, task.load(), task.load_test(), torch.device("cpu"), batch_size=32)
+    networks = Networks("cnn3d", task.input_shape, task.outputs)
+    return Trainer(task, networks, task.load(), task.load_test(), torch.device("cpu"), batch_size=32)
 
 
 def files_in(folder):
@@ -347,7 +348,7 @@ def test_asking_for_a_gpu_that_is_not_there_is_one_line():
 
 
 def test_tasks_are_checked():
-    with pytest.raises(UserError, match="known are lpbf, digits"):
+    with pytest.raises(UserError, match="known are digits, lpbf"):
         make_task(config.Task(name="cifar"), 0)
     with pytest.raises(UserError, match="ships its data"):
         make_task(config.Task(name="digits", train=("x",)), 0)

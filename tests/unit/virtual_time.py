@@ -105,7 +105,7 @@ class World(world.World):
                 self.artifacts.add(candidate)
             case co.Judge(candidate, device):
                 self.judged.append((candidate, device))
-            case co.Send(_, msg.Evaluate() | msg.Assess() | msg.Retrain() as order):
+            case co.Send(_, msg.Evaluate() | msg.Assess() | msg.Retrain() | msg.TrainSupernet() as order):
                 self.sent.append((order.members[0], order))
             case co.Release(candidate):
                 assert self.ledger.candidates[candidate].state is not State.MEASURING

@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from mpinas.tasks.lpbf.layer import ScanLine
 from mpinas.tasks.lpbf.recording import Recording, open_recording
-from mpinas.tasks.lpbf.windows import LIT_COUNTS
+from mpinas.tasks.lpbf.targets import PUBLISHED as PUBLISHED_LABELS
+from mpinas.tasks.lpbf.windows import PUBLISHED as PUBLISHED_VIEW
 
 Progress = Callable[[int, int], None]
+Numbers = npt.NDArray[np.float64]
 
 #: Lines whose frames are read; of a recording with more, this many spread evenly over it.
 SAMPLED_LINES = 2000
@@ -21,7 +24,7 @@ SAMPLED_LINES = 2000
 
 def describe(path: Path | str | Iterable[Path | str], progress: Progress | None = None) -> dict[str, Any]:
     """Return what a recording holds as plain values, fit for JSON; keys that do not apply are None."""
-    with open_recording(path) as recording:
+    with open_recording(path, labels=None) as recording:
         lengths = np.array([line.frames for line in recording.lines])
         return {
             "files": [str(file) for file in recording.files],
@@ -38,17 +41,14 @@ def describe(path: Path | str | Iterable[Path | str], progress: Progress | None 
                 "max": int(lengths.max()),
             },
             "compression": sorted({layer.storage for layer in recording.layers}),
-            "labelled": recording.labelled,
-            "labelled_lines": sum(line.speed_mm_s is not None for line in recording.lines),
-            "speed_mm_s": _spread([line.speed_mm_s for line in recording.lines]),
-            "power_w": _spread([line.power_w for line in recording.lines]),
+            "labels": _labels(recording),
             **_light(recording, progress),
         }
 
 
 def format_description(found: dict[str, Any]) -> str:
     """Return the description as lines of text."""
-    rows = [
+    rows: list[tuple[str, str]] = [
         ("files", ", ".join(found["files"])),
         ("size", f"{found['size_bytes'] / 1e6:.1f} MB, {', '.join(found['compression'])}"),
         ("layout", ", ".join(found["layout"])),
@@ -61,19 +61,14 @@ def format_description(found: dict[str, Any]) -> str:
         ("frames", f"{found['frames']} of {', '.join(f'{h} x {w}' for h, w in found['frame_sizes'])} pixels"),
         (
             "dark frames",
-            f"{100 * found['dark_share']:.1f} % (maximum below {LIT_COUNTS}); "
+            f"{100 * found['dark_share']:.1f} % (maximum below {PUBLISHED_VIEW.lit}); "
             f"lines with no bright frame: {found['dark_lines']} (of {found['sampled_lines']} lines read)",
         ),
-        ("labels", _label_text(found)),
+        *([] if found["labels"] else [("labels", "none (a test file)")]),
     ]
-    for key, name, unit in (("speed_mm_s", "speed", "mm/s"), ("power_w", "power", "W")):
-        if spread := found[key]:
-            rows.append(
-                (
-                    name,
-                    "mean {mean:.1f}, deviation {std:.1f}, {min:.1f} to {max:.1f} ".format(**spread) + unit,
-                )
-            )
+    for dataset, table in found["labels"].items():
+        rows.append(("labels", f"`{dataset}`, {_of_lines(table['lines'], found['lines'])}"))
+        rows.extend(_column_texts(dataset, table["columns"]))
     return "\n".join(f"{name:<12} {text}" for name, text in rows)
 
 
@@ -111,24 +106,43 @@ def _light(recording: Recording, progress: Progress | None) -> dict[str, Any]:
     for done, line in enumerate(sampled, 1):
         maxima = recording.read_line(line).max(axis=(1, 2))
         frames += len(maxima)
-        dark += int((maxima < LIT_COUNTS).sum())
-        dark_lines += bool((maxima < LIT_COUNTS).all())
+        dark += int((maxima < PUBLISHED_VIEW.lit).sum())
+        dark_lines += bool((maxima < PUBLISHED_VIEW.lit).all())
         if progress:
             progress(done, count)
     return {"sampled_lines": count, "dark_share": dark / frames, "dark_lines": dark_lines}
 
 
-def _spread(values: list[float | None]) -> dict[str, float] | None:
-    """Return mean, deviation and range of the labels there are."""
-    known = np.array([value for value in values if value is not None])
-    if not len(known):
-        return None
-    return {
-        "mean": float(known.mean()),
-        "std": float(known.std()),
-        "min": float(known.min()),
-        "max": float(known.max()),
-    }
+def _labels(recording: Recording) -> dict[str, dict[str, Any]]:
+    """Return for each dataset that may be labels how many lines have all of them, and what its columns hold."""
+    numbers: dict[tuple[int, str], list[int]] = {}
+    for line in recording.lines:
+        numbers.setdefault((line.file, line.group), []).append(line.number)
+    tables: dict[str, list[Numbers]] = {}
+    for layer in recording.layers:
+        lines = np.array(numbers.get((layer.place.file, layer.group), []), int)
+        for name, table in recording.label_tables(layer).items():
+            tables.setdefault(name, []).append(table[lines[lines < len(table)]])
+    found = {}
+    for name, parts in tables.items():
+        width = max(part.shape[1] for part in parts)
+        whole = np.concatenate([_widened(part, width) for part in parts])  # (lines, columns)
+        complete = int(np.isfinite(whole).all(axis=1).sum())
+        found[name] = {"lines": complete, "columns": [_spread(column) for column in whole.T]}
+    return found
+
+
+def _widened(table: Numbers, width: int) -> Numbers:
+    """Return the table with columns of NaN, where other layers have more columns."""
+    return np.pad(table, ((0, 0), (0, width - table.shape[1])), constant_values=np.nan)
+
+
+def _spread(values: Numbers) -> dict[str, float | None]:
+    """Return mean, deviation and range of the finite numbers, and of how many lines they are."""
+    known = values[np.isfinite(values)]
+    names = ("mean", "std", "min", "max")
+    spread = [float(getattr(known, name)()) if len(known) else None for name in names]
+    return {"lines": len(known), **dict(zip(names, spread, strict=True))}
 
 
 def _ranges(numbers: Iterable[int]) -> str:
@@ -151,9 +165,21 @@ def _simulation_text(one: dict[str, Any]) -> str:
     return f"yes, computed and not measured: {made} ({one['file']})"
 
 
-def _label_text(found: dict[str, Any]) -> str:
-    if found["labelled"]:
-        return "speed and power of every line"
-    return (
-        f"of {found['labelled_lines']} of {found['lines']} lines" if found["labelled_lines"] else "none (a test file)"
-    )
+def _of_lines(some: int, every: int) -> str:
+    return "of every line" if some == every else f"complete for {some} of {every} lines"
+
+
+def _column_texts(dataset: str, columns: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return a row of text for each column; those of the published labels are named."""
+    published = PUBLISHED_LABELS.targets if dataset == PUBLISHED_LABELS.dataset else ()
+    names = [f", {target.name} in {target.unit}" for target in published]
+    names = names if len(names) == len(columns) else [""] * len(columns)
+    return [
+        (
+            f"  column {number}",
+            "mean {mean:.6g}, deviation {std:.6g}, {min:.6g} to {max:.6g}".format(**column) + name
+            if column["lines"]
+            else "no finite number",
+        )
+        for number, (column, name) in enumerate(zip(columns, names, strict=True))
+    ]

@@ -3,6 +3,7 @@
 Reads line indices and labels, never frames. Whatever is wrong becomes one line for the user.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mpinas.errors import UserError
+from mpinas.tasks.lpbf.targets import Labels
 
 #: What a frame gets that belongs to no line; any other negative number is refused.
 NO_LINE = -1
@@ -27,8 +29,8 @@ class ScanLine:
     group: str  # the layer's path in the file
     #: Half-open ranges of frames in the layer; more than one where the line's frames are not in one piece.
     runs: tuple[tuple[int, int], ...]
-    speed_mm_s: float | None = None
-    power_w: float | None = None
+    #: In the order of the targets and in their units; None where they are not asked for, not there or not usable.
+    labels: tuple[float, ...] | None = None
 
     @property
     def first_frame(self) -> int:
@@ -65,12 +67,44 @@ class Layer:
     group: str
     shape: tuple[int, int, int]  # frames, height, width
     storage: str  # of the frames: "gzip", "contiguous", ...
-    labelled: bool
 
 
-def check_layer(group: h5py.Group, place: LayerPlace, need_labels: bool) -> tuple[Layer, list[ScanLine]]:
-    """Return the layer and its lines; raise UserError where the group does not follow the layout."""
+def check_layer(
+    group: h5py.Group, place: LayerPlace, labels: Labels | None, need_labels: bool
+) -> tuple[Layer, list[ScanLine]]:
+    """Return the layer and its lines; raise UserError where the group does not follow the layout.
+
+    Without `labels` none are read.
+    """
     where = f"{place.path}, {group.name}"
+    frame, numbers = _frames_and_lines(group, where)
+    runs = _runs(numbers)
+    values = _values(group, where, labels, need_labels, sorted(runs)) if labels else {}
+    lines = [
+        ScanLine(place.file, place.object, place.number, number, group.name, runs[number], values.get(number))
+        for number in sorted(runs)
+    ]
+    storage = frame.compression or ("contiguous" if frame.chunks is None else "chunked")
+    return Layer(place, group.name, frame.shape, storage), lines
+
+
+def label_tables(group: h5py.Group) -> dict[str, npt.NDArray[np.float64]]:
+    """Return whatever may be the labels of a layer, by the dataset's name: numbers, [rows, columns].
+
+    A dataset with as many rows as there are frames says something of frames, not of lines.
+    """
+    return {
+        name: np.asarray(found[:], float)
+        for name, found in group.items()
+        if isinstance(found, h5py.Dataset)
+        and found.ndim == 2
+        and found.dtype.kind in "fiu"
+        and len(found) != len(group["frame"])
+    }
+
+
+def _frames_and_lines(group: h5py.Group, where: str) -> tuple[h5py.Dataset, npt.NDArray[np.integer]]:
+    """Return the frames, unread, and the number of the line that each belongs to."""
     frame = _dataset(group, "frame", where)
     if frame.ndim != 3 or frame.dtype != np.uint8:
         raise UserError(
@@ -90,26 +124,7 @@ def check_layer(group: h5py.Group, place: LayerPlace, need_labels: bool) -> tupl
     numbers = np.asarray(index[:])
     if numbers.size and numbers.min() < NO_LINE:
         raise UserError(f"{where}: `scan_line_index` holds {numbers.min()}; lines are numbered from 0")
-    labels = _labels(group, where, need_labels)
-    runs = _runs(numbers)
-    if labels is not None and runs and max(runs) >= len(labels):
-        raise UserError(
-            f"{where}: `scan_line_index` goes up to {max(runs)} but `laser_params` has {len(labels)} lines;"
-            " add their labels or remove their frames"
-        )
-    lines = []
-    for number in sorted(runs):
-        speed, power = (None, None) if labels is None else map(float, labels[number])
-        if speed is None or power is None or not (0 <= speed < np.inf and 0 <= power < np.inf):
-            if need_labels:
-                raise UserError(
-                    f"{where}: line {number} has speed {speed} mm/s and power {power} W in `laser_params`;"
-                    " a training file needs finite numbers, not below 0"
-                )
-            speed = power = None
-        lines.append(ScanLine(place.file, place.object, place.number, number, group.name, runs[number], speed, power))
-    storage = frame.compression or ("contiguous" if frame.chunks is None else "chunked")
-    return Layer(place, group.name, frame.shape, storage, labels is not None), lines
+    return frame, numbers
 
 
 def _dataset(group: h5py.Group, name: str, where: str) -> h5py.Dataset:
@@ -120,20 +135,37 @@ def _dataset(group: h5py.Group, name: str, where: str) -> h5py.Dataset:
     return found
 
 
-def _labels(group: h5py.Group, where: str, needed: bool) -> npt.NDArray[np.float64] | None:
-    """Return `laser_params` as numbers, or None where the file has none and none are needed."""
-    if "laser_params" not in group:
+def _values(
+    group: h5py.Group, where: str, labels: Labels, needed: bool, lines: Sequence[int]
+) -> dict[int, tuple[float, ...]]:
+    """Return the labels of each line that has usable ones; refuse unusable ones where they are needed."""
+    if labels.dataset not in group:
         if needed:
-            raise UserError(f"{where}: no `laser_params`; a training file needs them, a test file does not")
-        return None
-    found = _dataset(group, "laser_params", where)
-    if found.ndim != 2 or found.shape[1] != 2 or found.dtype.kind not in "fiu":
+            raise UserError(f"{where}: no `{labels.dataset}`; a training file needs them, a test file does not")
+        return {}
+    found = _dataset(group, labels.dataset, where)
+    columns = max(labels.columns) + 1
+    fits = found.ndim == 2 and (found.shape[1] == columns if labels.all_columns else found.shape[1] >= columns)
+    if not fits or found.dtype.kind not in "fiu":
         raise UserError(
-            f"{where}: `laser_params` is {found.dtype} of shape {found.shape};"
-            " it must be numbers (lines, 2): speed in mm/s, power in W"
+            f"{where}: `{labels.dataset}` is {found.dtype} of shape {found.shape}; it must be numbers (lines, "
+            f"{columns}{'' if labels.all_columns else ' or more'}), for {labels.named}"
         )
-    values: npt.NDArray[np.float64] = np.asarray(found[:], float)
-    return values
+    table = np.asarray(found[:], float)
+    if lines and lines[-1] >= len(table):
+        raise UserError(
+            f"{where}: `scan_line_index` goes up to {lines[-1]} but `{labels.dataset}` has {len(table)} lines;"
+            " add their labels or remove their frames"
+        )
+    values = {number: tuple(map(float, table[number, list(labels.columns)])) for number in lines}
+    usable = {number: found for number, found in values.items() if labels.usable(found)}
+    if needed and len(usable) < len(values):
+        bad = next(number for number in lines if number not in usable)
+        raise UserError(
+            f"{where}: line {bad} has {labels.said(values[bad])} in `{labels.dataset}`;"
+            f" a training file needs finite numbers{'' if labels.lowest < 0 else ', not below 0'}"
+        )
+    return usable
 
 
 def _runs(numbers: npt.NDArray[np.integer]) -> dict[int, tuple[tuple[int, int], ...]]:

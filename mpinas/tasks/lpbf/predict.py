@@ -1,11 +1,11 @@
-"""Speed and power of every scan line of a recording, by a finished model."""
+"""What a finished model says of every scan line of a recording, in the units of its targets."""
 
 from __future__ import annotations
 
 import csv
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from mpinas.errors import UserError
 from mpinas.tasks.lpbf.recording import open_recording
-from mpinas.tasks.lpbf.windows import CROP, TARGET_SCALE, extract
+from mpinas.tasks.lpbf.targets import column_name, from_metadata, in_units
+from mpinas.tasks.lpbf.windows import PUBLISHED, View, extract
 
 #: Lines read at a time.
 BATCH = 256
@@ -28,8 +29,8 @@ class Prediction:
     object: str
     layer: int
     line: int
-    speed_mm_s: float
-    power_w: float
+    #: Name of a target with its unit -> value.
+    values: dict[str, float]
 
 
 def predict_lines(
@@ -37,37 +38,55 @@ def predict_lines(
 ) -> list[Prediction]:
     """Predictions in the order of the recording's lines, from the same windows as in training.
 
-    `model` maps uint8 (n, *input_shape) to (n, 2) normalised; `metadata` is that of its ONNX file.
+    `model` maps uint8 (n, *input_shape) to (n, targets) normalised; `metadata` is that of its ONNX file.
 
     Raises
     ------
     UserError
         The model is for another task, or the recording is unfit.
     """
-    if metadata.get("task") != "lpbf" or "window_frames" not in metadata or input_shape[1:] != (CROP, CROP):
+    if metadata.get("task") != "lpbf":
         raise UserError(f"the model is for the task {metadata.get('task', 'unknown')!r}, not for recordings (lpbf)")
-    window, frames = int(metadata["window_frames"]), input_shape[0]
+    window, view = _windows_of(metadata)
+    frames = input_shape[0]
+    if input_shape[1:] != (view.crop, view.crop) or frames > window:
+        raise UserError(f"the model takes {input_shape} but was made for {window} frames of side {view.crop}; "
+                        "export it again")  # fmt: skip
+    targets = from_metadata(metadata)
+    names = [column_name(target) for target in targets]
     start = (window - frames) // 2
     rows = []
-    with open_recording(recording) as opened:
+    with open_recording(recording, labels=None) as opened:
         for first in range(0, len(opened.lines), BATCH):
             lines = opened.lines[first : first + BATCH]
-            inputs = extract(opened, lines, window).frames[:, start : start + frames]
-            for line, (speed, power) in zip(lines, model(inputs) * np.array(TARGET_SCALE), strict=True):
-                rows.append(Prediction(line.object, line.layer, line.number, float(speed), float(power)))
+            inputs = extract(opened, lines, window, view=view).frames[:, start : start + frames]
+            for line, values in zip(lines, in_units(model(inputs), targets).tolist(), strict=True):
+                found = dict(zip(names, values, strict=True))
+                rows.append(Prediction(line.object, line.layer, line.number, found))
     return rows
 
 
 def write_csv(rows: Sequence[Prediction], path: Path) -> None:
     """Write one row a line; the file is complete or not there. Raises UserError."""
     beside = path.with_name(path.name + ".part")
+    names = list(rows[0].values) if rows else []
     try:
         with open(beside, "w", newline="") as file:
-            table = csv.DictWriter(file, ["object", "layer", "line", "speed_mm_s", "power_w"], lineterminator="\n")
-            table.writeheader()
+            table = csv.writer(file, lineterminator="\n")
+            table.writerow(["object", "layer", "line", *names])
             for row in rows:
-                table.writerow(asdict(row) | {"speed_mm_s": f"{row.speed_mm_s:.2f}", "power_w": f"{row.power_w:.3f}"})
+                # six digits are what 32-bit numbers hold
+                table.writerow([row.object, row.layer, row.line, *[f"{row.values[name]:.6g}" for name in names]])
         os.replace(beside, path)
     except OSError as error:
         beside.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def _windows_of(metadata: Mapping[str, str]) -> tuple[int, View]:
+    """How windows are cut for a model: (frames, view); those published, where an older one does not say."""
+    try:
+        view = View(int(metadata.get("crop", PUBLISHED.crop)), int(metadata.get("lit", PUBLISHED.lit)))
+        return int(metadata["window_frames"]), view
+    except (KeyError, ValueError):
+        raise UserError("the model's metadata do not say which windows it was made for; export it again") from None

@@ -16,7 +16,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mpinas.errors import UserError
-from mpinas.tasks.lpbf.layer import Layer, LayerPlace, ScanLine, check_layer
+from mpinas.tasks.lpbf.layer import Layer, LayerPlace, ScanLine, check_layer, label_tables
+from mpinas.tasks.lpbf.targets import PUBLISHED, Labels
 
 SUFFIXES = (".hdf5", ".h5")
 #: Room for the chunks of several lines, so that neighbouring lines do not unpack a chunk twice.
@@ -28,7 +29,7 @@ Result = TypeVar("Result")
 class Recording:
     """Scan lines of one or more files; keeps the files open until `close`."""
 
-    def __init__(self, paths: Sequence[Path], need_labels: bool = False) -> None:
+    def __init__(self, paths: Sequence[Path], labels: Labels | None, need_labels: bool) -> None:
         self.files: tuple[Path, ...] = tuple(paths)
         self._handles: list[h5py.File] = []
         layers: list[Layer] = []
@@ -36,7 +37,7 @@ class Recording:
         try:
             for position, path in enumerate(self.files):
                 self._handles.append(_open(path))
-                for layer, found in _read(path, partial(self._scan, position, need_labels)):
+                for layer, found in _read(path, partial(self._scan, position, labels, need_labels)):
                     layers.append(layer)
                     lines.extend(found)
             _refuse_duplicates(self.files, layers)
@@ -51,8 +52,8 @@ class Recording:
 
     @property
     def labelled(self) -> bool:
-        """Whether every line has a speed and a power."""
-        return all(line.speed_mm_s is not None and line.power_w is not None for line in self.lines)
+        """Whether every line has labels."""
+        return all(line.labels is not None for line in self.lines)
 
     @property
     def frame_sizes(self) -> tuple[tuple[int, int], ...]:
@@ -68,6 +69,11 @@ class Recording:
             return np.concatenate([frame[start:stop] for start, stop in line.runs])
 
         return _read(path, read, f"{path}, {line.group}, line {line.number}")
+
+    def label_tables(self, layer: Layer) -> dict[str, npt.NDArray[np.float64]]:
+        """Return whatever may be the labels of a layer, see `layer.label_tables`."""
+        path = self.files[layer.place.file]
+        return _read(path, lambda: label_tables(self._handles[layer.place.file][layer.group]), f"{path}, {layer.group}")
 
     def attributes(self, file: int) -> dict[str, object]:
         """Return the attributes of a file's root, as plain values."""
@@ -88,22 +94,23 @@ class Recording:
     ) -> None:
         self.close()
 
-    def _scan(self, position: int, need_labels: bool) -> list[tuple[Layer, list[ScanLine]]]:
+    def _scan(self, position: int, labels: Labels | None, need_labels: bool) -> list[tuple[Layer, list[ScanLine]]]:
         """Return the layers of one file with their lines."""
         handle, path = self._handles[position], self.files[position]
         return [
-            check_layer(group, LayerPlace(path, position, name, number, layout), need_labels)
+            check_layer(group, LayerPlace(path, position, name, number, layout), labels, need_labels)
             for name, parent, layout in _objects(handle, path)
             for number, group in _numbered(parent)
         ]
 
 
-def open_recording(paths: Path | str | Iterable[Path | str], need_labels: bool = False) -> Recording:
-    """Open a file, a folder of files, or several of these.
+def open_recording(
+    paths: Path | str | Iterable[Path | str], labels: Labels | None = PUBLISHED, need_labels: bool = False
+) -> Recording:
+    """Open a file, a folder of files, or several of these; where `labels` is None, none are read.
 
-    With `need_labels` (training files) a layer without `laser_params`, and labels that are not finite or
-    negative, are refused; without it such lines simply have no labels. Raises UserError, one line, for
-    whatever is wrong.
+    With `need_labels` (training files) a layer without the labels' dataset, and labels that are not usable, are
+    refused; without it such lines simply have no labels. Raises UserError, one line, for whatever is wrong.
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     if not given:
@@ -119,7 +126,7 @@ def open_recording(paths: Path | str | Iterable[Path | str], need_labels: bool =
             raise UserError(f"{path}: no such file; check the path")
         else:
             files.append(path)
-    return Recording(files, need_labels)
+    return Recording(files, labels, need_labels)
 
 
 def _open(path: Path) -> h5py.File:

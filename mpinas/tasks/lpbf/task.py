@@ -1,4 +1,4 @@
-"""Task `lpbf`: laser speed and power of each scan line from its melt pool frames."""
+"""Task `lpbf`: numbers that belong to each scan line, such as laser speed and power, from its melt pool frames."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from mpinas import config
 from mpinas.errors import UserError
 from mpinas.tasks.lpbf.recording import open_recording
 from mpinas.tasks.lpbf.split import split_layers
-from mpinas.tasks.lpbf.windows import CROP, TARGET_SCALE, extract
+from mpinas.tasks.lpbf.targets import column_name, formula, labels_of, normalised, to_metadata
+from mpinas.tasks.lpbf.windows import View, Windows, extract
 from mpinas.tasks.protocol import Samples
 
 
 class LpbfTask:
-    """Two targets, normalised; error = root of the mean squared error over both."""
+    """One output a target, normalised; error = root of the mean squared error over all of them."""
 
     name = "lpbf"
-    outputs = 2
     device_metric: Literal["rmse", "misclassified"] = "rmse"
     baseline = "lpbf-cnn"
 
@@ -31,12 +31,19 @@ class LpbfTask:
             raise UserError(f"task.frames = {settings.frames}: the baseline's 5x5x5 convolution needs 7 or more")
         self._settings = settings
         self._seed = seed
-        self.input_shape = (settings.frames, CROP, CROP)
+        self._labels = labels_of(settings)
+        self._view = View(settings.crop, settings.lit)
+        side, targets = settings.crop, self._labels.targets
+        self.input_shape = (settings.frames, side, side)
+        self.outputs = len(targets)
         self.metadata = {
             "task": "lpbf",
-            "input": f"uint8 (batch, frames, {CROP}, {CROP}): camera counts around the line's brightest pixel",
-            "output": "speed / 900 mm/s, power / 215 W",
+            "input": f"uint8 (batch, frames, {side}, {side}): camera counts around the line's brightest pixel",
+            "output": formula(targets),
+            "targets": to_metadata(targets),
             "window_frames": str(settings.frames),
+            "crop": str(side),
+            "lit": str(settings.lit),
         }
 
     @property
@@ -44,7 +51,7 @@ class LpbfTask:
         """Whether any of the recordings says that it is simulated. Raises UserError."""
         for paths in (self._settings.train, self._settings.test):  # apart: they may hold parts of one object
             if paths:
-                with open_recording([Path(path) for path in paths]) as recording:
+                with open_recording([Path(path) for path in paths], labels=None) as recording:
                     files = range(len(recording.files))
                     if any(recording.attributes(file).get("simulated") for file in files):
                         return True
@@ -52,35 +59,39 @@ class LpbfTask:
 
     def load(self) -> tuple[Samples, Samples]:
         """Training and validation windows; validation is whole layers, one window in the middle of each line."""
-        with open_recording([Path(path) for path in self._settings.train], need_labels=True) as recording:
+        train = [Path(path) for path in self._settings.train]
+        with open_recording(train, self._labels, need_labels=True) as recording:
             split = split_layers(recording.lines, self._settings.validation_fraction, self._seed)
             frames, per_line = self._settings.frames, self._settings.windows_per_line
-            training = extract(recording, split.training, frames, per_line)
-            validation = extract(recording, split.validation, frames)
-        return Samples(training.frames, training.targets), Samples(validation.frames, validation.targets)
+            training = extract(recording, split.training, frames, per_line, self._view)
+            validation = extract(recording, split.validation, frames, view=self._view)
+        return self._samples(training), self._samples(validation)
 
     def load_test(self) -> Samples | None:
         """One window of each line of the test files; targets are None where a line has no labels."""
         if not self._settings.test:
             return None
-        with open_recording([Path(path) for path in self._settings.test]) as recording:
-            windows = extract(recording, recording.lines, self._settings.frames)
-        return Samples(windows.frames, windows.targets)
+        with open_recording([Path(path) for path in self._settings.test], self._labels) as recording:
+            return self._samples(extract(recording, recording.lines, self._settings.frames, view=self._view))
+
+    def _samples(self, windows: Windows) -> Samples:
+        targets = None if windows.labels is None else normalised(windows.labels, self._labels.targets)
+        return Samples(windows.frames, targets)
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Mean squared error of the normalised targets."""
         return F.mse_loss(outputs, targets)
 
     def sums(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """[count, summed squared error of speed, of power], both normalised."""
-        squares = (outputs.double() - targets.double()).square().sum(0)  # (2,)
+        """[count, summed squared error of each target], normalised."""
+        squares = (outputs.double() - targets.double()).square().sum(0)  # (targets,)
         return torch.cat([squares.new_tensor([len(targets)]), squares])
 
     def metrics(self, sums: torch.Tensor) -> dict[str, float]:
-        """Error over both normalised targets, and the root mean square error of each in its unit."""
-        count, speed, power = sums.tolist()
-        return {
-            "error": ((speed + power) / (2 * count)) ** 0.5,
-            "rmse_speed_mm_s": TARGET_SCALE[0] * (speed / count) ** 0.5,
-            "rmse_power_w": TARGET_SCALE[1] * (power / count) ** 0.5,
+        """Error over all normalised targets, and the root mean square error of each in its unit."""
+        count, *squares = sums.tolist()
+        each = {
+            f"rmse_{column_name(target)}": target.scale * (square / count) ** 0.5
+            for target, square in zip(self._labels.targets, squares, strict=True)
         }
+        return {"error": (sum(squares) / (len(squares) * count)) ** 0.5, **each}

@@ -1,0 +1,101 @@
+"""The networks of a run, by genome: those of its search space, and the human-designed baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from mpinas import plugins
+from mpinas.errors import UserError
+from mpinas.models.elastic import Supernet
+from mpinas.models.protocol import MakeNetwork, NetworkSpace, Shape
+from mpinas.search import Genome, SearchSpace, Value
+
+#: What a network is trained with whose genome does not say; the schedule and the budget are those of every candidate.
+TRAINING_GENES: Genome = {"learning_rate": 1e-3, "weight_decay": 0.0, "flips": False}
+
+
+@dataclass(frozen=True, slots=True)
+class Networks:
+    """Networks of the space named `space`, for samples of `input_shape` (frames, height, width)."""
+
+    space: str
+    input_shape: Shape
+    outputs: int
+    #: The human-designed network, by name: for spaces of networks that are made from it.
+    baseline: str = ""
+
+    def build(self, genome: Genome) -> nn.Module:
+        """The network of a genome, with fresh weights from torch's generator.
+
+        It takes (batch, *shape(genome)) uint8 and gives (batch, outputs).
+        """
+        if "baseline" in genome:
+            make: MakeNetwork = plugins.find("networks", str(genome["baseline"]), "task.baseline")
+            return make(self.input_shape, self.outputs)
+        return _open(self.space).build(genome, self.input_shape, self.outputs)
+
+    def shape(self, genome: Genome) -> Shape:
+        """What the network takes of a sample: the frames in the middle, all their pixels."""
+        return (int(genome.get("frames", self.input_shape[0])), *self.input_shape[1:])
+
+
+def make_space(
+    name: str,
+    input_shape: Shape,
+    genes: Mapping[str, Sequence[Value]] | None = None,
+    added: Mapping[str, Sequence[Value]] | None = None,
+) -> SearchSpace:
+    """The search space of that name for samples of `input_shape`, with the genes `added`, narrowed to `genes`.
+
+    Raises
+    ------
+    UserError
+        The space, a gene or a choice is unknown.
+    """
+    space = _open(name).search_space(input_shape)
+    try:
+        return space.extended(added or {}).narrowed(genes or {})
+    except ValueError as error:
+        raise UserError(f"search.genes: {error}") from None
+
+
+def make_supernet(networks: Networks, space: SearchSpace) -> Supernet:
+    """The weights that all networks of `space` share, fresh from torch's generator."""
+    make = getattr(_open(networks.space), "supernet", None)
+    if make is None:
+        raise UserError(
+            f"search.space = {networks.space!r} has no supernet: use strategy = \"scratch\", or the space cnn3d"
+        )
+    supernet: Supernet = make(space, networks.input_shape, networks.outputs)
+    return supernet
+
+
+def check_supernet(networks: Networks, space: SearchSpace) -> None:
+    """Raise UserError where the space has no supernet. Allocates nothing."""
+    with torch.device("meta"):
+        make_supernet(networks, space)
+
+
+def baseline_genome(baseline: str | MakeNetwork, space: str = "") -> Genome:
+    """The genome of a human-designed baseline: the one that `space` was made around, if there is one, else `baseline`.
+
+    It stands outside every search space.
+    """
+    found = (_open(space).baseline if space else None) or baseline
+    return {"baseline": found if isinstance(found, str) else plugins.reference(found), **TRAINING_GENES}
+
+
+def _open(name: str) -> NetworkSpace:
+    make = plugins.find("spaces", name, "search.space")
+    try:
+        space: NetworkSpace = make()
+    except Exception as error:  # a user's code
+        raise UserError(f"search.space = {name!r} cannot be made: {type(error).__name__}: {error}") from error
+    missing = [each for each in ("baseline", "search_space", "build") if not hasattr(space, each)]
+    if missing:
+        raise UserError(f"search.space = {name!r} has no {missing[0]!r}: see docs/extending.md")
+    return space

@@ -1,0 +1,80 @@
+"""What a trainer rank has to train with: the task, its data, a device, and what the experiment says of training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mpinas.config import Experiment
+from mpinas.coordination.ledger import BASELINE
+from mpinas.errors import UserError
+from mpinas.history.run_folder import RunFolder
+from mpinas.models import Networks, baseline_genome, make_supernet
+from mpinas.search import SearchSpace
+from mpinas.tasks import Samples, Task
+from mpinas.training.artifact import calibration_of
+from mpinas.training.candidate import Trainer
+from mpinas.training.devices import local_device
+from mpinas.training.heritage import Heritage
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """Of one trainer rank."""
+
+    task: Task
+    space: SearchSpace
+    samples: tuple[Samples, Samples]
+    test: Samples | None
+    device: torch.device
+
+
+def gather_means(
+    task: Task, space: SearchSpace, experiment: Experiment, position: tuple[int, int], largest_group: int
+) -> Means:
+    """Read the data and take a device. `position`: this trainer's place on its node, and how many there are.
+
+    Raises
+    ------
+    UserError
+        The data are not fit, or too few for a group of `largest_group`.
+    """
+    device = local_device(experiment.training.device, experiment.training.threads, *position)
+    samples = task.load()
+    if len(samples[0]) < largest_group:
+        raise UserError(f"task.train: {len(samples[0])} training samples are too few for groups of "
+                        f"{largest_group}; set training.group_size_max")  # fmt: skip
+    return Means(task, space, samples, task.load_test(), device)
+
+
+def networks_of(task: Task, experiment: Experiment) -> Networks:
+    """What the genomes of this experiment describe."""
+    space = experiment.search.space
+    baseline = str(baseline_genome(task.baseline, space)["baseline"])
+    return Networks(space, task.input_shape, task.outputs, baseline)
+
+
+def trainer_of(means: Means, experiment: Experiment, folder: RunFolder) -> Trainer:
+    """One rank's trainer."""
+    task, search, networks = means.task, experiment.search, networks_of(means.task, experiment)
+    heritage = Heritage(
+        networks,
+        means.device,
+        folder.supernet_file,
+        folder.weights_file(BASELINE),
+        baseline_genome(task.baseline, search.space),
+        inherits=search.strategy != "scratch",
+        teacher_name=experiment.training.teacher,
+        make_supernet=(lambda: make_supernet(networks, means.space)) if experiment.needs_supernet else None,
+    )
+    return Trainer(task, heritage, means.samples, means.test, means.device, experiment.training.batch_size)
+
+
+def save_calibration(means: Means, experiment: Experiment, folder: RunFolder) -> None:
+    """Leave a few training samples in the run folder, for exporters that write integer networks."""
+    if set(experiment.search.precision) != {"fp32"} and not folder.calibration_file.exists():
+        beside = folder.calibration_file.with_suffix(".part.npy")
+        np.save(beside, calibration_of(means.samples[0]), allow_pickle=False)
+        beside.replace(folder.calibration_file)

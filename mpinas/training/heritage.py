@@ -1,0 +1,107 @@
+"""What a candidate begins with and whom it learns from: nothing and nobody, the supernet, or the trained baseline.
+
+Every rank of a group finds the same here, in the files of the run. Must not know groups, nor how a network is trained.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mpinas.models import Networks
+from mpinas.models.elastic import Supernet, largest
+from mpinas.search import Genome
+from mpinas.training.deployed import Deployed
+from mpinas.training.weights import load_weights
+
+#: Outputs for a batch of uint8 (n, frames, height, width), without gradients.
+Answer = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher:
+    """A trained network to learn from: its outputs, and how many frames of a sample it takes."""
+
+    answer: Answer
+    frames: int
+
+
+@dataclass(slots=True)
+class Heritage:
+    """Of one run, on one rank.
+
+    Attributes
+    ----------
+    networks, device
+        What genomes describe, and where they are trained.
+    supernet_file, baseline_file
+        Trained weights, read when they are first needed.
+    baseline
+        Genome of the human-designed baseline.
+    inherits
+        Do candidates begin with the supernet's weights?
+    teacher_name
+        "", "baseline", "supernet" or the path of an ONNX file.
+    make_supernet
+        The supernet of the run's space, untrained; None where nothing needs one.
+    """
+
+    networks: Networks
+    device: torch.device
+    supernet_file: Path
+    baseline_file: Path
+    baseline: Genome
+    inherits: bool = False
+    teacher_name: str = ""
+    make_supernet: Callable[[], Supernet] | None = None
+    _supernet: Supernet | None = field(default=None, init=False)
+    _teacher: Teacher | None = field(default=None, init=False)
+
+    def network(self, genome: Genome) -> nn.Module:
+        """The network of a genome, with the weights that its training begins with."""
+        if "baseline" in genome:
+            return self.networks.build(genome)
+        return self.supernet().subnet(genome) if self.inherits else self.networks.build(genome)
+
+    def teacher(self, genome: Genome) -> Teacher | None:
+        """Whom the network of a genome learns from, if it is to learn from anybody."""
+        if float(genome.get("distillation", 0.0)) == 0.0:
+            return None
+        if self._teacher is None:
+            self._teacher = self._find_teacher()
+        return self._teacher
+
+    def supernet(self) -> Supernet:
+        """The trained supernet, on the CPU."""
+        if self._supernet is None:
+            assert self.make_supernet is not None
+            supernet = self.make_supernet()
+            load_weights(supernet, self.supernet_file)
+            self._supernet = supernet
+        return self._supernet
+
+    def _find_teacher(self) -> Teacher:
+        match self.teacher_name:
+            case "baseline":
+                genome = self.baseline
+                model = load_weights(self.networks.build(genome), self.baseline_file)
+            case "supernet":
+                supernet = self.supernet()
+                genome = largest(supernet.space)[0]
+                model = supernet.subnet(genome)
+            case file:
+                deployed = Deployed(Path(file))
+                return Teacher(lambda inputs: torch.from_numpy(deployed.run(inputs.cpu().numpy())).to(inputs.device),
+                               deployed.input_shape[0])  # fmt: skip
+        model = model.to(self.device).eval()
+
+        def answer(inputs: torch.Tensor) -> torch.Tensor:
+            with torch.no_grad():
+                out: torch.Tensor = model(inputs)
+            return out
+
+        return Teacher(answer, self.networks.shape(genome)[0])

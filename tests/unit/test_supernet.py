@@ -1,0 +1,228 @@
+"""Training shared weights on one process: what a step draws and changes, stopping and going on, recalibration."""
+
+import numpy as np
+import pytest
+import torch
+
+from mpinas import config
+from mpinas.models import cnn3d
+from mpinas.models.elastic import Supernet, largest, smallest
+from mpinas.tasks import Samples, make_task
+from mpinas.training.checkpoint import Unusable, read_archive, unpack, write_checkpoint
+from mpinas.training.collectives import SerialCollectives
+from mpinas.training.loop import Abandoned, Diverged, Watch
+from mpinas.training.recipe import Epochs, Recipe
+from mpinas.training.supernet import (
+    Sandwich,
+    checkpoint_of,
+    draw_subnets,
+    identity,
+    judge_subnet,
+    make_supernet_optimizer,
+    recalibrate,
+    train_supernet,
+)
+
+ALONE = SerialCollectives()
+CPU = torch.device("cpu")
+SHAPE = (1, 8, 8)
+SPACE = cnn3d.space(SHAPE).narrowed(
+    {
+        "field": [8],
+        "scale": [1],
+        "stages": [1, 2],
+        "depth1": [1, 2],
+        "stem_width": [8, 12],
+        "width1": [12, 16],
+        "width2": [12, 16],
+        "kernel_space": [3],
+    }
+)
+ONCE, SILENT = Epochs.whole(1), Watch()
+
+
+@pytest.fixture(scope="module")
+def task():
+    return make_task(config.Task(name="digits"), seed=0)
+
+
+@pytest.fixture(scope="module")
+def samples(task):
+    training, validation = task.load()
+    return Samples(training.inputs[:256], training.targets[:256]), validation
+
+
+def fresh(space=SPACE):
+    torch.manual_seed(0)
+    return Supernet(space, SHAPE, 10)
+
+
+def settings(epochs=ONCE, learning_rate=2e-3, flips=False, **others):
+    return Sandwich(Recipe(epochs, 32, learning_rate, 0.01, flips, 5, CPU), **others)
+
+
+def trained(task, samples, how, watch=SILENT, supernet=None, state=None):
+    supernet = supernet or fresh()
+    optimizer = make_supernet_optimizer(supernet, how, ALONE, state)
+    done = train_supernet(supernet, optimizer, task, samples, how, ALONE, watch)
+    return supernet, optimizer, done
+
+
+def assert_equal(one, other):
+    a, b = one.state_dict(), other.state_dict()
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_subnets_learn_together_and_are_judged_with_inherited_weights(task, samples):
+    heard = []
+    how = settings(Epochs.whole(12), learning_rate=4e-3)
+    space = SPACE.narrowed({"block": ["plain"]})
+    supernet, _, done = trained(task, samples, how, Watch(on_epoch=lambda *it: heard.append(it)), fresh(space))
+    assert done == 12
+    assert [epoch for epoch, _ in heard] == list(range(1, 13))
+    extremes = [*largest(space), *smallest(space)]
+    errors = [judge_subnet(supernet, genome, task, samples, ALONE, how.recipe)["error"] for genome in extremes]
+    assert errors[0] == heard[-1][1]
+    print(errors)
+    assert max(errors) < 0.4
+    untrained = [judge_subnet(fresh(space), genome, task, samples, ALONE, how.recipe)["error"] for genome in extremes]
+    assert min(untrained) > 0.7
+
+
+def test_families_take_turns_and_a_step_is_the_same_whenever_it_is_drawn():
+    supernet, how = fresh(), settings(subnets=5)
+    steps = [draw_subnets(supernet, how, step) for step in range(8)]
+    assert [(step[0], step[1]) for step in steps] == list(zip(largest(SPACE), smallest(SPACE), strict=True)) * 2
+    assert all(len(step) == 5 for step in steps)
+    assert len({str(genome) for step in steps for genome in step[2:]}) > 20
+    assert draw_subnets(fresh(), how, 3) == steps[3]
+    other = Sandwich(Recipe(Epochs.whole(1), 32, 1e-3, 0.0, False, 6, CPU), 5)
+    assert draw_subnets(supernet, other, 3)[2:] != steps[3][2:]
+
+
+def one_step(task, samples, **how):
+    """The supernet after one step on 32 samples; largest and smallest of the first family alone."""
+    few = Samples(samples[0].inputs[:32], samples[0].targets[:32])
+    changed = Samples(few.inputs, (few.targets + 1) % 10)
+    return [trained(task, (each, samples[1]), settings(**how, subnets=2))[0] for each in (few, changed)]
+
+
+def test_the_smallest_learns_from_the_largest_and_from_targets(task, samples):
+    stem, block, head = (largest(SPACE)[0][name] for name in ("stem", "block", "head"))
+    only_small = f"heads.{stem}-{block}-{head}-1.0.weight"  # the head of one stage: the largest has two
+    both = f"heads.{stem}-{block}-{head}-2.0.weight"
+    weights = {
+        d: [net.get_parameter(only_small) for net in one_step(task, samples, distillation=d)] for d in (0.0, 1.0)
+    }
+    assert torch.equal(*weights[1.0]), "with distillation alone, targets do not reach it"
+    assert not torch.equal(*weights[0.0])
+    assert not torch.equal(weights[0.0][0], weights[1.0][0])
+    taught = [net.get_parameter(both) for net in one_step(task, samples, distillation=1.0)]
+    assert not torch.equal(*taught), "the largest learns from targets in any case"
+
+
+def test_what_no_subnet_of_a_step_used_stays_as_it_was(task, samples):
+    before, after = fresh(), one_step(task, samples)[0]
+    family = largest(SPACE)[0]
+    own = f"{family['stem']}-{family['block']}"
+    moved = {
+        name.split(".")[1]
+        for name, parameter in after.named_parameters()
+        if not torch.equal(parameter, before.get_parameter(name))
+    }
+    assert moved == {"fold", own, f"{own}-{family['head']}-1", f"{own}-{family['head']}-2"}
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_a_training_that_stops_and_goes_on_is_bitwise_the_unbroken_one(task, samples, tmp_path, flips):
+    few = (Samples(samples[0].inputs[:96], samples[0].targets[:96]), samples[1])
+    heard = []
+    watch = Watch(on_epoch=lambda *it: heard.append(it))
+    whole, _, _ = trained(task, few, settings(Epochs.whole(3), flips=flips), watch)
+    unbroken, path = list(heard), tmp_path / "supernet.pt"
+    heard.clear()
+
+    begun, optimizer = fresh(), None
+    how = settings(Epochs.whole(3), flips=flips)
+    asked = Watch(watch.on_epoch, should_pause=lambda: True)
+    begun, optimizer, done = trained(task, few, how, asked)
+    assert done == 1
+    write_checkpoint(checkpoint_of(begun, optimizer, how, done), path)
+
+    torch.manual_seed(99)  # what the new process starts from must not matter
+    rest = settings(Epochs(1, 3, 3), flips=flips)
+    again = Supernet(SPACE, SHAPE, 10)
+    checkpoint = unpack(read_archive(path), identity(again, rest), 5, 1)
+    again.load_state_dict(checkpoint.model)
+    trained(task, few, rest, watch, again, checkpoint.optimizer)
+    assert heard == unbroken
+    assert_equal(again, whole)
+
+
+def test_a_checkpoint_of_another_space_or_training_is_refused(task, samples, tmp_path):
+    how, path = settings(), tmp_path / "supernet.pt"
+    supernet = fresh()
+    write_checkpoint(checkpoint_of(supernet, make_supernet_optimizer(supernet, how, ALONE), how, 1), path)
+    archive = read_archive(path)
+    assert unpack(archive, identity(supernet, how), 5, 1).model.keys() == supernet.state_dict().keys()
+    narrower = Supernet(SPACE.narrowed({"width1": [12]}), SHAPE, 10)
+    for other in (identity(narrower, how), identity(supernet, settings(distillation=0.1))):
+        with pytest.raises(Unusable, match="of another training"):
+            unpack(archive, other, 5, 1)
+
+
+def test_mirrored_samples_are_learned_too(task, samples):
+    few = (Samples(samples[0].inputs[:64], samples[0].targets[:64]), samples[1])
+    plain, mirrored = (trained(task, few, settings(flips=flips))[0] for flips in (False, True))
+    at = "stems.fold.0.weight"
+    assert not torch.equal(plain.get_parameter(at), mirrored.get_parameter(at))
+
+
+def test_a_training_that_blows_up_or_is_stopped_is_an_outcome(task, samples):
+    with pytest.raises(Diverged):
+        trained(task, samples, settings(learning_rate=1e38))
+    with pytest.raises(Abandoned):
+        trained(task, samples, settings(), Watch(should_stop=lambda: True))
+
+
+class Plain(torch.nn.Module):
+    """One normalisation of the brightness of samples of one pixel."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = torch.nn.BatchNorm1d(1)
+        self.dropout = torch.nn.Dropout(0.5)
+
+    def forward(self, frames):
+        return self.norm(self.dropout(frames.float().flatten(1)))
+
+
+def test_recalibrated_statistics_are_the_mean_over_batches():
+    samples = Samples(np.array([0, 2, 10, 14, 100], np.uint8).reshape(5, 1, 1, 1), None)
+    model = Plain()
+    model.norm.running_mean.fill_(77)
+    recalibrate(model, samples, 2, ALONE, CPU)  # the last sample fills no batch
+    assert model.norm.running_mean.item() == pytest.approx((1 + 12) / 2)
+    assert model.norm.running_var.item() == pytest.approx((2 + 8) / 2)
+    assert model.norm.momentum == 0.1
+    assert not model.training
+    assert not model.norm.training
+    recalibrate(model, samples, 64, ALONE, CPU)
+    assert model.norm.running_mean.item() == pytest.approx(126 / 5)
+
+
+def test_recalibration_changes_statistics_only(task, samples):
+    genome = largest(SPACE)[0]
+    network = fresh().subnet(genome)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    recalibrate(network, samples[0], 32, ALONE, CPU)
+    after = network.state_dict()
+    same = {name for name in before if torch.equal(before[name], after[name])}
+    assert same == {name for name, _ in network.named_parameters()}
+
+
+def test_a_model_without_batchnorm_is_left_as_it_is(samples):
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Dropout(0.5))
+    recalibrate(model, samples[0], 32, ALONE, CPU)  # it could not even take these uint8 samples
+    assert not model.training
