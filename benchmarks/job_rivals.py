@@ -52,17 +52,18 @@ class Worker:
 
     def __init__(self, work: Work, rank: int, trainers: int) -> None:
         from mpinas.config import read_experiment
-        from mpinas.parallel.job import networks_of
+        from mpinas.parallel.means import networks_of
         from mpinas.tasks import make_task
         from mpinas.training.candidate import Trainer
         from mpinas.training.devices import local_device
+        from mpinas.training.heritage import Heritage
 
         experiment = read_experiment(Path(work.experiment))
         training = experiment.training
         task = make_task(experiment.task, experiment.search.seed)
         device = local_device(training.device, training.threads, rank - 1, trainers)
-        networks = networks_of(task, experiment)
-        self._trainer = Trainer(task, networks, task.load(), task.load_test(), device, training.batch_size)
+        heritage = Heritage(networks_of(task, experiment), device)
+        self._trainer = Trainer(task, heritage, task.load(), task.load_test(), device, training.batch_size)
         self._epochs, self._folder, self._rank = training.epochs, Path(work.answers).parent / "models", rank
         os.nice(work.nice)
 

@@ -148,7 +148,7 @@ def show(figures: Figures) -> None:
     frames, height, width = figures["input_shape"]
     table = Table(title=f"{figures['space']}, {frames} frames of {height} x {width}, seed {figures['seed']}")
     for heading in ("check", "networks", "failures", "worst", "median", "in all"):
-        table.add_column(heading, justify="left" if heading == "check" else "right")
+        table.add_column(heading, justify="left" if heading == "check" else "right", no_wrap=True)
     for name, check in figures["checks"].items():
         median, worst = check["median_s"], check["worst"]
         table.add_row(

@@ -46,6 +46,25 @@ def search(
 
 
 @cli.command()
+@click.argument("experiment", type=PATH)
+@click.option("--method", "methods", multiple=True, type=click.Choice(["prune", "distill", "quantise"]),
+              help="Repeatable.  [default: all]")  # fmt: skip
+@click.option("--run", type=PATH, help="Folder of the run.  [default: runs/EXPERIMENT-DATE-TIME]")
+@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable.")
+def compress(experiment: Path, methods: tuple[str, ...], run: Path | None, overrides: tuple[str, ...]) -> None:
+    """Compress the human-designed baseline of EXPERIMENT instead of searching. Start it with mpirun or srun.
+
+    Structured pruning and distillation to narrower networks, and quantisation: trained, measured and shown as the
+    candidates of a search are. `mpinas search --resume --run DIR` goes on.
+    """
+    from mpinas.parallel.job import Arguments
+    from mpinas.parallel.job import run as run_job
+
+    methods = methods or ("prune", "distill", "quantise")
+    run_job(Arguments(experiment, run, overrides=tuple(overrides), compress=methods))
+
+
+@cli.command()
 @click.argument("path", type=PATH, default=Path("experiment.toml"))
 def init(path: Path) -> None:
     """Write a commented experiment file to PATH (default: experiment.toml)."""
@@ -84,7 +103,7 @@ def results(run: Path, as_json: bool) -> None:
 @click.argument("recording", type=PATH)
 @click.option("-o", "--output", type=PATH, required=True, help="CSV file to write.")
 def predict(model: Path, recording: Path, output: Path) -> None:
-    """Predict speed and power of every scan line of RECORDING (HDF5) with MODEL (ONNX)."""
+    """Predict the targets (speed and power) of every scan line of RECORDING (HDF5) with MODEL (ONNX)."""
     from mpinas.tasks.lpbf.predict import predict_lines, write_csv
     from mpinas.training.deployed import Deployed
 
@@ -159,7 +178,8 @@ def plan_a_search(
     from rich.console import Console
 
     from mpinas.config import read_experiment
-    from mpinas.models import baseline_genome, make_space
+    from mpinas.models import make_space
+    from mpinas.parallel.means import baseline_of
     from mpinas.simulation import ask, planner, show
     from mpinas.tasks import make_task
 
@@ -168,9 +188,7 @@ def plan_a_search(
     task = make_task(settings.task, settings.search.seed)
     space = make_space(settings.search.space, task.input_shape, settings.search.genes, settings.added_genes())
     with show.progress(sys.stderr, settings.search.evaluations) as tell:
-        figures = planner.simulate(
-            settings, space, baseline_genome(task.baseline, settings.search.space), question, time.perf_counter, tell
-        )
+        figures = planner.simulate(settings, space, baseline_of(task, settings), question, time.perf_counter, tell)
     if as_json:
         click.echo(json.dumps(figures.as_dict(), indent=1))
     else:

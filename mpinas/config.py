@@ -45,6 +45,8 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     windows_per_line: Positive = 1
     #: Share of the training layers held out, chosen by seed once for the run.
     validation_fraction: Annotated[float, Meta(gt=0, lt=1)] = 0.2
+    #: The human-designed network to beat, by name; "": that of the space or the task.
+    baseline: str = ""
     #: Keys of a task from outside: docs/extending.md.
     options: dict[str, Any] = {}
     #: Of "lpbf", as the keys below: the dataset of a layer that holds a row of numbers for each scan line.
@@ -77,8 +79,8 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     population: Annotated[int, Meta(ge=2)] = 16
     #: Budgets in epochs below training.epochs, ascending: who is among the best after one goes on to the next.
     rungs: tuple[Positive, ...] = ()
-    #: Begin with these: run folders (their fronts) or JSON files with a list of genomes; relative to the file.
-    start: tuple[str, ...] = ()
+    #: Begin with these: run folders (their fronts) or JSON files with a list of genomes, relative to the file; genomes.
+    start: tuple[str | dict[str, str | int | float | bool], ...] = ()
     #: How often, in all, members of the front are trained, from other seeds; their error is the mean.
     repeats: Annotated[int, Meta(ge=1, le=100)] = 1
     #: Train so many of the front again at the end, from several seeds, and report mean and deviation.
@@ -108,8 +110,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     epochs: Positive = 10
     #: Of the whole group, not of one rank.
     batch_size: Annotated[int, Meta(ge=2)] = 32
-    #: Whom candidates learn from, too, as their gene `distillation` says: "baseline", "supernet" (its largest subnet) or
-    #: an ONNX file of mpinas; "": nobody.
+    #: Whom candidates learn from, too, as their gene `distillation` says: "baseline", "supernet" (its largest subnet)
+    #: or an ONNX file of mpinas; "": nobody.
     teacher: str = ""
     #: "auto": a GPU where this rank sees one.
     device: Annotated[str, Meta(pattern="^(auto|cpu|cuda)$")] = "auto"
@@ -124,6 +126,9 @@ class Supernet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     #: Subnets of one step: the largest, the smallest, the others at random.
     subnets: Annotated[int, Meta(ge=2, le=64)] = 4
     learning_rate: Annotated[float, Meta(gt=0)] = 2e-3
+    weight_decay: Annotated[float, Meta(ge=0)] = 0.01
+    #: Mirror training samples.
+    flips: bool = False
 
 
 #: Of exporters where nobody says how many: each takes 400 MB of memory.
@@ -307,8 +312,10 @@ def _check_search(experiment: Experiment, where: str) -> None:
     training = experiment.training
     if training.teacher not in ("", "baseline", "supernet") and not training.teacher.endswith(".onnx"):
         raise UserError(
-            f'{where}: training.teacher = {training.teacher!r}: write "baseline", "supernet" or the path of an ONNX file'
+            f'{where}: training.teacher = {training.teacher!r}: write "baseline", "supernet" or an ONNX file\'s path'
         )
+    if experiment.search.space == "compressed" and training.teacher != "baseline":
+        raise UserError(f'{where}: search.space = "compressed" is for `mpinas compress EXPERIMENT`, with another space')
     if 0 < training.group_size_max < training.group_size:
         raise UserError(
             f"{where}: training.group_size_max = {training.group_size_max} is below training.group_size = "
@@ -366,8 +373,9 @@ def _absolute_paths(tree: dict[str, Any], folder: Path) -> None:
     """Make paths absolute; leave anything of a wrong type for the check that follows."""
     task, edge = tree.get("task"), tree.get("edge")
     if isinstance(task, dict):
-        if isinstance(task.get("name"), str):
-            task["name"] = plugins.absolute(task["name"], folder)
+        for key in ("name", "baseline"):
+            if isinstance(task.get(key), str):
+                task[key] = plugins.absolute(task[key], folder)
         for key in ("train", "test"):
             value = [task[key]] if isinstance(task.get(key), str) else task.get(key)
             if isinstance(value, list) and all(isinstance(item, str) for item in value):
@@ -377,8 +385,8 @@ def _absolute_paths(tree: dict[str, Any], folder: Path) -> None:
         if isinstance(search.get("space"), str):
             search["space"] = plugins.absolute(search["space"], folder)
         start = [search["start"]] if isinstance(search.get("start"), str) else search.get("start")
-        if isinstance(start, list) and all(isinstance(item, str) for item in start):
-            search["start"] = [str(folder / item) for item in start]
+        if isinstance(start, list):
+            search["start"] = [str(folder / item) if isinstance(item, str) else item for item in start]
     training = tree.get("training")
     if isinstance(training, dict) and str(training.get("teacher", "")).endswith(".onnx"):
         training["teacher"] = str(folder / training["teacher"])

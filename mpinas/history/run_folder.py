@@ -12,9 +12,6 @@ from mpinas.coordination.terms import Terms
 from mpinas.errors import UserError
 from mpinas.search import Genome
 
-#: The space of networks that are the human-designed one, made smaller: `mpinas compress`.
-COMPRESSED = "compressed"
-
 
 def terms_of(experiment: Experiment) -> Terms:
     """What the candidates of this experiment are compared by."""
@@ -42,7 +39,7 @@ def plan_of(experiment: Experiment, start: Sequence[Genome] = ()) -> Plan:
         patience=search.patience,
         target=dict(search.target),
         supernet_epochs=experiment.supernet.epochs if experiment.needs_supernet else 0,
-        after_baseline=training.teacher == "baseline" or search.space == COMPRESSED,
+        after_baseline=training.teacher == "baseline",
         limit_s=3600 * search.max_hours,
     )
 

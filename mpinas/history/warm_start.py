@@ -1,8 +1,8 @@
-"""Genomes to begin a search with: the fronts of earlier runs, or a list in a JSON file."""
+"""Genomes to begin a search with: the fronts of earlier runs, a list in a JSON file, or as they stand."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -14,8 +14,8 @@ from mpinas.history.run_folder import RunFolder, terms_of
 from mpinas.search import Genome, SearchSpace, Value
 
 
-def start_genomes(sources: Sequence[str], space: SearchSpace) -> tuple[Genome, ...]:
-    """The genomes that `sources` name, in their order, each once, as this space writes them.
+def start_genomes(sources: Sequence[str | Mapping[str, Value]], space: SearchSpace) -> tuple[Genome, ...]:
+    """The genomes that `sources` are or name, in their order, each once, as this space writes them.
 
     Raises
     ------
@@ -24,15 +24,19 @@ def start_genomes(sources: Sequence[str], space: SearchSpace) -> tuple[Genome, .
     """
     found: list[Genome] = []
     for source in sources:
-        path = Path(source)
-        for genome in _front_of(path) if path.is_dir() else _listed_in(path):
+        for genome in [source] if isinstance(source, Mapping) else _of(Path(source)):
             try:
                 repaired = space.repair(genome)
             except ValueError as error:
-                raise UserError(f"search.start: {path}: no genome of this space: {error}") from None
+                where = "" if isinstance(source, Mapping) else f"{source}: "
+                raise UserError(f"search.start: {where}no genome of this space: {error}") from None
             if repaired not in found:
                 found.append(repaired)
     return tuple(found)
+
+
+def _of(path: Path) -> list[Genome]:
+    return _front_of(path) if path.is_dir() else _listed_in(path)
 
 
 def _front_of(path: Path) -> list[Genome]:

@@ -4,15 +4,8 @@ Every network takes uint8 frames (batch, frames, height, width) as the camera gi
 so that the exported model is all there is to run on the device.
 """
 
-from mpinas.models.networks import (
-    TRAINING_GENES,
-    Networks,
-    baseline_genome,
-    check_supernet,
-    make_space,
-    make_supernet,
-)
-from mpinas.models.protocol import NetworkSpace, Shape
+from mpinas.models.networks import Networks, baseline_genome, check_supernet, make_space, make_supernet
+from mpinas.models.protocol import TRAINING_GENES, NetworkSpace, Shape
 
 __all__ = [
     "TRAINING_GENES",

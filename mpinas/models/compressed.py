@@ -22,13 +22,28 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from mpinas.errors import UserError
-from mpinas.models.networks import TRAINING_GENES
-from mpinas.models.protocol import Shape
+from mpinas.models.protocol import TRAINING_GENES, Shape
 from mpinas.search import Genome, SearchSpace
 
 KEEPS = (0.75, 0.5, 0.25, 0.125)
+_REFUSED = "the baseline cannot be compressed"
+_LEFT = 'only method = "quantise" is left'
 #: With what batch a network is followed: more than one, so that the axis is seen.
 _BATCH = 2
+
+
+class Compressed:
+    """The space, as it is named. Its networks are made from a baseline: `Networks` calls `build` and `inherit`."""
+
+    baseline = None
+
+    def search_space(self, input_shape: Shape) -> SearchSpace:
+        """The genes."""
+        return space()
+
+    def build(self, genome: Genome, input_shape: Shape, outputs: int) -> nn.Module:
+        """Raises ValueError: a genome alone describes no network here."""
+        raise ValueError("the networks of this space are made from a baseline")
 
 
 def space() -> SearchSpace:
@@ -68,7 +83,7 @@ def build(genome: Genome, baseline: nn.Module, input_shape: Shape) -> nn.Module:
     keep = float(genome["keep"])
     if keep == 1.0:
         return copy.deepcopy(baseline)
-    network = _Widths(baseline, input_shape, keep).cut(baseline, lambda width, left: torch.arange(left))
+    network = _Widths(baseline, input_shape, keep).cut(baseline, _first)
     _rescale(network, baseline)
     return network
 
@@ -96,8 +111,8 @@ def inherit(genome: Genome, trained: nn.Module, baseline: nn.Module, input_shape
 class _Widths:
     """What of a network can be cut, and how much of it is left.
 
-    All widths that can be cut are, if the network then still works. Where it does not (it may reckon with numbers that
-    are nowhere in its tensors), those are that can be cut one by one.
+    That is every width that has been found, if the network then still works. Where it does not (it may reckon with
+    numbers that are nowhere in its tensors), widths are added one by one, as long as it does.
     """
 
     def __init__(self, network: nn.Module, input_shape: Shape, keep: float) -> None:
@@ -108,25 +123,26 @@ class _Widths:
             shapes = _shapes(bare, input_shape, seen)
         except Exception as error:  # whatever a network does
             why = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise UserError(
-                f"the baseline cannot be compressed: it does not run on torch's device meta: {why}"
-            ) from None
+            raise UserError(f"{_REFUSED}: it does not run on torch's device meta: {why}; {_LEFT}") from None
         #: Of each tensor, by name.
         self._axes = {name: [_leaves(axis) for axis in seen.axes(tensor)] for name, _, tensor in _tensors(bare)}
-        matrices = [axes for axes in self._axes.values() if len(axes) > 1]
-        found = dict.fromkeys(leaf for axes in matrices for leaf in _flat(axes) if not leaf.whole)
+        self._cut = found = _found(self._axes[name] for name, _, each in _tensors(bare) if _is_matrix(each))
+        if not self._works(bare, input_shape, shapes):
+            self._cut = []
+            for width in found:
+                self._cut.append(width)
+                if not self._works(bare, input_shape, shapes):
+                    self._cut.pop()
+        if not self._cut:
+            raise UserError(f"{_REFUSED}: none of its layers can be made narrower; {_LEFT}")
 
-        def works(widths: Iterable[_Factor]) -> bool:
-            self._cut = list(widths)
-            narrow = self.cut(bare, lambda width, left: torch.arange(left, device="meta"))
-            try:
-                return _alike(shapes, _shapes(narrow, input_shape))
-            except Exception:  # whatever a network does
-                return False
-
-        alone = found if works(found) else [width for width in found if works([width])]
-        if not alone or not works(alone):
-            raise UserError("the baseline cannot be compressed: none of its layers can be made narrower")
+    def _works(self, bare: nn.Module, input_shape: Shape, shapes: Sequence[torch.Size]) -> bool:
+        """Does the network with these cuts do what it did, with the same shapes but for what was cut?"""
+        narrow = self.cut(bare, _first)
+        try:
+            return _alike(shapes, _shapes(narrow, input_shape))
+        except Exception:  # whatever a network does
+            return False
 
     def cut(self, network: nn.Module, choose: Callable[[_Factor, int], torch.Tensor]) -> nn.Module:
         """A narrower copy of the network, of those places of each width that `choose` gives."""
@@ -142,16 +158,33 @@ class _Widths:
         return network
 
     def importance(self, network: nn.Module) -> dict[_Factor, torch.Tensor]:
-        """Sum of squares of all weights of a place of each width; of those in tensors of two axes or more."""
-        out = {width: torch.zeros(width.size, dtype=torch.float64) for width in self._cut}
+        """Of each place of a width: sum of squares of the weights that make it and of those that use it; no biases."""
+        out = {width: torch.zeros(width.size, dtype=torch.float64, device="cpu") for width in self._cut}
         for name, _, tensor in _tensors(network):
-            for at, axis in enumerate(self._axes[name] if tensor.dim() > 1 else []):
+            for at, axis in enumerate(self._axes[name] if _is_matrix(tensor) else []):
                 squares = tensor.detach().cpu().double().square().movedim(at, 0).flatten(1).sum(1)
                 squares = squares.reshape([factor.size for factor in axis])
                 for place, factor in enumerate(axis):
                     if factor in out:
                         out[factor] += squares.movedim(place, 0).reshape(factor.size, -1).sum(1)
         return out
+
+
+def _found(matrices: Iterable[Axes]) -> list[_Factor]:
+    """Widths that one layer gives and another takes, in the order of the layers."""
+    matrices = list(matrices)
+    given = {leaf: None for axes in matrices for leaf in axes[0]}
+    taken = {leaf for axes in matrices for axis in axes[1:] for leaf in axis}
+    return [leaf for leaf in given if leaf in taken and not leaf.whole]
+
+
+def _is_matrix(tensor: torch.Tensor) -> bool:
+    """Weights, of two axes or more."""
+    return isinstance(tensor, nn.Parameter) and tensor.dim() > 1
+
+
+def _first(width: _Factor, left: int) -> torch.Tensor:
+    return torch.arange(left, device="cpu")
 
 
 def _selected(tensor: torch.Tensor, axes: Axes, kept: Mapping[_Factor, torch.Tensor]) -> torch.Tensor:
@@ -185,12 +218,12 @@ def _declare(module: nn.Module) -> None:
 
 def _rescale(narrow: nn.Module, wide: nn.Module) -> None:
     """Fresh weights are as large as those of a layer of so many inputs are: their variance goes with 1 / inputs."""
-    for mine, theirs in zip(narrow.modules(), wide.modules(), strict=True):
-        if isinstance(mine, (nn.Linear, nn.modules.conv._ConvNd)):
-            assert isinstance(theirs.weight, torch.Tensor)
-            inputs, before = mine.weight[0].numel(), theirs.weight[0].numel()
-            with torch.no_grad():
-                mine.weight.mul_(math.sqrt(before / inputs))
+    layers = (nn.Linear, nn.modules.conv._ConvNd)
+    pairs = zip(narrow.modules(), wide.modules(), strict=True)
+    weights = {mine.weight: theirs.get_parameter("weight") for mine, theirs in pairs if isinstance(mine, layers)}
+    with torch.no_grad():
+        for mine, theirs in weights.items():
+            mine.mul_(math.sqrt(theirs[0].numel() / mine[0].numel()))
 
 
 def _tensors(network: nn.Module) -> Iterator[tuple[str, nn.Module, torch.Tensor]]:
@@ -215,7 +248,7 @@ def _shapes(bare: nn.Module, input_shape: Shape, seen: _Followed | None = None) 
     shapes: list[torch.Size] = []
 
     def note(module: nn.Module, inputs: Any, output: Any) -> None:
-        shapes.extend(leaf.shape for leaf in tree_leaves(output) if isinstance(leaf, torch.Tensor))
+        shapes.extend(tensor.shape for tensor in _tensors_in(output))
 
     hooks = [module.register_forward_hook(note) for module in bare.modules()]
     with torch.device("meta"), torch.no_grad(), seen or contextlib.nullcontext():
@@ -262,8 +295,7 @@ class _Factor:
 
     def split(self, first: int) -> None:
         """Fall into `first` parts of equal size."""
-        sizes = (first, self.size // first)
-        self._parts = tuple(_Factor(size, whole=self.whole) for size in sizes if size > 1)
+        self._parts = tuple(_Factor(size, whole=self.whole) for size in (first, self.size // first))
 
 
 Axis = list[_Factor]
@@ -289,13 +321,11 @@ def _tie(one: Axis, other: Axis) -> None:
     left, right = _leaves(one), _leaves(other)
     while left and right:
         a, b = left.pop(0), right.pop(0)
-        if len(a.leaves()) > 1 or len(b.leaves()) > 1:  # split meanwhile
+        if a.leaves() != [a] or b.leaves() != [b]:  # changed meanwhile: an axis may have the same factor twice
             left, right = a.leaves() + left, b.leaves() + right
+        elif a is b:
             continue
-        a, b = a.leaves()[0], b.leaves()[0]
-        if a is b:
-            continue
-        if a.size == b.size:
+        elif a.size == b.size:
             b.become(a)
         elif max(a.size, b.size) % min(a.size, b.size):
             return _keep_whole([a, b, *left, *right])
@@ -306,7 +336,10 @@ def _tie(one: Axis, other: Axis) -> None:
 
 
 def _regrouped(factors: Axis, sizes: Sequence[int]) -> Axes | None:
-    """The same factors in axes of other sizes; None where a factor would have to lie in two of them."""
+    """The same factors in axes of other sizes; None where a factor would have to lie in two of them.
+
+    Of a factor that falls into several only the last can be cut: so heads of attention are narrower, but as many.
+    """
     rest, out = _leaves(factors), Axes()
     for size in sizes:
         axis, missing = Axis(), size
@@ -319,6 +352,7 @@ def _regrouped(factors: Axis, sizes: Sequence[int]) -> Axes | None:
                     return None
                 leaf.split(missing)
                 leaf, *others = leaf.leaves()
+                leaf.whole = True
                 rest = others + rest
             if missing % leaf.size:
                 return None
@@ -349,37 +383,42 @@ class _Followed(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
-        rule = _RULES.get(func.overloadpacket.__name__)
-        if rule is None and torch.Tag.pointwise in func.tags:
-            rule = _elementwise
-        inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
-        outputs = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
-        found = rule(self, args, outputs[0]) if rule and outputs else None
-        if found is None:
+        inputs, outputs = _tensors_in((args, kwargs)), _tensors_in(out)
+        rule = _RULES.get(func.overloadpacket.__name__, _elementwise if torch.Tag.pointwise in func.tags else _unknown)
+        axes = rule(self, args, outputs[0]) if outputs and not _tensors_in(kwargs) else None
+        if axes is None or [math.prod(factor.size for factor in axis) for axis in axes] != [*outputs[0].shape]:
+            axes = None
             for tensor in inputs:
                 _keep_whole(_flat(self.axes(tensor)))
         for tensor in outputs:
-            fits = found is not None and len(found) == tensor.dim() and tensor.shape == outputs[0].shape
-            self.put(tensor, found if found is not None and fits else _fresh(tensor.shape, whole=True))
+            known = axes is not None and tensor.shape == outputs[0].shape
+            self.put(tensor, axes if axes is not None and known else _fresh(tensor.shape, whole=True))
         return out
 
 
+def _tensors_in(tree: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
+
 #: Axes of the first output (and of those of its shape) from the arguments; None: nothing is known.
-_Rule = Callable[[_Followed, Sequence[Any], torch.Tensor], "Axes | None"]
+_Rule = Callable[["_Followed", Sequence[Any], torch.Tensor], "Axes | None"]
 
 
 def _flat(axes: Axes) -> Axis:
     return [factor for axis in axes for factor in axis]
 
 
+def _unknown(seen: _Followed, args: Sequence[Any], out: torch.Tensor) -> None:
+    """Nothing is known: all that goes in stays whole."""
+
+
 def _elementwise(seen: _Followed, args: Sequence[Any], out: torch.Tensor) -> Axes:
     axes: Axes = [[] for _ in out.shape]
-    for tensor in tree_leaves(args):
-        if isinstance(tensor, torch.Tensor):
-            for at, axis in enumerate(seen.axes(tensor), out.dim() - tensor.dim()):
-                if axis and axes[at]:
-                    _tie(axes[at], axis)
-                axes[at] = axes[at] or axis
+    for tensor in _tensors_in(args):
+        for at, axis in enumerate(seen.axes(tensor), out.dim() - tensor.dim()):
+            if axis and axes[at]:
+                _tie(axes[at], axis)
+            axes[at] = axes[at] or axis
     return axes
 
 
@@ -421,7 +460,7 @@ def _resized(seen: _Followed, args: Sequence[Any], out: torch.Tensor) -> Axes:
 
 
 def _along(where: int, default: int | None = None) -> _Rule:
-    """Places along the axes that argument `where` gives are mixed, or some of them taken out; by default of all axes."""
+    """Places along the axes that argument `where` gives are mixed, or some taken out; by default along all."""
 
     def rule(seen: _Followed, args: Sequence[Any], out: torch.Tensor) -> Axes:
         axes = list(seen.axes(args[0]))
@@ -521,11 +560,12 @@ def _batch_normalised(seen: _Followed, args: Sequence[Any], out: torch.Tensor) -
 _RULES: Mapping[str, _Rule] = {
     **dict.fromkeys(("clone", "_to_copy", "alias", "detach"), _unchanged),
     **dict.fromkeys(("view", "_unsafe_view", "_reshape_alias", "unsqueeze", "squeeze"), _viewed),
+    "_prelu_kernel": _elementwise,
     "permute": _permuted,
     **dict.fromkeys(("t", "transpose"), _transposed),
     "expand": _expanded,
     **dict.fromkeys(("slice", "constant_pad_nd"), _resized),
-    **dict.fromkeys(("_softmax", "_log_softmax", "mean", "sum", "amax", "select"), _along(1)),
+    **dict.fromkeys(("_softmax", "_safe_softmax", "_log_softmax", "mean", "sum", "amax", "select"), _along(1)),
     "unbind": _along(1, default=0),
     "roll": _along(2),
     **dict.fromkeys(("split", "split_with_sizes"), _split),

@@ -10,12 +10,10 @@ from torch import nn
 
 from mpinas import plugins
 from mpinas.errors import UserError
+from mpinas.models import compressed
 from mpinas.models.elastic import Supernet
-from mpinas.models.protocol import MakeNetwork, NetworkSpace, Shape
+from mpinas.models.protocol import TRAINING_GENES, MakeNetwork, NetworkSpace, Shape
 from mpinas.search import Genome, SearchSpace, Value
-
-#: What a network is trained with whose genome does not say; the schedule and the budget are those of every candidate.
-TRAINING_GENES: Genome = {"learning_rate": 1e-3, "weight_decay": 0.0, "flips": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,9 +32,23 @@ class Networks:
         It takes (batch, *shape(genome)) uint8 and gives (batch, outputs).
         """
         if "baseline" in genome:
-            make: MakeNetwork = plugins.find("networks", str(genome["baseline"]), "task.baseline")
-            return make(self.input_shape, self.outputs)
+            return self._human_designed(str(genome["baseline"]))
+        if self.compressed:
+            return compressed.build(genome, self._human_designed(self.baseline), self.input_shape)
         return _open(self.space).build(genome, self.input_shape, self.outputs)
+
+    def inherit(self, genome: Genome, trained: nn.Module) -> nn.Module:
+        """The network of a genome of the space "compressed", from the trained baseline."""
+        return compressed.inherit(genome, trained, self._human_designed(self.baseline), self.input_shape)
+
+    @property
+    def compressed(self) -> bool:
+        """Are they the baseline, made smaller?"""
+        return self.space == "compressed"
+
+    def _human_designed(self, name: str) -> nn.Module:
+        make: MakeNetwork = plugins.find("networks", name, "task.baseline")
+        return make(self.input_shape, self.outputs)
 
     def shape(self, genome: Genome) -> Shape:
         """What the network takes of a sample: the frames in the middle, all their pixels."""
@@ -68,7 +80,7 @@ def make_supernet(networks: Networks, space: SearchSpace) -> Supernet:
     make = getattr(_open(networks.space), "supernet", None)
     if make is None:
         raise UserError(
-            f"search.space = {networks.space!r} has no supernet: use strategy = \"scratch\", or the space cnn3d"
+            f'search.space = {networks.space!r} has no supernet: use strategy = "scratch", or the space cnn3d'
         )
     supernet: Supernet = make(space, networks.input_shape, networks.outputs)
     return supernet
@@ -80,12 +92,12 @@ def check_supernet(networks: Networks, space: SearchSpace) -> None:
         make_supernet(networks, space)
 
 
-def baseline_genome(baseline: str | MakeNetwork, space: str = "") -> Genome:
-    """The genome of a human-designed baseline: the one that `space` was made around, if there is one, else `baseline`.
+def baseline_genome(baseline: str | MakeNetwork, space: str = "", chosen: str = "") -> Genome:
+    """The genome of a human-designed baseline: `chosen`, or that which `space` was made around, or else `baseline`.
 
     It stands outside every search space.
     """
-    found = (_open(space).baseline if space else None) or baseline
+    found = chosen or (_open(space).baseline if space else None) or baseline
     return {"baseline": found if isinstance(found, str) else plugins.reference(found), **TRAINING_GENES}
 
 

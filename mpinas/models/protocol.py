@@ -11,6 +11,8 @@ from mpinas.search import Genome, SearchSpace
 
 #: Frames, height, width of a sample.
 Shape = tuple[int, int, int]
+#: What a network is trained with whose genome does not say; the schedule and the budget are those of every candidate.
+TRAINING_GENES: Genome = {"learning_rate": 1e-3, "weight_decay": 0.0, "flips": False}
 #: A human-designed network: from the shape of its input and the number of its outputs.
 MakeNetwork = Callable[[Shape, int], nn.Module]
 
@@ -19,8 +21,8 @@ class NetworkSpace(Protocol):
     """A search space and its networks. The class is named in the experiment file, and made without arguments.
 
     A gene called `frames` says how many of a sample's frames a network takes, those in the middle; without it, all.
-    Genes called `learning_rate`, `weight_decay` and `flips` say how it is trained (docs/running.md); each may be left
-    out. A space whose networks can share their weights has one method more: `supernet(space, input_shape, outputs)`, as
+    Genes called `learning_rate`, `weight_decay`, `flips`, and `step_size` with `gamma`, say how it is trained
+    (docs/running.md); each may be left out. A space whose networks can share their weights has one method more: `supernet(space, input_shape, outputs)`, as
     `cnn3d` has.
     """
 

@@ -41,6 +41,8 @@ class Arguments:
     run: Path | None = None
     resume: bool = False
     overrides: tuple[str, ...] = ()
+    #: Compress the baseline by these methods, and search nothing.
+    compress: tuple[str, ...] = ()
 
 
 def run(arguments: Arguments) -> None:
@@ -115,9 +117,21 @@ def read_arguments(arguments: Arguments) -> tuple[Experiment, Path]:
         return experiment, arguments.run
     source = arguments.experiment or Path("experiment.toml")
     experiment = read_experiment(source, arguments.overrides)
+    if arguments.compress:
+        experiment = _compressed(experiment, arguments.compress)
     path = arguments.run or Path("runs") / f"{source.stem}-{datetime.now():%Y%m%d-%H%M%S}"
     RunFolder.check_new(path)
     return experiment, path
+
+
+def _compressed(experiment: Experiment, methods: tuple[str, ...]) -> Experiment:
+    """The experiment that compresses this one's human-designed network. Raises UserError."""
+    from mpinas.parallel.means import baseline_of
+    from mpinas.tasks import make_task
+    from mpinas.training.compression import compressed
+
+    task = make_task(experiment.task, experiment.search.seed)
+    return compressed(experiment, methods, str(baseline_of(task, experiment)["baseline"]))
 
 
 def _position_on_node(world: Any, trains: bool) -> tuple[int, int]:
@@ -217,14 +231,14 @@ class Desk:
         """Run the search to its end; in a world of one, train as well."""
         from mpinas.parallel.channel import MpiChannel
         from mpinas.parallel.coordinator_loop import Shell, StopSignals, coordinate
-        from mpinas.parallel.means import networks_of
+        from mpinas.parallel.means import baseline_of, networks_of
         from mpinas.report.live import open_display
 
         self._begun = True
         search, terms = self.experiment.search, terms_of(self.experiment)
         proposer = make_search(search.algorithm, space, len(terms.objectives), search.seed, search.population)
         plan = replace(plan, exporters=self.n_exporters)
-        coordinator = Coordinator(plan, proposer, Ledger(terms), self._baseline())
+        coordinator = Coordinator(plan, proposer, Ledger(terms), baseline_of(self.task, self.experiment))
         coordinator.replay(self.journal.history)
         self.folder.keep_only(_of_use(coordinator.ledger))
         stop = StopSignals()
@@ -255,11 +269,6 @@ class Desk:
             crew.execute(order, say, should_stop)
 
         return SerialChannel(execute, crew.ready())
-
-    def _baseline(self) -> Any:
-        from mpinas.models import baseline_genome
-
-        return baseline_genome(self.task.baseline, self.experiment.search.space)
 
 
 def _say(line: str) -> None:

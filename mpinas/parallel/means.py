@@ -12,7 +12,7 @@ from mpinas.coordination.ledger import BASELINE
 from mpinas.errors import UserError
 from mpinas.history.run_folder import RunFolder
 from mpinas.models import Networks, baseline_genome, make_supernet
-from mpinas.search import SearchSpace
+from mpinas.search import Genome, SearchSpace
 from mpinas.tasks import Samples, Task
 from mpinas.training.artifact import calibration_of
 from mpinas.training.candidate import Trainer
@@ -51,9 +51,13 @@ def gather_means(
 
 def networks_of(task: Task, experiment: Experiment) -> Networks:
     """What the genomes of this experiment describe."""
-    space = experiment.search.space
-    baseline = str(baseline_genome(task.baseline, space)["baseline"])
-    return Networks(space, task.input_shape, task.outputs, baseline)
+    baseline = str(baseline_of(task, experiment)["baseline"])
+    return Networks(experiment.search.space, task.input_shape, task.outputs, baseline)
+
+
+def baseline_of(task: Task, experiment: Experiment) -> Genome:
+    """Genome of the human-designed network of this experiment."""
+    return baseline_genome(task.baseline, experiment.search.space, experiment.task.baseline)
 
 
 def trainer_of(means: Means, experiment: Experiment, folder: RunFolder) -> Trainer:
@@ -64,12 +68,13 @@ def trainer_of(means: Means, experiment: Experiment, folder: RunFolder) -> Train
         means.device,
         folder.supernet_file,
         folder.weights_file(BASELINE),
-        baseline_genome(task.baseline, search.space),
+        baseline_of(task, experiment),
         inherits=search.strategy != "scratch",
         teacher_name=experiment.training.teacher,
         make_supernet=(lambda: make_supernet(networks, means.space)) if experiment.needs_supernet else None,
     )
-    return Trainer(task, heritage, means.samples, means.test, means.device, experiment.training.batch_size)
+    batch_size = experiment.training.batch_size
+    return Trainer(task, heritage, means.samples, means.test, means.device, batch_size, experiment.supernet)
 
 
 def save_calibration(means: Means, experiment: Experiment, folder: RunFolder) -> None:

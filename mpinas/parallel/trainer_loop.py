@@ -65,8 +65,9 @@ class Crew:
         """What a member does with its group."""
         trainer = self.trainer
         if isinstance(order, msg.TrainSupernet):
+            shared = Files(self.folder.supernet_file, self.folder.supernet_checkpoint_file)
             watch = _watch(order, say, should_stop)
-            return lambda group: trainer.train_supernet(group, order.seed, order.epochs, watch)
+            return lambda group: trainer.train_supernet(group, order.seed, order.epochs, shared, watch)
         genome, weights = order.genome, self.folder.weights_file(order.candidate)
         match order:
             case msg.Evaluate(seed=seed):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,6 +15,7 @@ import msgspec
 import torch
 from torch import nn
 
+from mpinas import config
 from mpinas.models import TRAINING_GENES, Networks
 from mpinas.search import Genome
 from mpinas.tasks import Samples, Task
@@ -25,9 +26,10 @@ from mpinas.training.deployed import Deployed
 from mpinas.training.export import onnx_difference
 from mpinas.training.heritage import Heritage
 from mpinas.training.loop import Diverged, Watch, judge, take, train
+from mpinas.training.pretraining import pretrain, sandwich_of
 from mpinas.training.recipe import Distillation, Epochs, Recipe, Steps, make_optimizer
 from mpinas.training.shard import make_shard
-from mpinas.training.supernet import Sandwich, recalibrate
+from mpinas.training.supernet import recalibrate
 from mpinas.training.weights import load_weights, save_weights
 
 #: Largest difference of an output between ONNX Runtime and torch, in full precision.
@@ -62,8 +64,8 @@ class Trainer:
     device: torch.device
     #: Of the whole group.
     batch_size: int
-    #: How a supernet is trained, where there is one.
-    sandwich: Sandwich | None = None
+    #: How the weights are trained that all subnets share, where there are any.
+    supernet: config.Supernet = field(default_factory=config.Supernet)
 
     @property
     def networks(self) -> Networks:
@@ -75,9 +77,10 @@ class Trainer:
     ) -> tuple[dict[str, float], float] | Paused:
         """Train from what it inherits, or from the checkpoint on where epochs are done; (validation metrics, seconds).
 
-        Metrics are those of the network in the precision that it will run in. Without any epochs it is judged as it is
-        inherited, and nothing is written. The leader writes the weights, and a checkpoint as long as the schedule is not at its end. One that is paused
-        leaves the weights as they were: those that an earlier result was found with.
+        Metrics are those of the network in the precision that it will run in. The leader writes the weights, and a
+        checkpoint as long as the schedule is not at its end. One that is paused leaves the weights as they were: those
+        that an earlier result was found with. Without any epochs it is judged by what it inherits, and nothing is
+        written.
 
         Raises Diverged, Abandoned, Unusable, and whatever torch raises (see `outcome.explain`).
         """
@@ -217,9 +220,15 @@ class Trainer:
         return metrics, difference, make_shard(run, labelled.middle(frames), self.task.device_metric, shard_file)
 
     def train_supernet(
-        self, group: Collectives, seed: int, epochs: int, watch: Watch
-    ) -> tuple[dict[str, float], float]:  # fmt: skip
-        """SUPERNET"""
+        self, group: Collectives, seed: int, epochs: int, files: Files, watch: Watch
+    ) -> tuple[dict[str, float], float]:
+        """Train what all subnets share; (validation metrics of the largest subnet, seconds). See `pretraining`."""
+        torch.manual_seed(seed)
+        supernet = self.heritage.new_supernet().to(self.device)
+        settings = sandwich_of(self.supernet, epochs, self.batch_size, seed, self.device)
+        return pretrain(
+            supernet, self.task, self.samples, settings, (files.weights, files.checkpoint), group, watch
+        )  # fmt: skip
 
     def _recipe(self, genome: Genome, epochs: Epochs, seed: int) -> Recipe:
         genes = {**TRAINING_GENES, **genome}

@@ -86,8 +86,8 @@ def read_archive(path: Path) -> bytes:
     return content[start:]
 
 
-def unpack(archive: bytes, genome: Genome, seed: int, epochs_done: int) -> Checkpoint:
-    """The checkpoint of this training, from its archive.
+def unpack(archive: bytes, genome: Genome, seed: int, epochs_done: int | None = None) -> Checkpoint:
+    """The checkpoint of this training, from its archive; after whatever number of epochs, if none is given.
 
     Raises
     ------
@@ -102,7 +102,7 @@ def unpack(archive: bytes, genome: Genome, seed: int, epochs_done: int) -> Check
     for what, found, wanted in (
         ("genome", checkpoint.genome, genome),
         ("seed", checkpoint.seed, seed),
-        ("epochs", checkpoint.epochs_done, epochs_done),
+        ("epochs", checkpoint.epochs_done, checkpoint.epochs_done if epochs_done is None else epochs_done),
     ):
         if found != wanted:
             raise Unusable(f"the checkpoint is of another training: {what} {found}, not {wanted}")

@@ -83,9 +83,19 @@ class _Linear(nn.Linear):
         return functional.linear(self.input_range(input), _rounded(self.weight), self.bias)
 
 
+class _LastLinear(nn.Linear):
+    """The last fully connected layer, in floats; what the one before gives has been rounded."""
+
+    input_range: _Range
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """As `nn.Linear`."""
+        return functional.linear(self.input_range(input), self.weight, self.bias)
+
+
 #: Plain class -> the same, rounding.
 _ROUNDING: dict[type[nn.Module], type[nn.Module]] = {nn.Conv2d: _Conv2d, nn.Linear: _Linear}
-_PLAIN = {rounding: plain for plain, rounding in _ROUNDING.items()}
+_PLAIN: dict[type[nn.Module], type[nn.Module]] = {_Conv2d: nn.Conv2d, _Linear: nn.Linear, _LastLinear: nn.Linear}
 
 
 def attach(model: nn.Module) -> None:
@@ -101,16 +111,14 @@ def attach(model: nn.Module) -> None:
         No layer of `model` becomes integer in the file.
     """
     layers = [module for module in model.modules() if type(module) in _ROUNDING]
-    # the last product stays in floats, as in the file
-    products = [layer for layer in layers if type(layer) is nn.Linear]
-    chosen = [layer for layer in layers if layer not in products[-1:]]
-    if not chosen:
+    last = [layer for layer in layers if type(layer) is nn.Linear][-1:]
+    if layers == last:
         raise ValueError(f"{type(model).__name__} has no layer that becomes integer")
-    for layer in chosen:
+    for layer in layers:
         weight = layer.weight
         assert isinstance(weight, torch.Tensor)
         layer.add_module("input_range", _Range(weight.device).train(layer.training))
-        layer.__class__ = _ROUNDING[type(layer)]
+        layer.__class__ = _LastLinear if layer in last else _ROUNDING[type(layer)]
 
 
 def detach(model: nn.Module) -> None:

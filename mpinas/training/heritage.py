@@ -52,9 +52,9 @@ class Heritage:
 
     networks: Networks
     device: torch.device
-    supernet_file: Path
-    baseline_file: Path
-    baseline: Genome
+    supernet_file: Path = Path()
+    baseline_file: Path = Path()
+    baseline: Genome = field(default_factory=dict)
     inherits: bool = False
     teacher_name: str = ""
     make_supernet: Callable[[], Supernet] | None = None
@@ -65,6 +65,9 @@ class Heritage:
         """The network of a genome, with the weights that its training begins with."""
         if "baseline" in genome:
             return self.networks.build(genome)
+        if self.networks.compressed:
+            trained = load_weights(self.networks.build(self.baseline), self.baseline_file)
+            return self.networks.inherit(genome, trained)
         return self.supernet().subnet(genome) if self.inherits else self.networks.build(genome)
 
     def teacher(self, genome: Genome) -> Teacher | None:
@@ -75,13 +78,16 @@ class Heritage:
             self._teacher = self._find_teacher()
         return self._teacher
 
+    def new_supernet(self) -> Supernet:
+        """Untrained, with fresh weights from torch's generator."""
+        assert self.make_supernet is not None
+        return self.make_supernet()
+
     def supernet(self) -> Supernet:
-        """The trained supernet, on the CPU."""
+        """The trained one, on the CPU."""
         if self._supernet is None:
-            assert self.make_supernet is not None
-            supernet = self.make_supernet()
-            load_weights(supernet, self.supernet_file)
-            self._supernet = supernet
+            self._supernet = self.new_supernet()
+            load_weights(self._supernet, self.supernet_file)
         return self._supernet
 
     def _find_teacher(self) -> Teacher:

@@ -128,8 +128,8 @@ def _to_int8(model: onnx.ModelProto, calibration: NDArray[np.uint8]) -> onnx.Mod
             weight_type=QuantType.QInt8,
             extra_options={
                 "TensorQuantOverrides": {name: [as_they_are[name]] for name in as_they_are},
-                # what a product gives is rounded only where another integer operation takes it
-                "OpTypesToExcludeOutputQuantization": ["Gemm", "MatMul"],
+                # rounded only where it is taken in again; a Gemm would be merged with its ReLU then, and not be integer
+                "OpTypesToExcludeOutputQuantization": ["MatMul"],
             },
         )
         return onnx.load(result)

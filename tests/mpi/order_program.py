@@ -28,6 +28,7 @@ from mpinas.parallel.group import Grouping
 from mpinas.parallel.trainer_loop import Crew, run_trainer
 from mpinas.tasks import Samples
 from mpinas.training.candidate import Trainer
+from mpinas.training.heritage import Heritage
 from mpinas.training.loop import Watch, train
 from mpinas.training.recipe import Epochs, Recipe, make_optimizer
 
@@ -175,7 +176,9 @@ def main():
     training, validation = task.load()
     few = Samples(training.inputs[:320], training.targets[:320])  # ten steps an epoch
     networks = Networks("cnn3d", task.input_shape, task.outputs)
-    trainer = TestTrainer(task, networks, (few, validation), task.load_test(), torch.device("cpu"), 32)
+    trainer = TestTrainer(
+        task, Heritage(networks, torch.device("cpu")), (few, validation), task.load_test(), torch.device("cpu"), 32
+    )
     if world.Get_rank() > 0:
         run_trainer(Crew(world.Get_rank(), trainer, folder, Grouping(world)), control)
         found = None

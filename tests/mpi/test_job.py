@@ -311,7 +311,7 @@ def test_on_recordings_of_both_layouts_and_the_models_predict(mpirun, tmp_path):
     from mpinas.tasks.lpbf.recording import open_recording
 
     with open_recording(tmp_path / "test") as recording:
-        truth = [(line.speed_mm_s / 900, line.power_w / 215) for line in recording.lines]
+        truth = [(line.labels[0] / 900, line.labels[1] / 215) for line in recording.lines]
     squares = []
     for row, (speed, power) in zip(rows[1:], truth, strict=True):
         got_speed, got_power = (float(value) for value in row.split(",")[3:])

@@ -6,7 +6,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
-from data_files import layer_arrays, simple_file, write_layers
+from data_files import BRIGHT, DARK, layer_arrays, simple_file, write_layers
 
 from mpinas.errors import UserError
 from mpinas.tasks.lpbf.inspect import describe, format_description
@@ -202,6 +202,7 @@ def test_describe(tmp_path):
     assert found["objects"] == {"C1": {"layers": [1, 2, 5], "missing_layers": "3-4", "lines": 6}}
     assert found["line_frames"] == {"min": 2, "median": 3.0, "max": 4}
     assert (found["dark_share"], found["dark_lines"]) == (12 / 18, 3)
+    assert found["brightest_pixel"] == {"min": DARK, "median": DARK, "max": BRIGHT}
     speed = {"lines": 6, "mean": 100.5, "std": 0.5, "min": 100.0, "max": 101.0}
     assert (found["labels"]["laser_params"]["lines"], found["labels"]["laser_params"]["columns"][0]) == (6, speed)
     assert (found["layout"], found["compression"], found["frame_sizes"]) == (["v1.0"], ["gzip"], [[9, 11]])

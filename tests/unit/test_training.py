@@ -16,6 +16,7 @@ from mpinas.training.checkpoint import Checkpoint, Unusable, read_archive, unpac
 from mpinas.training.collectives import SerialCollectives
 from mpinas.training.deployed import Deployed
 from mpinas.training.devices import local_device
+from mpinas.training.heritage import Heritage
 from mpinas.training.loop import Abandoned, Diverged, Watch, flip, train
 from mpinas.training.outcome import explain
 from mpinas.training.recipe import Epochs, Recipe, batches, draw_mirrored, learning_rate_factor, make_optimizer
@@ -30,8 +31,8 @@ RESTLESS = {**make_space("cnn3d", (1, 8, 8)).sample(np.random.default_rng(1)), "
 @pytest.fixture(scope="module")
 def digits():
     task = make_task(config.Task(name="digits"), seed=0)
-    networks = Networks("cnn3d", task.input_shape, task.outputs)
-    return Trainer(task, networks, task.load(), task.load_test(), torch.device("cpu"), batch_size=32)
+    heritage = Heritage(Networks("cnn3d", task.input_shape, task.outputs), torch.device("cpu"))
+    return Trainer(task, heritage, task.load(), task.load_test(), torch.device("cpu"), batch_size=32)
 
 
 def files_in(folder):

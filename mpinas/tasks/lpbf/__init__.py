@@ -1,1 +1,1 @@
-"""Task `lpbf`: learn scan speed and laser power from videos of a melt pool (RAISE-LPBF-Laser)."""
+"""Task `lpbf`: numbers of each scan line, such as laser speed and power, from videos of its melt pool."""

@@ -59,6 +59,7 @@ def format_description(found: dict[str, Any]) -> str:
         ],
         ("lines", f"{found['lines']}, of {_three(found['line_frames'])} frames (min, median, max)"),
         ("frames", f"{found['frames']} of {', '.join(f'{h} x {w}' for h, w in found['frame_sizes'])} pixels"),
+        ("brightness", f"brightest pixel of a frame: {_three(found['brightest_pixel'])} (min, median, max)"),
         (
             "dark frames",
             f"{100 * found['dark_share']:.1f} % (maximum below {PUBLISHED_VIEW.lit}); "
@@ -98,19 +99,26 @@ def _simulated(recording: Recording) -> list[dict[str, Any]]:
 
 
 def _light(recording: Recording, progress: Progress | None) -> dict[str, Any]:
-    """Return the share of dark frames, from lines spread over the recording."""
+    """Return how bright frames are and how many are dark, from lines spread over the recording."""
     count = min(len(recording.lines), SAMPLED_LINES)
     positions = np.linspace(0, len(recording.lines) - 1, count).astype(int)
     sampled: list[ScanLine] = [recording.lines[i] for i in positions]
-    frames = dark = dark_lines = 0
+    maxima = []  # of each line, (frames,)
     for done, line in enumerate(sampled, 1):
-        maxima = recording.read_line(line).max(axis=(1, 2))
-        frames += len(maxima)
-        dark += int((maxima < PUBLISHED_VIEW.lit).sum())
-        dark_lines += bool((maxima < PUBLISHED_VIEW.lit).all())
+        maxima.append(recording.read_line(line).max(axis=(1, 2)))
         if progress:
             progress(done, count)
-    return {"sampled_lines": count, "dark_share": dark / frames, "dark_lines": dark_lines}
+    every = np.concatenate(maxima)
+    return {
+        "sampled_lines": count,
+        "brightest_pixel": {
+            "min": int(every.min()),
+            "median": float(np.median(every)),
+            "max": int(every.max()),
+        },
+        "dark_share": float((every < PUBLISHED_VIEW.lit).mean()),
+        "dark_lines": sum(bool((line < PUBLISHED_VIEW.lit).all()) for line in maxima),
+    }
 
 
 def _labels(recording: Recording) -> dict[str, dict[str, Any]]:

@@ -3,6 +3,7 @@
 Plain numbers and text: must not know files, windows or networks.
 """
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ class Labels:
     @property
     def lowest(self) -> float:
         """Labels below this are refused: nothing scans with a negative speed or power."""
-        return 0.0 if self.targets == PUBLISHED.targets else -np.inf
+        return 0.0 if self.targets == PUBLISHED.targets else -math.inf
 
     @property
     def named(self) -> str:
@@ -52,7 +53,7 @@ class Labels:
 
     def usable(self, values: Sequence[float]) -> bool:
         """Whether one line's values, in the order of the targets, can be learned from."""
-        return all(self.lowest <= value < np.inf and value > -np.inf for value in values)
+        return all(math.isfinite(value) and value >= self.lowest for value in values)
 
     def said(self, values: Sequence[float]) -> str:
         """Such values for people: "speed 900.0 mm/s and power nan W"."""
@@ -77,7 +78,7 @@ def labels_of(settings: Task) -> Labels:
     if labels.dataset in _DATASETS:
         raise UserError(f"task.labels = {labels.dataset!r}: that dataset holds no labels; name the one that does")
     for target in labels.targets:
-        if not (np.isfinite(target.scale) and np.isfinite(target.offset)):
+        if not (math.isfinite(target.scale) and math.isfinite(target.offset)):
             raise UserError(f"task.targets: {target.name} has scale {target.scale} and offset {target.offset}; "
                             "both must be finite")  # fmt: skip
         if not column_name(target) or column_name(target) in _COLUMNS:

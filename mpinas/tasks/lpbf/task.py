@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 import torch
-import torch.nn.functional as F
 
 from mpinas import config
 from mpinas.errors import UserError
+from mpinas.tasks.kinds import Regression
 from mpinas.tasks.lpbf.recording import open_recording
 from mpinas.tasks.lpbf.split import split_layers
 from mpinas.tasks.lpbf.targets import column_name, formula, labels_of, normalised, to_metadata
@@ -17,11 +16,10 @@ from mpinas.tasks.lpbf.windows import View, Windows, extract
 from mpinas.tasks.protocol import Samples
 
 
-class LpbfTask:
+class LpbfTask(Regression):
     """One output a target, normalised; error = root of the mean squared error over all of them."""
 
     name = "lpbf"
-    device_metric: Literal["rmse", "misclassified"] = "rmse"
     baseline = "lpbf-cnn"
 
     def __init__(self, settings: config.Task, seed: int) -> None:
@@ -78,20 +76,10 @@ class LpbfTask:
         targets = None if windows.labels is None else normalised(windows.labels, self._labels.targets)
         return Samples(windows.frames, targets)
 
-    def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Mean squared error of the normalised targets."""
-        return F.mse_loss(outputs, targets)
-
-    def sums(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """[count, summed squared error of each target], normalised."""
-        squares = (outputs.double() - targets.double()).square().sum(0)  # (targets,)
-        return torch.cat([squares.new_tensor([len(targets)]), squares])
-
     def metrics(self, sums: torch.Tensor) -> dict[str, float]:
         """Error over all normalised targets, and the root mean square error of each in its unit."""
         count, *squares = sums.tolist()
-        each = {
+        return super().metrics(sums) | {
             f"rmse_{column_name(target)}": target.scale * (square / count) ** 0.5
             for target, square in zip(self._labels.targets, squares, strict=True)
         }
-        return {"error": (sum(squares) / (len(squares) * count)) ** 0.5, **each}

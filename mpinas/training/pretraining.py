@@ -1,0 +1,84 @@
+"""The weights that all subnets of a space share: trained by a group, from their checkpoint to their file.
+
+Must not know orders and reports, nor what becomes of the weights.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from mpinas import config
+from mpinas.models.elastic import Supernet, largest
+from mpinas.tasks import Samples, Task
+from mpinas.training.checkpoint import Checkpoint, read_archive, unpack, write_checkpoint
+from mpinas.training.collectives import Collectives
+from mpinas.training.loop import Watch
+from mpinas.training.recipe import Epochs, Recipe
+from mpinas.training.supernet import (
+    Sandwich,
+    checkpoint_of,
+    identity,
+    judge_subnet,
+    make_supernet_optimizer,
+    train_supernet,
+)
+from mpinas.training.weights import save_weights
+
+#: Sent in place of a checkpoint where there is none: a message has some bytes at least.
+_NONE = b"-"
+
+
+def pretrain(
+    supernet: Supernet,
+    task: Task,
+    samples: tuple[Samples, Samples],
+    settings: Sandwich,
+    files: tuple[Path, Path],
+    group: Collectives,
+    watch: Watch,
+) -> tuple[dict[str, float], float]:
+    """Train `supernet` in place, on from its checkpoint if there is one; (validation metrics of the largest, seconds).
+
+    `files`: of the weights, which the leader writes at the end, and of the checkpoint, which it writes after every
+    epoch. Raises Diverged, Abandoned, Unusable, and whatever torch raises.
+    """
+    began = time.perf_counter()
+    weights_file, checkpoint_file = files
+    checkpoint = _checkpoint(supernet, settings, checkpoint_file, group)
+    if checkpoint is not None:
+        supernet.load_state_dict(checkpoint.model)
+        epochs = replace(settings.recipe.epochs, done=checkpoint.epochs_done)
+        settings = replace(settings, recipe=replace(settings.recipe, epochs=epochs))
+    optimizer = make_supernet_optimizer(supernet, settings, group, checkpoint.optimizer if checkpoint else None)
+
+    def on_epoch(epoch: int, error: float) -> None:
+        if group.rank == 0:
+            write_checkpoint(checkpoint_of(supernet, optimizer, settings, epoch), checkpoint_file)
+        watch.on_epoch(epoch, error)
+
+    train_supernet(supernet, optimizer, task, samples, settings, group, replace(watch, on_epoch=on_epoch))
+    metrics = judge_subnet(supernet, largest(supernet.space)[0], task, samples, group, settings.recipe)
+    if group.rank == 0:
+        save_weights(supernet, weights_file)
+        checkpoint_file.unlink(missing_ok=True)
+    return metrics, time.perf_counter() - began
+
+
+def sandwich_of(
+    settings: config.Supernet, epochs: int, batch_size: int, seed: int, device: torch.device
+) -> Sandwich:  # fmt: skip
+    """How the experiment's [supernet] says that it is trained."""
+    recipe = Recipe(Epochs.whole(epochs), batch_size, settings.learning_rate, settings.weight_decay, settings.flips,
+                    seed, device)  # fmt: skip
+    return Sandwich(recipe, settings.subnets)
+
+
+def _checkpoint(supernet: Supernet, settings: Sandwich, file: Path, group: Collectives) -> Checkpoint | None:
+    """What the leader finds, on all ranks."""
+    there = group.rank == 0 and file.exists()
+    archive = group.broadcast_bytes(read_archive(file) if there else _NONE)
+    return None if archive == _NONE else unpack(archive, identity(supernet, settings), settings.recipe.seed)
