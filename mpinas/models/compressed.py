@@ -10,7 +10,6 @@ H. Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017. Following axes 
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -118,35 +117,44 @@ class _Widths:
     def __init__(self, network: nn.Module, input_shape: Shape, keep: float) -> None:
         self._keep = keep
         bare = _without_numbers(network)
-        seen = _Followed(tensor for _, _, tensor in _tensors(bare))
         try:
-            shapes = _shapes(bare, input_shape, seen)
+            #: Of each tensor, by name.
+            self._axes, self._output = _follow(bare, input_shape)
         except Exception as error:  # whatever a network does
             why = f"{type(error).__name__}: {error}".splitlines()[0]
             raise UserError(f"{_REFUSED}: it does not run on torch's device meta: {why}; {_LEFT}") from None
-        #: Of each tensor, by name.
-        self._axes = {name: [_leaves(axis) for axis in seen.axes(tensor)] for name, _, tensor in _tensors(bare)}
-        self._cut = found = _found(self._axes[name] for name, _, each in _tensors(bare) if _is_matrix(each))
-        if not self._works(bare, input_shape, shapes):
+        self._cut = found = _found(self._axes[name] for name, _, tensor in _tensors(bare) if _is_matrix(tensor))
+        if not self._works(bare, input_shape):
             self._cut = []
             for width in found:
                 self._cut.append(width)
-                if not self._works(bare, input_shape, shapes):
+                if not self._works(bare, input_shape):
                     self._cut.pop()
         if not self._cut:
             raise UserError(f"{_REFUSED}: none of its layers can be made narrower; {_LEFT}")
 
-    def _works(self, bare: nn.Module, input_shape: Shape, shapes: Sequence[torch.Size]) -> bool:
-        """Does the network with these cuts do what it did, with the same shapes but for what was cut?"""
-        narrow = self.cut(bare, _first)
+    def _works(self, bare: nn.Module, input_shape: Shape) -> bool:
+        """Does the network with these cuts do what it did?
+
+        It may run and do something else: what no longer fits is folded into the batch or into places. So it is followed
+        once more, and has to have the same factors.
+        """
         try:
-            return _alike(shapes, _shapes(narrow, input_shape))
+            axes, output = _follow(self.cut(bare, _first), input_shape)
         except Exception:  # whatever a network does
             return False
+        sizes = {name: [[factor.size for factor in axis] for axis in each] for name, each in axes.items()}
+        left = {name: [[self._left(factor) for factor in axis] for axis in each] for name, each in self._axes.items()}
+        expected = {name: [[size for size in axis if size > 1] for axis in each] for name, each in left.items()}
+        return output == self._output and sizes == expected
+
+    def _left(self, width: _Factor) -> int:
+        """How much there is of it after the cut."""
+        return max(1, int(width.size * self._keep)) if width in self._cut else width.size
 
     def cut(self, network: nn.Module, choose: Callable[[_Factor, int], torch.Tensor]) -> nn.Module:
         """A narrower copy of the network, of those places of each width that `choose` gives."""
-        kept = {width: choose(width, max(1, int(width.size * self._keep))) for width in self._cut}
+        kept = {width: choose(width, self._left(width)) for width in self._cut}
         network = copy.deepcopy(network)
         done: dict[int, torch.Tensor] = {}
         for name, module, tensor in list(_tensors(network)):
@@ -243,34 +251,14 @@ def _without_numbers(network: nn.Module) -> nn.Module:
     return copy.deepcopy(network, bare).eval()
 
 
-def _shapes(bare: nn.Module, input_shape: Shape, seen: _Followed | None = None) -> list[torch.Size]:
-    """Of what each module gives, in order; the network itself comes last. `seen` learns the axes."""
-    shapes: list[torch.Size] = []
-
-    def note(module: nn.Module, inputs: Any, output: Any) -> None:
-        shapes.extend(tensor.shape for tensor in _tensors_in(output))
-
-    hooks = [module.register_forward_hook(note) for module in bare.modules()]
-    with torch.device("meta"), torch.no_grad(), seen or contextlib.nullcontext():
+def _follow(bare: nn.Module, input_shape: Shape) -> tuple[dict[str, Axes], torch.Size]:
+    """(axes of each tensor by name, shape of the output); the axes of the output stay whole."""
+    tensors = {name: tensor for name, _, tensor in _tensors(bare)}
+    seen = _Followed(tensors.values())
+    with torch.device("meta"), torch.no_grad(), seen:
         out = bare(torch.zeros((_BATCH, *input_shape), dtype=torch.uint8))
-    for hook in hooks:
-        hook.remove()
-    if seen:
-        _keep_whole(_flat(seen.axes(out)))
-    return shapes
-
-
-def _alike(wide: Sequence[torch.Size], narrow: Sequence[torch.Size]) -> bool:
-    """Does each module still give the same but for one axis, and the network just the same?
-
-    Numbers that do not fit may well run, folded into the batch or into places.
-    """
-    if len(wide) != len(narrow) or wide[-1] != narrow[-1]:
-        return False
-    return all(
-        len(one) == len(other) and sum(a != b for a, b in zip(one, other, strict=True)) <= 1 and one[:1] == other[:1]
-        for one, other in zip(wide, narrow, strict=True)
-    )
+    _keep_whole(_flat(seen.axes(out)))
+    return {name: [_leaves(axis) for axis in seen.axes(tensor)] for name, tensor in tensors.items()}, out.shape
 
 
 class _Factor:

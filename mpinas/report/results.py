@@ -181,14 +181,20 @@ def table(ledger: Ledger, left_out: Collection[str] = ()) -> Table:
     out = Table(box=None, padding=(0, 2, 0, 0))
     rows = [
         _row(ledger.candidates[id_], ledger)
-        for id_ in sorted(ledger.finalists(), key=lambda i: ledger.candidates[i].latency_s or 0.0)
+        for id_ in sorted(_shown(ledger), key=lambda i: ledger.candidates[i].latency_s or 0.0)
     ]
     for name in rows[0] if rows else ():
         if name not in left_out:
-            out.add_column(name, justify="left" if name == "candidate" else "right", no_wrap=True)
+            out.add_column(name, justify="left" if name in ("candidate", "what") else "right", no_wrap=True)
     for row in rows:
         out.add_row(*(value for name, value in row.items() if name not in left_out))
     return out
+
+
+def _shown(ledger: Ledger) -> Collection[int]:
+    """Front and baseline; everybody where the baseline was compressed: all that came of it is a result."""
+    everybody = any("method" in it.genome for it in ledger.candidates.values())
+    return ledger.evaluated if everybody else ledger.finalists()
 
 
 def _row(it: Candidate, ledger: Ledger) -> dict[str, str]:
@@ -196,8 +202,10 @@ def _row(it: Candidate, ledger: Ledger) -> dict[str, str]:
     ratio = ratios(it, ledger)
     name = "baseline" if it.id == BASELINE else str(it.id)
     latencies = (latency_of(it, device) for device in ledger.terms.devices)
+    described = _described(it)
     return {
         "candidate": name + (" *" if it.id in ledger.front else ""),
+        **({"what": described} if any(map(_described, ledger.candidates.values())) else {}),
         "error": f"{it.error:.4f}",
         "test error": _number(it.test_metrics.get("error"), "{:.4f}"),
         **({"trained again": _again(it)} if any(each.retrainings for each in ledger.candidates.values()) else {}),
@@ -208,6 +216,13 @@ def _row(it: Candidate, ledger: Ledger) -> dict[str, str]:
         "parameters": _number(it.parameters, "{:,}"),
         "trained in": _number(it.train_seconds, "{:.1f} s"),
     }
+
+
+def _described(it: Candidate) -> str:
+    """How its network was made from the human-designed one, and in what precision it runs; "" where nothing varies."""
+    genome = it.genome
+    words = [f"{genome['method']} {genome['keep']:g}"] if "method" in genome else []
+    return " ".join([*words, *([str(genome["precision"])] if "precision" in genome else [])])
 
 
 def _again(it: Candidate) -> str:

@@ -2,9 +2,7 @@
 
 Each step trains a few subnets on the same batch before one update: the largest and the smallest of a family, and others
 drawn at random (the sandwich rule); the largest learns from the targets, the others from its outputs too (in-place
-distillation; J. Yu et al., BigNAS, ECCV 2020). They learn outputs by their mean squared difference, which serves
-regression and, on logits, classification (J. Ba and R. Caruana, Do Deep Nets Really Need to be Deep?, NIPS 2014).
-Must not know files, nor what subnets are searched for.
+distillation; J. Yu et al., BigNAS, ECCV 2020). Must not know files, nor what subnets are searched for.
 """
 
 from __future__ import annotations
@@ -26,6 +24,9 @@ from mpinas.training.checkpoint import Checkpoint
 from mpinas.training.collectives import Collectives
 from mpinas.training.loop import CHECK_STEPS, Watch, check, judge, leader_says, take
 from mpinas.training.recipe import Recipe, batches, draw_mirrored
+
+#: What is enough for the statistics of a subnet.
+RECALIBRATION_BATCHES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +136,23 @@ def _backward(
         if teacher is None:
             teacher = outputs.detach()
         else:
-            loss = torch.lerp(loss, F.mse_loss(outputs, teacher), settings.distillation)
+            loss = torch.lerp(loss, _distance(task, outputs, teacher), settings.distillation)
         loss = loss * share
         loss.backward()  # type: ignore[no-untyped-call]
         total += loss.detach()
     return total
+
+
+def _distance(task: Task, outputs: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
+    """What is to be small where `outputs` are to be those of a teacher that learns at the same time.
+
+    Classes: cross entropy with the teacher's probabilities (G. Hinton et al., Distilling the Knowledge in a Neural
+    Network, 2015). The squared difference of logits, good with a teacher that has learned, has no bound: it drowned the
+    targets, and the shared weights learned next to nothing. Numbers: the mean squared difference.
+    """
+    if task.device_metric == "misclassified":
+        return F.cross_entropy(outputs, teacher.softmax(1))
+    return F.mse_loss(outputs, teacher)
 
 
 def _middle(inputs: torch.Tensor, frames: int) -> torch.Tensor:
@@ -186,20 +199,22 @@ def judge_subnet(
 
 
 def recalibrate(model: nn.Module, samples: Samples, batch_size: int, group: Collectives, device: torch.device) -> None:
-    """Take BatchNorm statistics anew, as their mean over whole batches of `samples`, the same on all ranks.
+    """Take BatchNorm statistics anew, as their mean over batches of `samples`, the same on all ranks.
 
-    Ranks take turns, and as many batches each. A model without BatchNorm is left as it is. Afterwards the model is in
-    evaluation mode.
+    Up to RECALIBRATION_BATCHES whole ones, each spread over all samples, as neighbours are alike; ranks take turns, and
+    as many batches each. A model without BatchNorm is left as it is. Afterwards the model is in evaluation mode.
     """
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     if norms:
         size = min(batch_size, len(samples))
-        rounds = len(samples) // size // group.size
-        mine = range(group.rank, rounds * group.size, group.size) if rounds else range(len(samples) // size)
+        apart = len(samples) // size
+        count = min(apart, RECALIBRATION_BATCHES)
+        turns = count // group.size
+        mine = range(group.rank, turns * group.size, group.size) if turns else range(count)
         with _statistics_only(model, norms), torch.no_grad():
-            for each in mine:
-                inputs = samples.inputs[each * size : (each + 1) * size]
-                model(torch.from_numpy(np.ascontiguousarray(inputs)).to(device))
+            for first in mine:
+                inputs = np.ascontiguousarray(samples.inputs[first::apart][:size])
+                model(torch.from_numpy(inputs).to(device))
         group.average_buffers(model)
     model.eval()
 

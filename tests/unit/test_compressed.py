@@ -12,7 +12,7 @@ from mpinas.examples.digits import DigitsCnn
 from mpinas.models import swin3d
 from mpinas.models.baselines import LpbfCnn, lpbf_swin
 from mpinas.models.compressed import KEEPS, build, inherit, space
-from mpinas.models.networks import TRAINING_GENES
+from mpinas.models.protocol import TRAINING_GENES
 from mpinas.training.export import export_onnx, onnx_difference
 
 #: Shifted windows, padding, two kinds of heads; every width can be halved twice.
@@ -251,12 +251,31 @@ class Stubborn(nn.Module):
         x = torch.relu(self.first(x.float().flatten(1))).reshape(-1, 4)
         x = torch.relu(self.second(x))
         x = x.reshape(-1, 2, x.shape[-1]).sum(1)
-        return self.fourth(torch.cumsum(self.third(x), 1))
+        x = self.third(x)
+        return self.fourth(x) + torch.cumsum(x, 1)[:, :2]
 
 
 def test_layers_that_cannot_be_cut_stay_whole():
     network = build(genome("prune", 0.5), Stubborn(), (1, 4, 4))
     assert [tuple(layer.weight.shape) for layer in network.children()] == [(8, 16), (4, 4), (8, 4), (2, 8)]
+
+
+class Folds(nn.Module):
+    """Attention with heads of a width written down: half of it still runs, and mixes samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.out = nn.Linear(16, 8), nn.Linear(8, 6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        x = self.first(x.float().flatten(1)).reshape(-1, 2, 4)
+        x = (x @ x.transpose(1, 2)).softmax(-1) @ x
+        return self.out(torch.relu(self.second(x.reshape(-1, self.second.in_features))))
+
+
+def test_a_network_that_runs_but_does_something_else_is_no_compressed_network():
+    network = build(genome("prune", 0.5), Folds(), (1, 4, 4))
+    assert [tuple(layer.weight.shape) for layer in network.children()] == [(8, 16), (3, 8), (2, 3)]
 
 
 def test_a_network_that_cannot_be_cut_at_all_is_named():

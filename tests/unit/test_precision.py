@@ -116,6 +116,19 @@ def test_two_dimensions_are_integer_from_the_camera_to_the_last_layer(tmp_path, 
     assert not found.keys() & {"Conv", "FusedConv", "FusedGemm", "Cast", "Div", "QuantizeLinear", "ReduceMean"}
 
 
+def test_the_levels_of_the_camera_are_kept_however_dark_the_calibration(tmp_path, exported):
+    path = tmp_path / "model.onnx"
+    path.write_bytes(exported("fold"))
+    convert(path, "int8", windows(32, SHAPE, seed=0) // 4)
+    graph = onnx.load(path).graph
+    constants = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    stem = next(node for node in graph.node if node.op_type == "Conv")
+    (levels,) = [node for node in graph.node if stem.input[0] in node.output]
+    assert levels.op_type == "DequantizeLinear"
+    assert constants[levels.input[1]] == np.float32(1 / 255)
+    assert constants[levels.input[2]] == 0
+
+
 def test_depthwise_convolutions_behind_a_mean_are_integer(tmp_path, exported):
     path = tmp_path / "model.onnx"
     path.write_bytes(exported("separable"))

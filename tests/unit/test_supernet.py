@@ -13,6 +13,7 @@ from mpinas.training.collectives import SerialCollectives
 from mpinas.training.loop import Abandoned, Diverged, Watch
 from mpinas.training.recipe import Epochs, Recipe
 from mpinas.training.supernet import (
+    RECALIBRATION_BATCHES,
     Sandwich,
     checkpoint_of,
     draw_subnets,
@@ -197,18 +198,28 @@ class Plain(torch.nn.Module):
         return self.norm(self.dropout(frames.float().flatten(1)))
 
 
-def test_recalibrated_statistics_are_the_mean_over_batches():
+def test_recalibrated_statistics_are_the_mean_over_batches_from_all_over_the_samples():
     samples = Samples(np.array([0, 2, 10, 14, 100], np.uint8).reshape(5, 1, 1, 1), None)
     model = Plain()
     model.norm.running_mean.fill_(77)
-    recalibrate(model, samples, 2, ALONE, CPU)  # the last sample fills no batch
-    assert model.norm.running_mean.item() == pytest.approx((1 + 12) / 2)
-    assert model.norm.running_var.item() == pytest.approx((2 + 8) / 2)
+    recalibrate(model, samples, 2, ALONE, CPU)  # 0 and 10, 2 and 14; the last sample fills no batch
+    assert model.norm.running_mean.item() == pytest.approx((5 + 8) / 2)
+    assert model.norm.running_var.item() == pytest.approx((50 + 72) / 2)
     assert model.norm.momentum == 0.1
     assert not model.training
     assert not model.norm.training
     recalibrate(model, samples, 64, ALONE, CPU)
     assert model.norm.running_mean.item() == pytest.approx(126 / 5)
+
+
+def test_recalibration_takes_no_more_batches_than_it_needs():
+    pixels = np.repeat(np.arange(100, dtype=np.uint8), 2).reshape(200, 1, 1, 1)
+    model = Plain()
+    recalibrate(model, Samples(pixels, None), 2, ALONE, CPU)
+    # batch k of 100 would be samples k and k + 100: pixels k // 2 and k // 2 + 50
+    expected = np.mean([k // 2 + 25 for k in range(RECALIBRATION_BATCHES)])
+    assert model.norm.running_mean.item() == pytest.approx(expected)
+    assert model.norm.num_batches_tracked.item() == RECALIBRATION_BATCHES
 
 
 def test_recalibration_changes_statistics_only(task, samples):

@@ -1,0 +1,189 @@
+"""What candidates begin with and learn from, and the error of the file that they become: on real digits, one rank."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mpinas import config
+from mpinas.models import Networks, baseline_genome, make_space, make_supernet
+from mpinas.models.elastic import largest
+from mpinas.tasks import Samples, make_task
+from mpinas.training.artifact import calibration_of
+from mpinas.training.candidate import Files, Trainer
+from mpinas.training.collectives import SerialCollectives
+from mpinas.training.deployed import Deployed
+from mpinas.training.export import export_onnx
+from mpinas.training.heritage import Heritage
+from mpinas.training.loop import Watch, judge, take, train
+from mpinas.training.recipe import Distillation, Epochs, Recipe, make_optimizer
+from mpinas.training.shard import error_of
+from mpinas.training.supernet import recalibrate
+from mpinas.training.weights import load_weights, save_weights
+
+CPU, ALONE = torch.device("cpu"), SerialCollectives()
+#: One family, so that little training is enough.
+GENES = {"stem": ["fold"], "block": ["plain"], "head": ["grid"], "stages": [1], "width1": [8, 16], "depth1": [1, 2],
+         "stem_width": [8, 16], "head_width": [16, 32], "kernel_space": [3], "scale": [1], "field": [8]}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def task():
+    return make_task(config.Task(name="digits"), seed=0)
+
+
+@pytest.fixture(scope="module")
+def few(task):
+    """A third of the training samples, and all for validation."""
+    training, validation = task.load()
+    return Samples(training.inputs[::3], training.targets[::3]), validation
+
+
+def trainer_with(task, samples, heritage: Heritage) -> Trainer:
+    return Trainer(task, heritage, samples, task.load_test(), CPU, batch_size=32)
+
+
+def recipe(**more) -> Recipe:
+    return replace(Recipe(Epochs.whole(2), 32, 1e-3, 0.0, False, 0, CPU), **more)
+
+
+def trained(task, samples, how: Recipe) -> torch.Tensor:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(1), Floats(), nn.Linear(64, 10))
+    train(model, make_optimizer(model, how, ALONE), task, samples, how, ALONE, Watch())
+    return model[2].weight.detach()
+
+
+class Floats(nn.Module):
+    def forward(self, x):
+        return x.float() / 255
+
+
+def test_a_share_of_the_loss_is_the_teachers(task, few):
+    wrong = Samples(few[0].inputs, np.roll(few[0].targets, 1)), few[1]
+
+    def answers(indices, mirrored):
+        return torch.nn.functional.one_hot(torch.from_numpy(few[0].targets[indices]), 10).float()
+
+    plain = trained(task, few, recipe())
+    assert torch.equal(trained(task, few, recipe(distillation=Distillation(0.0, answers))), plain)
+    of_teacher = trained(task, few, recipe(distillation=Distillation(1.0, answers)))
+    assert torch.equal(trained(task, wrong, recipe(distillation=Distillation(1.0, answers))), of_teacher)
+    assert not torch.equal(of_teacher, plain)
+
+
+def test_a_teacher_sees_each_sample_as_its_pupil_does(task, few, tmp_path: Path):
+    teacher = Networks("cnn3d", (1, 8, 8), 10).build(baseline_genome("digits-cnn"))
+    export_onnx(teacher, (1, 8, 8), tmp_path / "teacher.onnx", {})
+    heritage = Heritage(Networks("cnn3d", (1, 8, 8), 10), CPU, teacher_name=str(tmp_path / "teacher.onnx"))
+    trainer = trainer_with(task, few, heritage)
+    distillation = trainer._distillation({"distillation": 0.5})
+    assert distillation is not None
+    assert distillation.share == 0.5
+    mirrored = np.array([[True, False, True], [False, False, True]])
+    chosen = np.array([3, 1, 4])
+    seen, _ = take(few[0], chosen, CPU, mirrored)
+    assert not torch.equal(seen[0], torch.from_numpy(few[0].inputs[3]))
+    torch.testing.assert_close(distillation.answers(chosen, mirrored), teacher(seen).detach(), atol=1e-4, rtol=1e-4)
+    assert trainer._distillation({"distillation": 0.0}) is None
+
+
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_the_error_is_that_of_the_file_in_its_precision(task, few, tmp_path: Path, precision):
+    genome = {**make_space("cnn3d", (1, 8, 8), GENES).sample(np.random.default_rng(0)), "precision": precision}
+    trainer = trainer_with(task, few, Heritage(Networks("cnn3d", (1, 8, 8), 10), CPU))
+    files = Files(tmp_path / "weights.pt", tmp_path / "checkpoint.pt")
+    metrics, _ = trainer.evaluate(ALONE, genome, 0, Epochs.whole(2), files, Watch())
+    onnx, shard = tmp_path / "model.onnx", tmp_path / "shard.bin"
+    test_metrics, difference, expected = trainer.assess(ALONE, genome, files.weights, onnx, shard, {})
+    deployed, test = Deployed(onnx), task.load_test()
+    assert deployed.metadata["precision"] == precision
+    assert metrics["error"] == error_of(deployed.run(few[1].inputs), few[1].targets, "misclassified")
+    assert test_metrics["error"] == error_of(deployed.run(test.inputs), test.targets, "misclassified")
+    assert expected == error_of(deployed.run(test.inputs[:64]), test.targets[:64], "misclassified")
+    assert 0 < difference < 1
+
+
+def test_without_epochs_a_candidate_is_judged_by_what_it_inherits(task, few, tmp_path: Path):
+    networks, space = Networks("cnn3d", (1, 8, 8), 10), make_space("cnn3d", (1, 8, 8), GENES)
+    heritage = Heritage(networks, CPU, tmp_path / "shared.pt", inherits=True,
+                        make_supernet=lambda: make_supernet(networks, space))  # fmt: skip
+    trainer = trainer_with(task, few, heritage)
+    shared = Files(tmp_path / "shared.pt", tmp_path / "shared-checkpoint.pt")
+    metrics, _ = trainer.train_supernet(ALONE, 0, 6, shared, Watch())
+    assert metrics["error"] < 0.5, "it has learned something: chance is 0.9"
+    assert [path.name for path in tmp_path.iterdir()] == ["shared.pt"]
+
+    files = Files(tmp_path / "weights.pt", tmp_path / "checkpoint.pt")
+    genome = largest(space)[0]
+    judged, _ = trainer.evaluate(ALONE, genome, 0, Epochs(0, 0, 2), files, Watch())
+    assert judged == metrics
+    assert not files.weights.exists(), "nothing is written"
+    smaller = space.sample(np.random.default_rng(3))
+    model = heritage.network(smaller)
+    recalibrate(model, few[0], 32, ALONE, CPU)
+    expected = judge(model, task, few[1], ALONE, recipe())
+    assert trainer.evaluate(ALONE, smaller, 0, Epochs(0, 0, 2), files, Watch())[0] == expected
+    # and its training begins there
+    whole, _ = trainer.evaluate(ALONE, smaller, 0, Epochs.whole(1), files, Watch())
+    scratch = trainer_with(task, few, Heritage(networks, CPU)).evaluate(
+        ALONE, smaller, 0, Epochs.whole(1), Files(tmp_path / "scratch.pt", tmp_path / "scratch-checkpoint.pt"), Watch()
+    )
+    assert whole["error"] < scratch[0]["error"]
+
+
+def test_a_supernets_training_goes_on_from_its_checkpoint(task, few, tmp_path: Path):
+    networks, space = Networks("cnn3d", (1, 8, 8), 10), make_space("cnn3d", (1, 8, 8), GENES)
+    heritage = Heritage(networks, CPU, make_supernet=lambda: make_supernet(networks, space))
+    trainer = trainer_with(task, few, heritage)
+
+    def files(name: str) -> Files:
+        return Files(tmp_path / f"{name}.pt", tmp_path / f"{name}-checkpoint.pt")
+
+    class KilledError(Exception):
+        pass
+
+    def kill(epoch: int, error: float) -> None:
+        if epoch == 2:
+            raise KilledError
+
+    trainer.train_supernet(ALONE, 0, 3, files("whole"), Watch())
+    with pytest.raises(KilledError):
+        trainer.train_supernet(ALONE, 0, 3, files("cut"), Watch(on_epoch=kill))
+    seen: list[int] = []
+    trainer.train_supernet(ALONE, 0, 3, files("cut"), Watch(on_epoch=lambda epoch, error: seen.append(epoch)))
+    assert seen == [3], "it went on after two epochs"
+    whole, cut = (torch.load(files(name).weights, weights_only=True) for name in ("whole", "cut"))
+    assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_compressed_networks_begin_as_the_trained_baseline(task, few, tmp_path: Path):
+    networks = Networks("compressed", (1, 8, 8), 10, "digits-cnn")
+    baseline = baseline_genome("digits-cnn")
+    made = networks.build(baseline)
+    save_weights(made, tmp_path / "weights.pt")
+    heritage = Heritage(networks, CPU, baseline_file=tmp_path / "weights.pt", baseline=baseline)
+    frames = torch.from_numpy(few[0].inputs[:5])
+    whole = heritage.network({"method": "quantise", "keep": 1.0})
+    assert torch.equal(whole(frames), made(frames))
+    narrow = heritage.network({"method": "prune", "keep": 0.5})
+    load_weights(networks.build({"method": "prune", "keep": 0.5}), _saved(narrow, tmp_path))
+    assert sum(p.numel() for p in narrow.parameters()) < 0.3 * sum(p.numel() for p in made.parameters())
+
+
+def _saved(model: nn.Module, folder: Path) -> Path:
+    save_weights(model, folder / "narrow.pt")
+    return folder / "narrow.pt"
+
+
+def test_calibration_samples_are_spread_over_all(few):
+    chosen = calibration_of(few[0])
+    assert len(chosen) == 64
+    assert np.array_equal(chosen[0], few[0].inputs[0])
+    assert np.array_equal(chosen[-1], few[0].inputs[-1])
+    assert len(calibration_of(Samples(few[0].inputs[:5], None))) == 5
