@@ -4,7 +4,14 @@ Every network takes uint8 frames (batch, frames, height, width) as the camera gi
 so that the exported model is all there is to run on the device.
 """
 
-from mpinas.models.networks import Networks, baseline_genome, check_supernet, make_space, make_supernet
+from mpinas.models.networks import (
+    Networks,
+    baseline_genome,
+    check_compressible,
+    check_supernet,
+    make_space,
+    make_supernet,
+)
 from mpinas.models.protocol import TRAINING_GENES, NetworkSpace, Shape
 
 __all__ = [
@@ -13,6 +20,7 @@ __all__ = [
     "Networks",
     "Shape",
     "baseline_genome",
+    "check_compressible",
     "check_supernet",
     "make_space",
     "make_supernet",

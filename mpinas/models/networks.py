@@ -92,6 +92,12 @@ def check_supernet(networks: Networks, space: SearchSpace) -> None:
         make_supernet(networks, space)
 
 
+def check_compressible(networks: Networks) -> None:
+    """Raise UserError where the human-designed network cannot be made narrower. Allocates nothing."""
+    with torch.device("meta"):
+        networks.build({"method": "prune", "keep": 0.5})
+
+
 def baseline_genome(baseline: str | MakeNetwork, space: str = "", chosen: str = "") -> Genome:
     """The genome of a human-designed baseline: `chosen`, or that which `space` was made around, or else `baseline`.
 

@@ -126,12 +126,15 @@ def read_arguments(arguments: Arguments) -> tuple[Experiment, Path]:
 
 def _compressed(experiment: Experiment, methods: tuple[str, ...]) -> Experiment:
     """The experiment that compresses this one's human-designed network. Raises UserError."""
-    from mpinas.parallel.means import baseline_of
+    from mpinas.models import check_compressible
+    from mpinas.parallel.means import baseline_of, networks_of
     from mpinas.tasks import make_task
     from mpinas.training.compression import compressed
 
     task = make_task(experiment.task, experiment.search.seed)
-    return compressed(experiment, methods, str(baseline_of(task, experiment)["baseline"]))
+    changed = compressed(experiment, methods, str(baseline_of(task, experiment)["baseline"]))
+    check_compressible(networks_of(task, changed))
+    return changed
 
 
 def _position_on_node(world: Any, trains: bool) -> tuple[int, int]:

@@ -240,5 +240,6 @@ class Trainer:
             flips=bool(genes["flips"]),
             seed=seed,
             device=self.device,
+            integer=precision_of(genome) == "int8",
             steps=Steps(int(genes["step_size"]), float(genes["gamma"])) if "step_size" in genes else None,
         )

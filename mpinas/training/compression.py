@@ -1,4 +1,4 @@
-"""An experiment turned into one on its human-designed network, made smaller in the ways that are usual instead of search.
+"""An experiment turned into one on its human-designed network, made smaller in the usual ways instead of searched for.
 
 What comes of it is a run as any other. Pure: must not know ranks or files.
 """
@@ -26,8 +26,8 @@ def compressed(experiment: Experiment, methods: Sequence[str], baseline: str) ->
     genomes = tuple(genome for method in methods for genome in _genomes(method))
     replace = msgspec.structs.replace
     search = replace(
-        experiment.search, space="compressed", strategy="scratch", algorithm="random", precision=("fp32", "fp16", "int8"),
-        genes={}, limits={}, target={}, rungs=(), patience=0, start=genomes, evaluations=1 + len(genomes),
+        experiment.search, space="compressed", strategy="scratch", algorithm="random",
+        precision=("fp32", "fp16", "int8"), genes={}, limits={}, target={}, rungs=(), patience=0, start=genomes, evaluations=1 + len(genomes),
         proposals_max=1 + len(genomes),
     )  # fmt: skip
     task, training = replace(experiment.task, baseline=baseline), replace(experiment.training, teacher="baseline")

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from mpinas.tasks.protocol import Samples, Task
 from mpinas.training.collectives import Collectives
+from mpinas.training.fake_quantisation import attach, detach
 from mpinas.training.recipe import Recipe, batches, draw_mirrored, seed_of
 
 
@@ -72,6 +73,8 @@ def train(
     epoch, metrics = recipe.epochs.done, dict[str, float]()
     for epoch in range(recipe.epochs.done + 1, recipe.epochs.until + 1):
         model.train()
+        if recipe.rounded(epoch):
+            attach(model)  # anew in each epoch: a training may be cut between any two
         torch.manual_seed(seed_of(recipe.seed, epoch, group.rank))  # what networks draw, as for dropout
         mirrored = draw_mirrored(len(training), recipe.seed, epoch) if recipe.flips else None
         for batch in batches(len(training), recipe.batch_size, seed=(recipe.seed, epoch)):
@@ -94,6 +97,7 @@ def train(
                 check(loss, group, watch.should_stop)
         group.average_buffers(model)
         metrics = judge(model, task, validation, group, recipe)
+        detach(model)
         watch.on_epoch(epoch, metrics["error"])
         if epoch < recipe.epochs.until and watch.should_pause and leader_says(watch.should_pause, group):
             break

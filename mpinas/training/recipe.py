@@ -20,6 +20,8 @@ from mpinas.training.collectives import Collectives
 
 #: Share of the steps in which the learning rate rises.
 WARM_UP = 0.1
+#: Share of the epochs in which an integer network is rounded: the last, with a small learning rate.
+ROUNDED = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +78,14 @@ class Recipe:
     seed: int
     device: torch.device
     distillation: Distillation | None = None
+    #: The network will run in integers: it is trained to be rounded at the end of its full schedule.
+    integer: bool = False
     #: Instead of warm-up and cosine.
     steps: Steps | None = None
+
+    def rounded(self, epoch: int) -> bool:
+        """Does the network compute in this epoch as its integer file will? Epochs count from 1."""
+        return self.integer and epoch > self.epochs.full - math.ceil(ROUNDED * self.epochs.full)
 
     def factor(self, step: int, steps_per_epoch: int) -> float:
         """What the learning rate is multiplied by in that step of all epochs; it follows from nothing else."""

@@ -187,6 +187,7 @@ class Users(nn.Module):
         self.queries = nn.Linear(12, 36)
         self.after = nn.Linear(12, 10)
         self.out = nn.Linear(10, 3)
+        self.refined = nn.Linear(3, 3)
 
     def forward(self, x):
         x = self.stem(x.float() / 255)
@@ -196,7 +197,8 @@ class Users(nn.Module):
         heads, width = 2, x.shape[-1] // 2
         q, k, v = (each.unflatten(-1, (heads, width)).transpose(1, 2) for each in self.queries(x).chunk(3, -1))
         x = ((q @ k.transpose(-2, -1)).softmax(-1) @ v).transpose(1, 2).flatten(2)
-        return self.out(torch.tanh(self.after(x)).mean(1))
+        x = self.out(torch.tanh(self.after(x)).mean(1))
+        return x + self.refined(x)
 
 
 def test_a_users_network_is_cut_where_it_can_be():
@@ -212,6 +214,7 @@ def test_a_users_network_is_cut_where_it_can_be():
     assert found["queries.weight"] == (18, 6)
     assert found["after.weight"] == (5, 6)
     assert found["out.weight"] == (3, 5)
+    assert found["refined.weight"] == (3, 3)
     assert (network.each.groups, network.norm.num_features, network.queries.out_features) == (4, 4, 18)
     other = build(genome("prune", 0.5), Users(), (2, 8, 8))
     other.load_state_dict(network.state_dict())

@@ -109,6 +109,29 @@ def test_the_error_is_that_of_the_file_in_its_precision(task, few, tmp_path: Pat
     assert 0 < difference < 1
 
 
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_an_integer_network_is_rounded_at_the_end_of_its_schedule(task, few, tmp_path: Path):
+    """And only there: what it is before equals what the float network is; cut in two it comes to the same."""
+    genome = make_space("cnn3d", (1, 8, 8), GENES).sample(np.random.default_rng(0))
+    trainer = trainer_with(task, few, Heritage(Networks("cnn3d", (1, 8, 8), 10), CPU))
+
+    def weights(precision: str, *parts: Epochs) -> dict[str, torch.Tensor]:
+        name = f"{precision}{len(parts)}{parts[-1].until}"
+        files = Files(tmp_path / f"{name}.pt", tmp_path / f"{name}-checkpoint.pt")
+        for part in parts:
+            trainer.evaluate(ALONE, {**genome, "precision": precision}, 0, part, files, Watch())
+        return torch.load(files.weights, weights_only=True)
+
+    early, late = Epochs(0, 4, 6), Epochs(0, 6, 6)
+    assert same(weights("int8", early), weights("fp32", early))
+    whole = weights("int8", late)
+    assert not same(whole, weights("fp32", late))
+    assert same(whole, weights("int8", Epochs(0, 5, 6), Epochs(5, 6, 6)))
+
+
 def test_without_epochs_a_candidate_is_judged_by_what_it_inherits(task, few, tmp_path: Path):
     networks, space = Networks("cnn3d", (1, 8, 8), 10), make_space("cnn3d", (1, 8, 8), GENES)
     heritage = Heritage(networks, CPU, tmp_path / "shared.pt", inherits=True,
