@@ -82,20 +82,23 @@ def init(path: Path) -> None:
 
 @cli.command()
 @click.argument("run", type=PATH)
-@click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
-def results(run: Path, as_json: bool) -> None:
+@click.option("--beside", type=PATH, help="Another run of the same task: of `mpinas compress`, or another space.")
+@click.option("--json", "as_json", is_flag=True, help="Everything of RUN, as JSON.")
+def results(run: Path, beside: Path | None, as_json: bool) -> None:
     """Show the front and the baseline of the run in folder RUN, finished or not."""
     from rich.console import Console
 
     from mpinas.history.run_folder import RunFolder
     from mpinas.report import results as report
+    from mpinas.report.results_table import show
 
     folder = RunFolder.existing(run)
     ledger = report.load(folder)
     if as_json:
         click.echo(json.dumps(report.as_dict(ledger, folder), indent=1))
         return
-    report.show(ledger, Console())
+    other = None if beside is None else report.load_beside(folder, RunFolder.existing(beside))
+    show(ledger, Console(), other, label=beside.name if beside else "")
 
 
 @cli.command()

@@ -72,7 +72,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     #: "scratch": train every candidate; "supernet": judge each by weights that all share, train the front on;
     #: "warm": begin each with the shared weights. docs/running.md.
     strategy: Literal["scratch", "supernet", "warm"] = "scratch"
-    #: Precisions that a candidate may run in; several: a gene of that name.
+    #: Precisions that a candidate may run in: a gene of that name, unless there is only fp32.
     precision: Annotated[tuple[Literal["fp32", "fp16", "int8"], ...], Meta(min_length=1)] = ("fp32",)
     #: By what rule genomes are proposed: docs/search.md.
     algorithm: Literal["surrogate", "nsga2", "nsga3", "regularized-evolution", "random"] = "surrogate"
@@ -189,7 +189,7 @@ class Experiment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def added_genes(self) -> dict[str, tuple[str | float, ...]]:
         """Genes beyond those of the space: of how a network is trained and run."""
         added: dict[str, tuple[str | float, ...]] = {}
-        if len(self.search.precision) > 1:
+        if self.search.precision != ("fp32",):
             added["precision"] = self.search.precision
         if self.training.teacher:
             added["distillation"] = DISTILLATION
@@ -280,7 +280,7 @@ def _checked(tree: dict[str, Any], where: str) -> Experiment:
         for key in section:
             _known(key, _SECTIONS[name].__struct_fields__, f"{where}: {name}.{key}")
     if "task" not in tree or "name" not in tree["task"]:
-        raise UserError(f'{where}: task.name is missing; write name = "lpbf" or name = "digits" under [task]')
+        raise UserError(f'{where}: task.name is missing; write name = "lpbf", or another task\'s, under [task]')
     try:
         experiment = msgspec.convert(tree, Experiment)
     except msgspec.ValidationError as error:
@@ -401,12 +401,13 @@ TEMPLATE = """\
 # Keys that are left out take the default shown here after the #.
 
 [task]
-name = "lpbf"                # "lpbf": laser speed and power from melt pool frames; "digits": a real, tiny example
+name = "lpbf"                # laser speed and power from melt pool frames; others, and your own: docs/extending.md
 train = ["data/train.hdf5"]  # files or folders, relative to this file; `mpinas data simulate` writes one
 test = ["data/test.hdf5"]    # what the final front is judged on; leave out for no test error
 frames = 16                  # frames of a window: what the baseline sees, and the most a candidate may ask for
 # windows_per_line = 1       # windows cut from each training line
 # validation_fraction = 0.2  # share of whole layers held out, chosen by search.seed
+# baseline = ""              # the human-designed network to beat; "": the space's or the task's
 # labels = "laser_params"    # dataset with a row of numbers for each scan line; other recordings: docs/data.md
 # targets = [{name = "speed", scale = 900.0, unit = "mm/s"},   # learn (value - offset) / scale of these columns
 #            {name = "power", scale = 215.0, unit = "W"}]
@@ -417,6 +418,8 @@ frames = 16                  # frames of a window: what the baseline sees, and t
 evaluations = 64             # candidates to evaluate, the human-designed baseline among them
 seed = 0
 # space = "cnn3d"            # or "swin3d" (as published, 224 x 224: for GPUs), "swin3d-free"; see `mpinas space show`
+# strategy = "scratch"       # or "supernet": judge all by shared weights, train the front; "warm": begin with them
+# precision = ["fp32"]       # in which a candidate may run: ["fp32", "fp16", "int8"]
 # algorithm = "surrogate"    # or "nsga2", "nsga3", "regularized-evolution", "random"
 # population = 16            # parents of the genetic search
 # rungs = []                 # smaller budgets, in epochs: [2, 5]; the best after each go on, up to training.epochs
@@ -443,8 +446,16 @@ group_size = 1               # trainer ranks that train one candidate together (
 # group_size_max = 0         # ranks that train the last ones together; 0: as many as the batch is enough for
 epochs = 10
 batch_size = 32              # of the whole group
+# teacher = ""               # "baseline", "supernet" or an ONNX file: candidates may learn from it (gene distillation)
 # device = "auto"            # "auto", "cpu" or "cuda"
 # threads = 0                # CPU threads of one trainer; 0: its share of the node's cores
+
+# [supernet]                 # for strategy "supernet" and "warm", and teacher = "supernet"
+# epochs = 60
+# subnets = 4                # of one step: the largest, the smallest, the others at random
+# learning_rate = 0.002
+# weight_decay = 0.01
+# flips = false              # mirror training samples
 
 [edge]
 # bridge = "local"           # or the connection file of a relay: "BRIDGE.json"

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from mpinas.models.protocol import MakeNetwork
 from mpinas.search import Genome, SearchSpace
 
 STAGES = 4
@@ -58,7 +59,9 @@ BASELINE = Design(
 class Swin3d:
     """The published space: patch, width, depths, heads and MLP ratio, on the whole picture enlarged to 224 x 224."""
 
-    baseline = "lpbf-swin"
+    baseline: str | MakeNetwork = "lpbf-swin"
+    #: What the picture is enlarged to. A subclass may have another, and then its own baseline.
+    side = SIDE
 
     def search_space(self, input_shape: Size) -> SearchSpace:
         """The genes."""
@@ -66,7 +69,7 @@ class Swin3d:
 
     def build(self, genome: Genome, input_shape: Size, outputs: int) -> nn.Module:
         """The network of a genome."""
-        return Network(design_of(genome, input_shape), outputs)
+        return Network(design_of({**genome, "side": self.side}, input_shape), outputs)
 
 
 class Swin3dFree:

@@ -1,31 +1,66 @@
-"""The results of a run, finished or not: a fold over its journal, as plain values and as a table."""
+"""The results of a run, finished or not: a fold over its journal, as plain values."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+import msgspec
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from mpinas.coordination.candidate import Candidate
 from mpinas.coordination.ledger import BASELINE, Ledger
 from mpinas.coordination.lifecycle import State
+from mpinas.errors import UserError
 from mpinas.history.journal import read
 from mpinas.history.run_folder import RunFolder, terms_of
-from mpinas.report.live import DOUBTFUL, PREDICTED, latency_columns, latency_of, name_of
+from mpinas.report.live import DOUBTFUL, PREDICTED, name_of
 from mpinas.search.selection import hypervolume
 
-#: Columns that a narrow terminal goes without, the first first.
-EXPENDABLE = ("trained in", "parameters")
+#: Baselines of two runs that differ by more than this share were not trained or measured alike.
+ALIKE = 0.05
 
 
 def load(folder: RunFolder) -> Ledger:
     """What is known of the run now. Raises UserError for a folder without a whole and consistent journal."""
     return Ledger(terms_of(folder.experiment())).apply_all(read(folder.journal_file))
+
+
+def load_beside(folder: RunFolder, other: RunFolder) -> Ledger:
+    """What is known of another run whose candidates compare with those of the run in `folder`.
+
+    Raises
+    ------
+    UserError
+        They do not: another task, other data, another split, or other devices.
+    """
+    mine, theirs = folder.experiment(), other.experiment()
+    for what, one, two in (
+        ("task", msgspec.structs.replace(mine.task, baseline=""), msgspec.structs.replace(theirs.task, baseline="")),
+        ("search.seed", mine.search.seed, theirs.search.seed),
+        ("edge.devices", mine.edge.devices, theirs.edge.devices),
+        ("edge.threads", mine.edge.threads, theirs.edge.threads),
+    ):
+        if one != two:
+            raise UserError(f"--beside {other.path}: its {what} is not that of {folder.path}: they do not compare")
+    return load(other)
+
+
+def baselines_differ(ledger: Ledger, other: Ledger) -> list[str]:
+    """In words, how the baselines of two runs differ that should be alike."""
+    mine, theirs = (each.candidates.get(BASELINE) for each in (ledger, other))
+    if mine is None or theirs is None or State.EVALUATED not in mine.history or State.EVALUATED not in theirs.history:
+        return []
+    pairs = {"error": (mine.error, theirs.error)}
+    for device in ledger.terms.devices:
+        pairs[f"latency on {device} in ms"] = (1e3 * mine.latencies_s[device], 1e3 * theirs.latencies_s[device])
+    return [
+        f"the baselines of the two runs differ in {what}: {one:.4g} and {two:.4g}"
+        for what, (one, two) in pairs.items()
+        if abs(one - two) > ALIKE * one
+    ]
 
 
 def as_dict(ledger: Ledger, folder: RunFolder) -> dict[str, Any]:
@@ -73,7 +108,7 @@ def _candidate(it: Candidate, ledger: Ledger, folder: RunFolder) -> dict[str, An
         "epochs": it.epochs_done,
         "errors_by_epochs": {ledger.terms.rungs[rung]: error for rung, error in it.rung_errors.items()},
         "repeats": list(it.repeats),
-        "retrained": _retrained(it),
+        "retrained": retrained(it),
         "group": it.group,
         "attempts": it.attempts,
         "reason": it.reason,
@@ -85,7 +120,7 @@ def _candidate(it: Candidate, ledger: Ledger, folder: RunFolder) -> dict[str, An
     }
 
 
-def _retrained(it: Candidate) -> dict[str, Any] | None:
+def retrained(it: Candidate) -> dict[str, Any] | None:
     """Mean and standard deviation over the trainings from other seeds, on the test file where it has labels."""
     if not it.retrainings:
         return None
@@ -106,7 +141,7 @@ def _slowest(it: Candidate) -> dict[str, Any] | None:
 
 
 def ratios(it: Candidate, ledger: Ledger) -> dict[str, float | None]:
-    """How many times faster and better than the baseline.
+    """How many times faster and better than the baseline of the run in `ledger`.
 
     Faster: on the device where it is least so. Better: on the test file where both were judged on it.
     """
@@ -158,96 +193,3 @@ def notes(ledger: Ledger) -> list[str]:
                 how = "not checked" if verdict.accepted is None else "not accepted"
                 told.append(f"{name_of(id_)} is {how} on {device}: {verdict.reason}: {verdict.detail}")
     return told
-
-
-def show(ledger: Ledger, console: Console) -> None:
-    """Print the table, as much of it as the terminal has room for, and what must be known to read it."""
-    console.print(_title(ledger), markup=False, highlight=False, soft_wrap=True)
-    tables = [table(ledger, left_out=EXPENDABLE[:count]) for count in range(len(EXPENDABLE) + 1)]
-    widths = [console.measure(each, options=console.options.update(max_width=10_000)).maximum for each in tables]
-    room = console.width if console.is_terminal else max(widths)
-    fitting = next((index for index, width in enumerate(widths) if width <= room), len(tables) - 1)
-    # A number that is cut is worse than a line that the terminal breaks.
-    console.width = max(console.width, widths[fitting])
-    console.print(tables[fitting])
-    missing = f"; on a wider terminal, or with --json: {', '.join(EXPENDABLE[:fitting][::-1])}" if fitting else ""
-    console.print(f"* = Pareto front{missing}", markup=False, highlight=False, soft_wrap=True)
-    for note in notes(ledger):
-        console.print(note, markup=False, highlight=False, soft_wrap=True)
-
-
-def table(ledger: Ledger, left_out: Collection[str] = ()) -> Table:
-    """Front members from fast to slow, and the baseline; without some of the columns."""
-    out = Table(box=None, padding=(0, 2, 0, 0))
-    rows = [
-        _row(ledger.candidates[id_], ledger)
-        for id_ in sorted(_shown(ledger), key=lambda i: ledger.candidates[i].latency_s or 0.0)
-    ]
-    for name in rows[0] if rows else ():
-        if name not in left_out:
-            out.add_column(name, justify="left" if name in ("candidate", "what") else "right", no_wrap=True)
-    for row in rows:
-        out.add_row(*(value for name, value in row.items() if name not in left_out))
-    return out
-
-
-def _shown(ledger: Ledger) -> Collection[int]:
-    """Front and baseline; everybody where the baseline was compressed: all that came of it is a result."""
-    everybody = any("method" in it.genome for it in ledger.candidates.values())
-    return ledger.evaluated if everybody else ledger.finalists()
-
-
-def _row(it: Candidate, ledger: Ledger) -> dict[str, str]:
-    """Its line in the table, by column."""
-    ratio = ratios(it, ledger)
-    name = "baseline" if it.id == BASELINE else str(it.id)
-    latencies = (latency_of(it, device) for device in ledger.terms.devices)
-    described = _described(it)
-    return {
-        "candidate": name + (" *" if it.id in ledger.front else ""),
-        **({"what": described} if any(map(_described, ledger.candidates.values())) else {}),
-        "error": f"{it.error:.4f}",
-        "test error": _number(it.test_metrics.get("error"), "{:.4f}"),
-        **({"trained again": _again(it)} if any(each.retrainings for each in ledger.candidates.values()) else {}),
-        **dict(zip(latency_columns(ledger), latencies, strict=True)),
-        "on device": _accepted(it, ledger),
-        "x faster": _number(ratio["times_faster"], "{:.1f}"),
-        "x better": _number(ratio["times_better"], "{:.2f}"),
-        "parameters": _number(it.parameters, "{:,}"),
-        "trained in": _number(it.train_seconds, "{:.1f} s"),
-    }
-
-
-def _described(it: Candidate) -> str:
-    """How its network was made from the human-designed one, and in what precision it runs; "" where nothing varies."""
-    genome = it.genome
-    words = [f"{genome['method']} {genome['keep']:g}"] if "method" in genome else []
-    return " ".join([*words, *([str(genome["precision"])] if "precision" in genome else [])])
-
-
-def _again(it: Candidate) -> str:
-    """Its test error (validation error, where there is no other) over all seeds."""
-    found = _retrained(it)
-    if found is None:
-        return "-"
-    mean, deviation = found["test_error"] or found["error"]
-    return f"{mean:.4f} ± {deviation:.4f} ({found['times']})"
-
-
-def _accepted(it: Candidate, ledger: Ledger) -> str:
-    if it.expected is None:
-        return "-"
-    return {True: "accepted", False: "NOT ACCEPTED", None: "not checked"}[ledger.accepted(it)]
-
-
-def _title(ledger: Ledger) -> str:
-    counts = ", ".join(f"{len(ids)} {state.lower()}" for state, ids in ledger.standing.items() if ids)
-    used = ledger.occupation.utilisation
-    busy = f"; trainers busy {used:.0%}" if used is not None else ""
-    state = "finished" if ledger.finished else "not finished"
-    data = f"{ledger.task}{' on SIMULATED data' if ledger.simulated else ''}"
-    return f"{data}, {state}: {counts or 'nothing proposed yet'}{busy}"
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)

@@ -1,4 +1,4 @@
-"""An experiment turned into one on its human-designed network, made smaller in the usual ways instead of searched for.
+"""An experiment turned into one on its human-designed network, made smaller in the usual ways.
 
 What comes of it is a run as any other. Pure: must not know ranks or files.
 """
@@ -27,8 +27,8 @@ def compressed(experiment: Experiment, methods: Sequence[str], baseline: str) ->
     replace = msgspec.structs.replace
     search = replace(
         experiment.search, space="compressed", strategy="scratch", algorithm="random",
-        precision=("fp32", "fp16", "int8"), genes={}, limits={}, target={}, rungs=(), patience=0, start=genomes, evaluations=1 + len(genomes),
-        proposals_max=1 + len(genomes),
+        precision=("fp32", "fp16", "int8"), genes={}, limits={}, target={}, rungs=(), patience=0, start=genomes,
+        evaluations=1 + len(genomes), proposals_max=1 + len(genomes),
     )  # fmt: skip
     task, training = replace(experiment.task, baseline=baseline), replace(experiment.training, teacher="baseline")
     return replace(experiment, task=task, search=search, training=training)

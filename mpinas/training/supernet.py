@@ -45,7 +45,7 @@ class Sandwich:
 
     recipe: Recipe
     subnets: int = 4
-    distillation: float = 0.5
+    distillation: float = 0.25
 
 
 def make_supernet_optimizer(

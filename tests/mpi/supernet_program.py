@@ -40,7 +40,7 @@ samples = (Samples(full[0].inputs[:99], full[0].targets[:99]), full[1])
 
 
 def settings(done, until):
-    return Sandwich(Recipe(Epochs(done, until, 3), 33, 2e-3, 0.01, True, 7, CPU))
+    return Sandwich(Recipe(Epochs(done, until, 2), 33, 2e-3, 0.01, True, 7, CPU))
 
 
 def flat(model):
@@ -58,9 +58,9 @@ def main(group, folder):
     found = {"ranks": group.size, "started_apart": not equal_everywhere(flat(supernet))}
     heard = []
     watch = Watch(on_epoch=lambda *it: heard.append(it))
-    optimizer = make_supernet_optimizer(supernet, settings(0, 3), group)
+    optimizer = make_supernet_optimizer(supernet, settings(0, 2), group)
     begun = flat(supernet)
-    train_supernet(supernet, optimizer, task, samples, settings(0, 3), group, watch)
+    train_supernet(supernet, optimizer, task, samples, settings(0, 2), group, watch)
     found["learned"] = not np.array_equal(flat(supernet), begun)
     found["equal_on_all_ranks"] = equal_everywhere(flat(supernet))
     found["same_error_on_all_ranks"] = equal_everywhere(np.array(heard))
@@ -88,10 +88,10 @@ def resumed(group, folder, unbroken):
         write_checkpoint(checkpoint_of(supernet, optimizer, settings(0, 1), 1), path)
     archive = group.broadcast_bytes(read_archive(path) if group.rank == 0 else b"")
     again = Supernet(SPACE, task.input_shape, task.outputs)
-    checkpoint = unpack(archive, identity(again, settings(1, 3)), 7, 1)
+    checkpoint = unpack(archive, identity(again, settings(1, 2)), 7, 1)
     again.load_state_dict(checkpoint.model)
-    optimizer = make_supernet_optimizer(again, settings(1, 3), group, checkpoint.optimizer)
-    train_supernet(again, optimizer, task, samples, settings(1, 3), group, Watch(lambda *it: heard.append(it)))
+    optimizer = make_supernet_optimizer(again, settings(1, 2), group, checkpoint.optimizer)
+    train_supernet(again, optimizer, task, samples, settings(1, 2), group, Watch(lambda *it: heard.append(it)))
     assert heard == unbroken
     return flat(again)
 

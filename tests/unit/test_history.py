@@ -42,6 +42,8 @@ EVENTS = [
     msg.AssessmentFailed(0, 0, 1, "export", "why", ""),
     msg.Retrained(0, 0, 2, {"error": 0.25}, {}, 2.5),
     msg.RetrainingFailed(0, 0, 3, "memory", "why"),
+    msg.SupernetTrained(1, msg.SUPERNET, 1, {"error": 0.5}, 60.0),
+    msg.SupernetFailed(1, msg.SUPERNET, 2, "diverged", "nan"),
     msg.Stopped(1),
 ]
 

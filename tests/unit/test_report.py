@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 
 import msgspec
 import numpy as np
@@ -15,7 +16,7 @@ from mpinas.coordination import messages as msg
 from mpinas.errors import UserError
 from mpinas.history.journal import Journal
 from mpinas.history.run_folder import RunFolder
-from mpinas.report import results
+from mpinas.report import results, results_table
 from mpinas.report.live import LiveDisplay, line_of, open_display
 from mpinas.report.live import latency_of as latency_of_on_screen
 from mpinas.search.selection import hypervolume
@@ -64,7 +65,7 @@ def rows(text, name):
 
 
 def test_the_table_has_a_column_for_each_device_and_marks_what_is_in_doubt(world):
-    text = shown(results.table(world.ledger))
+    text = shown(results_table.table(world.ledger))
     head = text.splitlines()[0]
     assert "p50 a" in head
     assert "p50 slow" in head
@@ -78,23 +79,57 @@ def test_the_table_has_a_column_for_each_device_and_marks_what_is_in_doubt(world
 @pytest.mark.parametrize(("columns", "expected"), [(200, ["parameters", "trained"]), (112, ["parameters"]), (60, [])])
 def test_a_narrow_terminal_goes_without_columns_and_no_number_is_cut(world, columns, expected):
     console = Console(width=columns, force_terminal=True, color_system=None, file=io.StringIO())
-    results.show(world.ledger, console)
+    results_table.show(world.ledger, console)
     text = console.file.getvalue()
     assert "…" not in text
     assert [word for word in ("parameters", "trained") if word in text.splitlines()[1]] == expected
     assert f"{world.ledger.candidates[2].metrics['error']:.4f}" in rows(text, "2")
     pipe = Console(file=io.StringIO(), force_terminal=False)
-    results.show(world.ledger, pipe)
+    results_table.show(world.ledger, pipe)
     assert "trained in" in pipe.file.getvalue()
     assert all(note in pipe.file.getvalue().splitlines() for note in NOTES)
 
 
+def test_a_run_beside_another_is_compared_with_the_same_baseline():
+    one, other = (World(groups=1, evaluations=4, seed=seed).run().ledger for seed in (0, 1))
+    for it in other.candidates.values():
+        if it.id != 0:
+            it.genome = {**it.genome, "method": "prune", "keep": 0.25, "precision": "int8"}
+    text = shown(results_table.table(one, beside=other, label="small"))
+    names = [line.split()[0] for line in text.splitlines()[1:]]
+    assert "baseline" in names
+    assert "small/baseline" not in names
+    assert {name for name in names if name.startswith("small/")} == {"small/1", "small/2", "small/3"}, "all of them"
+    assert all("prune 0.25 int8" in line for line in text.splitlines() if line.startswith("small/"))
+    faster = results.ratios(other.candidates[1], one)["times_faster"]
+    assert faster == one.candidates[0].latency_s / other.candidates[1].latency_s
+    assert f" {faster:.1f} " in next(line for line in text.splitlines() if line.startswith("small/1"))
+    assert results.baselines_differ(one, other) == []
+    reading = other.candidates[0].readings["any"]
+    other.candidates[0].readings["any"] = replace(reading, factor=2.0)
+    (said,) = results.baselines_differ(one, other)
+    assert said.startswith("the baselines of the two runs differ in latency on any in ms: 10 and 20")
+
+
+def test_runs_that_do_not_compare_are_not_shown_beside_each_other(tmp_path):
+    def run(name, **task):
+        experiment = msgspec.convert({"task": {"name": "digits", **task}}, Experiment)
+        folder = RunFolder.create(tmp_path / name, experiment)
+        Journal(folder.journal_file).close()
+        return folder
+
+    one = run("one")
+    assert results.load_beside(one, run("two", baseline="mpinas.examples.digits:DigitsCnn")).candidates == {}
+    with pytest.raises(UserError, match=r"--beside .*three: its task is not that of .*one: they do not compare"):
+        results.load_beside(one, run("three", validation_fraction=0.5))
+
+
 def test_one_device_or_the_worst_of_them_is_one_latency_objective():
     one = World(groups=1, evaluations=3).run().ledger
-    assert "latency p50" in shown(results.table(one))
+    assert "latency p50" in shown(results_table.table(one))
     worst = World(groups=1, evaluations=3, devices=("a", "slow"), worst=True).run().ledger
     assert worst.terms.objectives == ("error", "latency_s")
-    assert "p50 slow" in shown(results.table(worst))
+    assert "p50 slow" in shown(results_table.table(worst))
 
 
 def test_the_json_says_it_by_device(world, tmp_path):
@@ -200,7 +235,7 @@ def test_finalists_are_shown_with_mean_and_deviation(tmp_path):
     assert found["times"] == 3
     assert found["test_error"] == pytest.approx((0.3, 0.1))
     assert found["error"] == pytest.approx((1.3, 0.1))
-    text = shown(results.table(ledger))
+    text = shown(results_table.table(ledger))
     assert "trained again" in text.splitlines()[0]
     assert "0.3000 ± 0.1000 (3)" in " ".join(rows(text, "baseline" if best == 0 else str(best)))
 
