@@ -222,7 +222,7 @@ class RetrainingFailed:
 
 @dataclass(frozen=True, slots=True)
 class SupernetTrained:
-    """The shared weights are in the run folder. `metrics`: of the largest subnet, on the validation lines."""
+    """The shared weights are in the run folder. `metrics`: of the best of the largest subnets, on validation lines."""
 
     group: int
     candidate: int

@@ -65,8 +65,15 @@ class Supernet(nn.Module):
         #: Head -> cells along a side of its grid.
         self._cells: dict[str, int] = {}
         self.stems, self.stages, self.heads = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        #: Which of the largest genomes has turned out best, by its place; it goes with the weights.
+        self.register_buffer("strongest", torch.zeros((), dtype=torch.int64))
         for genome in largest(space):
             self._allocate(genome)
+
+    @property
+    def teacher(self) -> Genome:
+        """The network to learn from: of the largest, that which has turned out best."""
+        return largest(self.space)[int(self.get_buffer("strongest"))]
 
     def _allocate(self, genome: Genome) -> None:
         """Weights for the family of a largest genome, as fresh as those of a network by itself."""

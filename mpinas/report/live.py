@@ -51,7 +51,7 @@ def line_of(event: ev.Event, ledger: Ledger) -> str | None:  # noqa: PLR0911, PL
         case msg.Progress(candidate=msg.SUPERNET, epoch=epoch, epochs=epochs, error=largest):
             return f"supernet: epoch {epoch} of {epochs}, error of the largest subnet {largest:.4f}"
         case msg.SupernetTrained(metrics=metrics, train_seconds=took_s):
-            return f"supernet trained in {took_s:.1f} s: error of the largest subnet {metrics['error']:.4f}"
+            return f"supernet trained in {took_s:.1f} s: error of its best subnet {metrics['error']:.4f}"
         case msg.SupernetFailed(reason=reason, detail=detail):
             return f"supernet failed: {reason}: {detail}"
         case msg.Evaluated(_, candidate, _, metrics, seconds):

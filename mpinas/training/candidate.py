@@ -138,7 +138,7 @@ class Trainer:
 
     def _distillation(self, genome: Genome) -> Distillation | None:
         """The teacher sees its own frames of each training sample."""
-        teacher = self.heritage.teacher(genome)
+        teacher = self.heritage.teacher(genome, self.samples[0], self.batch_size)
         if teacher is None:
             return None
         training = self.samples[0].middle(teacher.frames)

@@ -13,9 +13,12 @@ import torch
 from torch import nn
 
 from mpinas.models import Networks
-from mpinas.models.elastic import Supernet, largest
+from mpinas.models.elastic import Supernet
 from mpinas.search import Genome
+from mpinas.tasks import Samples
+from mpinas.training.collectives import SerialCollectives
 from mpinas.training.deployed import Deployed
+from mpinas.training.supernet import recalibrate
 from mpinas.training.weights import load_weights
 
 #: Outputs for a batch of uint8 (n, frames, height, width), without gradients.
@@ -70,12 +73,15 @@ class Heritage:
             return self.networks.inherit(genome, trained)
         return self.supernet().subnet(genome) if self.inherits else self.networks.build(genome)
 
-    def teacher(self, genome: Genome) -> Teacher | None:
-        """Whom the network of a genome learns from, if it is to learn from anybody."""
+    def teacher(self, genome: Genome, training: Samples, batch_size: int) -> Teacher | None:
+        """Whom the network of a genome learns from, if it is to learn from anybody.
+
+        `training`: a subnet's BatchNorm statistics are taken from these; by each rank for itself, all with one result.
+        """
         if float(genome.get("distillation", 0.0)) == 0.0:
             return None
         if self._teacher is None:
-            self._teacher = self._find_teacher()
+            self._teacher = self._find_teacher(training, batch_size)
         return self._teacher
 
     def new_supernet(self) -> Supernet:
@@ -90,15 +96,17 @@ class Heritage:
             load_weights(self._supernet, self.supernet_file)
         return self._supernet
 
-    def _find_teacher(self) -> Teacher:
+    def _find_teacher(self, training: Samples, batch_size: int) -> Teacher:
         match self.teacher_name:
             case "baseline":
                 genome = self.baseline
                 model = load_weights(self.networks.build(genome), self.baseline_file)
             case "supernet":
                 supernet = self.supernet()
-                genome = largest(supernet.space)[0]
-                model = supernet.subnet(genome)
+                genome = supernet.teacher
+                model = supernet.subnet(genome).to(self.device)
+                shown = training.middle(self.networks.shape(genome)[0])
+                recalibrate(model, shown, batch_size, SerialCollectives(), self.device)
             case file:
                 deployed = Deployed(Path(file))
                 return Teacher(lambda inputs: torch.from_numpy(deployed.run(inputs.cpu().numpy())).to(inputs.device),

@@ -41,7 +41,7 @@ def pretrain(
     group: Collectives,
     watch: Watch,
 ) -> tuple[dict[str, float], float]:
-    """Train `supernet` in place, on from its checkpoint if there is one; (validation metrics of the largest, seconds).
+    """Train `supernet` in place, on from its checkpoint if there is one; (validation metrics of its best, seconds).
 
     `files`: of the weights, which the leader writes at the end, and of the checkpoint, which it writes after every
     epoch. Raises Diverged, Abandoned, Unusable, and whatever torch raises.
@@ -61,7 +61,9 @@ def pretrain(
         watch.on_epoch(epoch, error)
 
     train_supernet(supernet, optimizer, task, samples, settings, group, replace(watch, on_epoch=on_epoch))
-    metrics = judge_subnet(supernet, largest(supernet.space)[0], task, samples, group, settings.recipe)
+    judged = [judge_subnet(supernet, each, task, samples, group, settings.recipe) for each in largest(supernet.space)]
+    metrics = min(judged, key=lambda each: each["error"])
+    supernet.get_buffer("strongest").fill_(judged.index(metrics))
     if group.rank == 0:
         save_weights(supernet, weights_file)
         checkpoint_file.unlink(missing_ok=True)
