@@ -43,10 +43,9 @@ def find(kind: Kind, name: str, where: str) -> Any:
     try:
         module = _of_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
     except Exception as error:  # whatever the code of a user does when it is loaded
-        what = str(error).strip().partition("\n")[0] or "no message"
         raise UserError(
-            f"{where} = {name!r}: {source} cannot be loaded: {type(error).__name__}: {what}; name a file as "
-            '"path/to/file.py:Name", relative to the experiment file, or an installed module as "module:Name"'
+            f'{where} = {name!r}: {source} cannot be loaded: {_of(error)}; name a file as "path/to/file.py:Name", '
+            'relative to the experiment file, or an installed module as "module:Name"'
         ) from error
     try:
         return getattr(module, attribute)
@@ -56,9 +55,10 @@ def find(kind: Kind, name: str, where: str) -> Any:
 
 def reference(plugin: Any) -> str:
     """A name by which `find` finds a class or function again, in any process."""
-    module = sys.modules[plugin.__module__]
-    path = getattr(module, "__mpinas_file__", None)
-    return f"{path or plugin.__module__}:{plugin.__qualname__}"
+    module, name = getattr(plugin, "__module__", ""), getattr(plugin, "__qualname__", "")
+    if not name.isidentifier() or module not in sys.modules:
+        raise UserError(f"{plugin!r} cannot be found by a name: define it as a class or function of its file")
+    return f"{getattr(sys.modules[module], '__mpinas_file__', module)}:{name}"
 
 
 def absolute(name: str, folder: Path) -> str:
@@ -71,11 +71,14 @@ def _installed(kind: Kind, name: str, where: str) -> Any:
     found = next(iter(entry_points(group=f"mpinas.{kind}", name=name)), None)
     if found is None:
         known = names(kind)
-        installed = (
-            f"known are {', '.join(known)}" if known else "none is installed: install mpinas again"
-        )
+        installed = f"known are {', '.join(known)}" if known else "none is installed: install mpinas again"
         raise UserError(f'{where} = {name!r} is unknown{_near(name, known)}; {installed}, or "file.py:Name"')
-    return found.load()
+    try:
+        return found.load()
+    except Exception as error:  # whatever the code of a package does when it is loaded
+        raise UserError(
+            f"{where} = {name!r}: {found.value} cannot be loaded: {_of(error)}; install it again"
+        ) from error
 
 
 def _of_file(path: Path) -> ModuleType:
@@ -96,6 +99,11 @@ def _of_file(path: Path) -> ModuleType:
         del sys.modules[name]
         raise
     return module
+
+
+def _of(error: Exception) -> str:
+    """An error in one line."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0] or 'no message'}"
 
 
 def _near(name: str, known: list[str]) -> str:

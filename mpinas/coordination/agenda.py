@@ -58,7 +58,8 @@ class Agenda:
 
     def baseline_awaited(self) -> bool:
         """Does everybody else wait for the trained baseline?"""
-        return self.plan.after_baseline and not self.went_all_the_way(BASELINE)
+        there = BASELINE in self.ledger.candidates and self.went_all_the_way(BASELINE)
+        return self.plan.after_baseline and not there
 
     def went_all_the_way(self, candidate: int) -> bool:
         """Was it trained on the full budget?"""
@@ -334,10 +335,11 @@ class Agenda:
             return done
         if self.exhausted:
             return f"{done}; the search space holds no more"
-        return (
-            f"{done}; stopped after {len(self.ledger.candidates)} proposals ({self.ledger.count(State.REJECTED)} "
-            f"rejected, {self.ledger.count(State.FAILED)} failed): the limits may be too tight{self._nearest()}"
+        done += (
+            f"; stopped after {len(self.ledger.candidates)} proposals ({self.ledger.count(State.REJECTED)} rejected, "
+            f"{self.ledger.count(State.FAILED)} failed)"
         )
+        return f"{done}: the limits may be too tight{self._nearest()}" if self.ledger.terms.limits else done
 
     def _nearest(self) -> str:
         """How near the rejected came to the limits, in words."""

@@ -299,7 +299,7 @@ class Coordinator:
         trainers, idle = self.ledger.trainers_expected, len(self.ledger.idle)
         coming = sum(len(self.ledger.groups[leader].members) for leader in self._pausing)
         if kind == "supernet":
-            return idle if idle == trainers else 0
+            return min(idle, self.plan.group_size_max or idle) if idle == trainers else 0
         smallest = min(self.plan.group_size, trainers)
         if len(self.ledger.trainers) < trainers and works * smallest < trainers:
             return 0  # the others are about to be ready, and there is not work for all of them by themselves

@@ -214,7 +214,7 @@ class Ledger:
         self.groups.clear()
         self.trainers_expected, self.stopped = event.trainers, 0
         self.devices_lost.clear()
-        self.stop_reason = self.finished = self.enough = None
+        self.stop_reason = self.finished = self.enough = self.supernet.reason = None
         self.occupation.new_job(event.trainers)
 
     def _step(self, candidate: int, to: State) -> None:
@@ -441,11 +441,13 @@ class Ledger:
 
     def kept(self) -> set[int]:
         """Whose trained model is kept: the front, the baseline, and those that may join once they are measured."""
-        return self.fronts.everybody() | {BASELINE}
+        return self.fronts.everybody() | {BASELINE} | (set(self.evaluated) if self.terms.keep_all else set())
 
     def is_kept(self, candidate: int) -> bool:
         """Is its trained model kept?"""
-        return candidate in self.fronts or candidate == BASELINE
+        return (
+            candidate in self.fronts or candidate == BASELINE or (self.terms.keep_all and candidate in self.evaluated)
+        )
 
     @property
     def front(self) -> list[int]:
@@ -496,7 +498,9 @@ class Ledger:
         return None if None in said else True
 
     def finalists(self) -> list[int]:
-        """Who is judged on the test file: the front and the baseline."""
+        """Who is judged on the test file: the front and the baseline, or all."""
+        if self.terms.keep_all:
+            return sorted(self.evaluated)
         baseline = self.candidates.get(BASELINE)
         found = sorted(self.fronts.measured.members)
         if baseline and baseline.state is State.EVALUATED and BASELINE not in self.fronts.measured:

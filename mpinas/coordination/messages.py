@@ -60,7 +60,7 @@ class Assess:
 
 @dataclass(frozen=True, slots=True)
 class Retrain:
-    """Train a finalist once more, from scratch and from another seed, and judge it on the test file.
+    """Train a finalist once more, from another seed (what it inherits is the same), and judge it on the test file.
 
     Nothing of it is kept but its metrics.
     """

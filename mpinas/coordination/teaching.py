@@ -12,6 +12,7 @@ from mpinas.coordination.candidate import Candidate
 from mpinas.coordination.ledger import BASELINE, ENDED, Ledger
 from mpinas.coordination.lifecycle import State
 from mpinas.coordination.limits import constraints
+from mpinas.errors import UserError
 from mpinas.search import Search
 
 
@@ -31,7 +32,7 @@ class Teaching:
         match event:
             case ev.Proposed():
                 if replayed:
-                    self._search.restore(it.genome)
+                    self._restore(it)
             case ev.Exported() | ev.Measured() | ev.MeasurementFailed():
                 self._tell_what_is_known(it)
                 if it.rung_errors:
@@ -46,6 +47,15 @@ class Teaching:
                 self._search.revise(it.genome, self._objectives(it))
         if it.state in ENDED and before is not it.state and not it.rung_errors:
             self._search.tell_failed(it.genome)
+
+    def _restore(self, it: Candidate) -> None:
+        try:
+            self._search.restore(it.genome)
+        except ValueError as error:
+            raise UserError(
+                f"candidate {it.id} of the journal is none of the space ({error}): the space has changed since; begin "
+                "a new run"
+            ) from None
 
     def _tell_what_is_known(self, it: Candidate) -> None:
         """What can be learned before a candidate is trained: limits kept and broken, latencies."""

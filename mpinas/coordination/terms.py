@@ -31,6 +31,8 @@ class Terms:
     rungs
         Budgets in epochs, ascending, the full one last; a candidate is compared with others after that. A first
         budget of 0: judged as inherited from the supernet.
+    keep_all
+        Everybody is a result, not only the front.
     quality_tolerance
         A trained model is accepted on a device if its error there differs by no more than this share.
     """
@@ -40,6 +42,7 @@ class Terms:
     worst: bool = False
     rungs: tuple[int, ...] = (1,)
     quality_tolerance: float = 0.02
+    keep_all: bool = False
 
     @property
     def last_rung(self) -> int:

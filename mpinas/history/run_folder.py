@@ -17,7 +17,10 @@ def terms_of(experiment: Experiment) -> Terms:
     """What the candidates of this experiment are compared by."""
     inherited = (0,) if experiment.search.strategy == "supernet" else ()
     edge, rungs = experiment.edge, (*inherited, *experiment.search.rungs, experiment.training.epochs)
-    return Terms(dict(experiment.search.limits), edge.devices, edge.combine == "worst", rungs, edge.quality_tolerance)
+    return Terms(
+        dict(experiment.search.limits), edge.devices, edge.combine == "worst", rungs, edge.quality_tolerance,
+        keep_all=experiment.search.space == "compressed",
+    )  # fmt: skip
 
 
 def plan_of(experiment: Experiment, start: Sequence[Genome] = ()) -> Plan:
@@ -118,8 +121,8 @@ class RunFolder:
 
     def discard_export(self, candidate: int) -> None:
         """Remove the untrained artifact of a candidate, complete or not."""
-        for path in (self.export_file(candidate), self.export_file(candidate).with_suffix(".part")):
-            path.unlink(missing_ok=True)
+        for suffix in (".onnx", ".part", ".full"):
+            self.export_file(candidate).with_suffix(suffix).unlink(missing_ok=True)
 
     def weights_file(self, candidate: int) -> Path:
         """Trained weights (a torch state dict)."""

@@ -7,6 +7,7 @@ so that the exported model is all there is to run on the device.
 from mpinas.models.networks import (
     Networks,
     baseline_genome,
+    check_baseline,
     check_compressible,
     check_supernet,
     make_space,
@@ -20,6 +21,7 @@ __all__ = [
     "Networks",
     "Shape",
     "baseline_genome",
+    "check_baseline",
     "check_compressible",
     "check_supernet",
     "make_space",

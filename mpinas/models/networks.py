@@ -15,6 +15,9 @@ from mpinas.models.elastic import Supernet
 from mpinas.models.protocol import TRAINING_GENES, MakeNetwork, NetworkSpace, Shape
 from mpinas.search import Genome, SearchSpace, Value
 
+#: Names of genes that are not a space's to give.
+RESERVED = frozenset({"baseline", "precision", "distillation", "method", "keep"})
+
 
 @dataclass(frozen=True, slots=True)
 class Networks:
@@ -58,10 +61,10 @@ class Networks:
 def make_space(
     name: str,
     input_shape: Shape,
-    genes: Mapping[str, Sequence[Value]] | None = None,
+    choices: Mapping[str, Sequence[Value]] | None = None,
     added: Mapping[str, Sequence[Value]] | None = None,
 ) -> SearchSpace:
-    """The search space of that name for samples of `input_shape`, with the genes `added`, narrowed to `genes`.
+    """The search space of that name for samples of `input_shape`, with the genes `added`, narrowed to `choices`.
 
     Raises
     ------
@@ -69,10 +72,21 @@ def make_space(
         The space, a gene or a choice is unknown.
     """
     space = _open(name).search_space(input_shape)
+    genes = {gene.name for gene in space.genes}
+    if name != "compressed" and (taken := sorted(genes & RESERVED)):
+        raise UserError(f"search.space = {name!r}: a gene must not be called {taken[0]!r}: it has a meaning of its own")
+    if len(genes & {"step_size", "gamma"}) == 1:
+        raise UserError(f"search.space = {name!r}: the genes step_size and gamma go together")
     try:
-        return space.extended(added or {}).narrowed(genes or {})
+        return space.extended(added or {}).narrowed(choices or {})
     except ValueError as error:
         raise UserError(f"search.genes: {error}") from None
+
+
+def check_baseline(genome: Genome) -> None:
+    """Raise UserError where there is no network of the name that the baseline's genome has."""
+    if not callable(plugins.find("networks", str(genome["baseline"]), "task.baseline")):
+        raise UserError(f"task.baseline = {genome['baseline']!r}: not a class; see docs/extending.md")
 
 
 def make_supernet(networks: Networks, space: SearchSpace) -> Supernet:
@@ -82,7 +96,9 @@ def make_supernet(networks: Networks, space: SearchSpace) -> Supernet:
         raise UserError(
             f'search.space = {networks.space!r} has no supernet: use strategy = "scratch", or the space cnn3d'
         )
-    supernet: Supernet = make(space, networks.input_shape, networks.outputs)
+    supernet = make(space, networks.input_shape, networks.outputs)
+    if not isinstance(supernet, Supernet):
+        raise UserError(f"search.space = {networks.space!r}: its supernet is none of mpinas.models.elastic")
     return supernet
 
 

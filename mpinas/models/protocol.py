@@ -22,8 +22,8 @@ class NetworkSpace(Protocol):
 
     A gene called `frames` says how many of a sample's frames a network takes, those in the middle; without it, all.
     Genes called `learning_rate`, `weight_decay`, `flips`, and `step_size` with `gamma`, say how it is trained
-    (docs/running.md); each may be left out. A space whose networks can share their weights has one method more:
-    `supernet(space, input_shape, outputs)`, as `cnn3d` has.
+    (docs/running.md); each may be left out. Not to be used: `baseline`, `precision`, `distillation`, `method`, `keep`.
+    Spaces from outside share no weights: only `cnn3d` has a supernet.
     """
 
     #: The human-designed network that the space was made around, a name of a network or a class; None: the task's.

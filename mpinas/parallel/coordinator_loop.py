@@ -19,6 +19,7 @@ from mpinas.coordination import commands as co
 from mpinas.coordination import events as ev
 from mpinas.coordination.coordinator import Coordinator
 from mpinas.coordination.ledger import Ledger
+from mpinas.coordination.messages import SupernetTrained
 from mpinas.edge.client import EdgeClient
 from mpinas.history.journal import Journal
 from mpinas.history.run_folder import RunFolder
@@ -96,6 +97,8 @@ class Shell:
         match command:
             case co.Record(event):
                 self._journal.append(now, event)
+                if isinstance(event, SupernetTrained):  # only now: it would be trained anew
+                    self._folder.supernet_checkpoint_file.unlink(missing_ok=True)
             case co.Export(candidate, genome):
                 self._exporters.submit(self._request(candidate, genome))
             case co.Measure():
@@ -117,7 +120,7 @@ class Shell:
     def _measure(self, command: co.Measure) -> None:
         """Hand the artifact to the device; one that has been released is written anew first."""
         file = self._folder.export_file(command.candidate)
-        if file.is_file():
+        if command.candidate not in self._again and file.is_file():
             self._device.measure(command.candidate, file.read_bytes(), command.device, command.repetition)
             return
         if command.candidate not in self._again:

@@ -66,8 +66,8 @@ def _run(world: Any, arguments: Arguments) -> None:
     if rank == 0:
         _say(describe(size, plan.group_size, plan.group_size_max))
 
-    from mpinas.models import check_supernet, make_space
-    from mpinas.parallel.means import gather_means, networks_of, save_calibration
+    from mpinas.models import check_baseline, check_supernet, make_space
+    from mpinas.parallel.means import baseline_of, gather_means, networks_of, save_calibration
     from mpinas.tasks import make_task
 
     task = mpi.on_all_ranks(world, lambda: make_task(experiment.task, experiment.search.seed))
@@ -75,6 +75,7 @@ def _run(world: Any, arguments: Arguments) -> None:
     space = mpi.on_all_ranks(
         world, lambda: make_space(search.space, task.input_shape, search.genes, experiment.added_genes())
     )
+    mpi.on_all_ranks(world, lambda: check_baseline(baseline_of(task, experiment)))
     if experiment.needs_supernet:
         mpi.on_all_ranks(world, lambda: check_supernet(networks_of(task, experiment), space))
     plan = mpi.on_rank_0(world, lambda: plan_of(experiment, start_genomes(search.start, space)))
@@ -133,7 +134,8 @@ def _compressed(experiment: Experiment, methods: tuple[str, ...]) -> Experiment:
 
     task = make_task(experiment.task, experiment.search.seed)
     changed = compressed(experiment, methods, str(baseline_of(task, experiment)["baseline"]))
-    check_compressible(networks_of(task, changed))
+    if {"prune", "distill"} & set(methods):
+        check_compressible(networks_of(task, changed))
     return changed
 
 
@@ -244,6 +246,9 @@ class Desk:
         coordinator = Coordinator(plan, proposer, Ledger(terms), baseline_of(self.task, self.experiment))
         coordinator.replay(self.journal.history)
         self.folder.keep_only(_of_use(coordinator.ledger))
+        if coordinator.ledger.supernet.metrics and not self.folder.supernet_file.is_file():
+            raise UserError(f"{self.folder.supernet_file}: is not there any more, and candidates inherit from it; "
+                            "restore it from a copy, or begin a new run")  # fmt: skip
         stop = StopSignals()
         if means is None:
             channel: Any = MpiChannel(control)

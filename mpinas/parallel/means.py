@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from mpinas.search import Genome, SearchSpace
 from mpinas.tasks import Samples, Task
 from mpinas.training.artifact import calibration_of
 from mpinas.training.candidate import Trainer
+from mpinas.training.deployed import Deployed
 from mpinas.training.devices import local_device
 from mpinas.training.heritage import Heritage
 
@@ -41,12 +43,26 @@ def gather_means(
     UserError
         The data are not fit, or too few for a group of `largest_group`.
     """
+    if experiment.training.teacher.endswith(".onnx"):
+        _check_teacher(Path(experiment.training.teacher), task)
     device = local_device(experiment.training.device, experiment.training.threads, *position)
     samples = task.load()
     if len(samples[0]) < largest_group:
         raise UserError(f"task.train: {len(samples[0])} training samples are too few for groups of "
                         f"{largest_group}; set training.group_size_max")  # fmt: skip
     return Means(task, space, samples, task.load_test(), device)
+
+
+def _check_teacher(file: Path, task: Task) -> None:
+    """Raise UserError where it is no model of this task."""
+    teacher = Deployed(file)
+    frames, *picture = teacher.input_shape
+    outputs = teacher.run(np.zeros((1, *teacher.input_shape), np.uint8)).shape[1]
+    if frames > task.input_shape[0] or tuple(picture) != task.input_shape[1:] or outputs != task.outputs:
+        raise UserError(
+            f"training.teacher = {file}: takes {teacher.input_shape} and gives {outputs} outputs, but samples are "
+            f"{task.input_shape} and there are {task.outputs} outputs: name a model of this task"
+        )
 
 
 def networks_of(task: Task, experiment: Experiment) -> Networks:

@@ -57,10 +57,10 @@ def show(ledger: Ledger, console: Console, beside: Ledger | None = None, label: 
 def table(
     ledger: Ledger, left_out: Collection[str] = (), beside: Ledger | None = None, label: str = "beside"
 ) -> Table:  # fmt: skip
-    """Front members from fast to slow and the baseline, those of another run among them; without some columns."""
-    entries = [Entry(ledger.candidates[id_], ledger) for id_ in _shown(ledger)]
+    """Finalists from fast to slow, those of another run among them; without some columns."""
+    entries = [Entry(ledger.candidates[id_], ledger) for id_ in ledger.finalists()]
     if beside is not None:
-        entries += [Entry(beside.candidates[id_], beside, label) for id_ in _shown(beside) if id_ != BASELINE]
+        entries += [Entry(beside.candidates[id_], beside, label) for id_ in beside.finalists() if id_ != BASELINE]
     entries.sort(key=lambda entry: (entry.it.latency_s or 0.0, entry.label, entry.it.id))
     rows = [_row(entry, ledger, entries) for entry in entries]
     out = Table(box=None, padding=(0, 2, 0, 0))
@@ -70,12 +70,6 @@ def table(
     for row in rows:
         out.add_row(*(value for name, value in row.items() if name not in left_out))
     return out
-
-
-def _shown(ledger: Ledger) -> Collection[int]:
-    """Front and baseline; everybody where the baseline was compressed: all that came of it is a result."""
-    everybody = any("method" in it.genome for it in ledger.candidates.values())
-    return ledger.evaluated if everybody else ledger.finalists()
 
 
 def _row(entry: Entry, reference: Ledger, entries: Iterable[Entry]) -> dict[str, str]:
@@ -100,7 +94,7 @@ def _row(entry: Entry, reference: Ledger, entries: Iterable[Entry]) -> dict[str,
 def _described(it: Candidate) -> str:
     """How its network was made from the human-designed one, and in what precision it runs; "" where nothing varies."""
     genome = it.genome
-    words = [f"{genome['method']} {genome['keep']:g}"] if "method" in genome else []
+    words = [f"{genome['method']} {genome['keep']:g}"] if {"method", "keep"} <= genome.keys() else []
     return " ".join([*words, *([str(genome["precision"])] if "precision" in genome else [])])
 
 

@@ -130,5 +130,5 @@ class _Reader:
                 faster = speed_up(self._serial_share, len(order.members))
                 if epochs > done:  # else it was judged as inherited
                     self.seen.epoch_s.append((time - since) * faster / (epochs - done))
-                self.seen.trained += done == 0
+                self.seen.trained += id_ not in self._epochs_done
                 self._epochs_done[id_] = epochs

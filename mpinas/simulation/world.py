@@ -256,7 +256,7 @@ class World:
         self._at_work.update(members)
         self.trainers.change(self.time, busy=len(members))
         if isinstance(order, msg.Evaluate):
-            if not order.epochs_done:  # else it goes on
+            if not order.epochs_done and not self.ledger.candidates[order.candidate].rung_errors:  # else it goes on
                 self.last_training = self.usages()
                 self.trainings += 1
                 self.trained_predicted += self.ledger.candidates[order.candidate].predicted

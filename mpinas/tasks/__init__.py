@@ -28,6 +28,12 @@ def make_task(settings: config.Task, seed: int) -> Task:
     # `simulated` may open files: its name is enough
     if missing := [each for each in _NEEDED if each not in dir(task)]:
         raise UserError(f"task.name = {settings.name!r} has no {missing[0]!r}: see docs/extending.md")
+    sizes = (*task.input_shape, task.outputs)
+    if len(sizes) != 4 or not all(type(each) is int and each > 0 for each in sizes):
+        raise UserError(
+            f"task.name = {settings.name!r}: input_shape = {task.input_shape!r} and outputs = {task.outputs!r} must be "
+            "three whole numbers (frames, height, width) and one"
+        )
     return task
 
 

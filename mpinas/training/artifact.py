@@ -41,10 +41,16 @@ def write_artifact(
     """Write the ONNX file; its size in bytes.
 
     `calibration`: whole samples, of which the network's frames in the middle are used; None where precision is "fp32".
-    Raises what `export_onnx` and `convert` raise.
+    The file is complete, in its precision, or not there. Raises what `export_onnx` and `convert` raise.
     """
-    size = export_onnx(model, frames_shape, path, metadata)
     if precision == "fp32":
-        return size
+        return export_onnx(model, frames_shape, path, metadata)
     assert calibration is not None
-    return convert(path, precision, Samples(calibration, None).middle(frames_shape[0]).inputs)
+    full = path.with_suffix(".full")
+    try:
+        export_onnx(model, frames_shape, full, metadata)
+        size = convert(full, precision, Samples(calibration, None).middle(frames_shape[0]).inputs)
+        full.replace(path)
+    finally:
+        full.unlink(missing_ok=True)
+    return size

@@ -107,7 +107,7 @@ class Trainer:
     def retrain(
         self, group: Collectives, genome: Genome, seed: int, epochs: int, watch: Watch
     ) -> tuple[dict[str, float], dict[str, float], float]:
-        """Train from scratch and write nothing; (validation metrics, test metrics, seconds).
+        """Train from what it inherits and write nothing; (validation metrics, test metrics, seconds).
 
         Test metrics are empty where there are no test labels. It cannot be paused. Raises as `evaluate`.
         """
@@ -166,7 +166,7 @@ class Trainer:
             with TemporaryDirectory() as folder:
                 file = Path(folder) / "model.onnx"
                 self._write(model, genome, file, {})
-                outputs = torch.from_numpy(Deployed(file).run(samples.inputs, self.batch_size))
+                outputs = torch.from_numpy(Deployed(file, torch.get_num_threads()).run(samples.inputs, self.batch_size))
             metrics = self.task.metrics(self.task.sums(outputs, torch.from_numpy(samples.targets)))
             found = msgspec.json.encode(metrics)
         metrics = msgspec.json.decode(group.broadcast_bytes(found), type=dict[str, float])

@@ -23,7 +23,7 @@ def compressed(experiment: Experiment, methods: Sequence[str], baseline: str) ->
 
     There are no limits: all of them are to be seen beside each other.
     """
-    genomes = tuple(genome for method in methods for genome in _genomes(method))
+    genomes = tuple(genome for method in dict.fromkeys(methods) for genome in _genomes(method))
     replace = msgspec.structs.replace
     search = replace(
         experiment.search, space="compressed", strategy="scratch", algorithm="random",

@@ -15,7 +15,7 @@ INPUT, OUTPUT = "frames", "output"
 
 
 class Deployed:
-    """Input uint8 (n, *input_shape), output float32 (n, outputs).
+    """Input uint8 (n, *input_shape), output float32 (n, outputs). `threads`: 0, as many as ONNX Runtime likes.
 
     Raises
     ------
@@ -23,7 +23,7 @@ class Deployed:
         The file is missing, is no ONNX model, or was not written by mpinas.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, threads: int = 0) -> None:
         # its Linux wheels report file and graph names to their maker unless told not to
         os.environ["ORT_DISABLE_TELEMETRY"] = "1"
         import onnxruntime
@@ -31,7 +31,9 @@ class Deployed:
         if not path.is_file():
             raise UserError(f"{path}: no such model file")
         try:
-            self._session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = threads
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime has its own classes for each way to be broken
             raise UserError(f"{path}: not a model that ONNX Runtime can load: {str(error).splitlines()[0]}") from None
         inputs = self._session.get_inputs()

@@ -92,8 +92,9 @@ class Heritage:
     def supernet(self) -> Supernet:
         """The trained one, on the CPU."""
         if self._supernet is None:
-            self._supernet = self.new_supernet()
-            load_weights(self._supernet, self.supernet_file)
+            supernet = self.new_supernet()
+            load_weights(supernet, self.supernet_file)
+            self._supernet = supernet
         return self._supernet
 
     def _find_teacher(self, training: Samples, batch_size: int) -> Teacher:
@@ -108,7 +109,7 @@ class Heritage:
                 shown = training.middle(self.networks.shape(genome)[0])
                 recalibrate(model, shown, batch_size, SerialCollectives(), self.device)
             case file:
-                deployed = Deployed(Path(file))
+                deployed = Deployed(Path(file), torch.get_num_threads())
                 return Teacher(lambda inputs: torch.from_numpy(deployed.run(inputs.cpu().numpy())).to(inputs.device),
                                deployed.input_shape[0])  # fmt: skip
         model = model.to(self.device).eval()

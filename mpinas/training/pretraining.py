@@ -6,6 +6,7 @@ Must not know orders and reports, nor what becomes of the weights.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,9 +15,9 @@ import torch
 from mpinas import config
 from mpinas.models.elastic import Supernet, largest
 from mpinas.tasks import Samples, Task
-from mpinas.training.checkpoint import Checkpoint, read_archive, unpack, write_checkpoint
+from mpinas.training.checkpoint import Checkpoint, Unusable, read_archive, unpack, write_checkpoint
 from mpinas.training.collectives import Collectives
-from mpinas.training.loop import Watch
+from mpinas.training.loop import Diverged, Watch
 from mpinas.training.recipe import Epochs, Recipe
 from mpinas.training.supernet import (
     Sandwich,
@@ -44,7 +45,8 @@ def pretrain(
     """Train `supernet` in place, on from its checkpoint if there is one; (validation metrics of its best, seconds).
 
     `files`: of the weights, which the leader writes at the end, and of the checkpoint, which it writes after every
-    epoch. Raises Diverged, Abandoned, Unusable, and whatever torch raises.
+    epoch; the last one stays. A checkpoint that cannot be used counts as none. Raises Diverged, Abandoned, and whatever
+    torch raises.
     """
     began = time.perf_counter()
     weights_file, checkpoint_file = files
@@ -61,13 +63,17 @@ def pretrain(
         watch.on_epoch(epoch, error)
 
     train_supernet(supernet, optimizer, task, samples, settings, group, replace(watch, on_epoch=on_epoch))
-    judged = [judge_subnet(supernet, each, task, samples, group, settings.recipe) for each in largest(supernet.space)]
-    metrics = min(judged, key=lambda each: each["error"])
-    supernet.get_buffer("strongest").fill_(judged.index(metrics))
+    judged: dict[int, dict[str, float]] = {}
+    for number, genome in enumerate(largest(supernet.space)):
+        with suppress(Diverged):  # of one family: the others may be of use
+            judged[number] = judge_subnet(supernet, genome, task, samples, group, settings.recipe)
+    if not judged:
+        raise Diverged("no subnet's error is finite")
+    strongest = min(judged, key=lambda number: judged[number]["error"])
+    supernet.get_buffer("strongest").fill_(strongest)
     if group.rank == 0:
         save_weights(supernet, weights_file)
-        checkpoint_file.unlink(missing_ok=True)
-    return metrics, time.perf_counter() - began
+    return judged[strongest], time.perf_counter() - began
 
 
 def sandwich_of(
@@ -81,6 +87,11 @@ def sandwich_of(
 
 def _checkpoint(supernet: Supernet, settings: Sandwich, file: Path, group: Collectives) -> Checkpoint | None:
     """What the leader finds, on all ranks."""
-    there = group.rank == 0 and file.exists()
-    archive = group.broadcast_bytes(read_archive(file) if there else _NONE)
-    return None if archive == _NONE else unpack(archive, identity(supernet, settings), settings.recipe.seed)
+    own, found = identity(supernet, settings), _NONE
+    if group.rank == 0 and file.exists():
+        with suppress(Unusable):  # damaged, or of another training: begin anew
+            archive = read_archive(file)
+            unpack(archive, own, settings.recipe.seed)
+            found = archive
+    found = group.broadcast_bytes(found)
+    return None if found == _NONE else unpack(found, own, settings.recipe.seed)

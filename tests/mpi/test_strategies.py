@@ -79,9 +79,10 @@ def test_the_baseline_is_compressed_in_the_usual_ways(tmp_path: Path, mpirun: La
     history = [event for _, event in journal.read(tmp_path / "run" / "journal.jsonl")]
     ended = next(i for i, e in enumerate(history) if isinstance(e, msg.Evaluated) and e.candidate == 0)
     assert all(e.candidate == 0 for e in history[:ended] if isinstance(e, ev.Ordered)), "they start from it"
-    for each in others:
-        if each["onnx"]:
-            assert Deployed(tmp_path / each["onnx"]).metadata.get("precision", "fp32") == each["genome"]["precision"]
+    for each in others:  # all of them are results, on the front or not
+        assert each["test_error"] is not None
+        assert each["accepted"]
+        assert Deployed(tmp_path / each["onnx"]).metadata.get("precision", "fp32") == each["genome"]["precision"]
     shown = mpirun(1, "-m", "mpinas", "results", "run").stdout
     assert "prune 0.25 fp32" in shown
     assert "quantise 1 int8" in shown

@@ -80,6 +80,33 @@ def test_a_job_that_ends_while_the_supernet_is_trained_is_taken_up():
     assert again.ledger.count(State.EVALUATED) == 24
 
 
+def test_a_later_job_tries_a_failed_supernet_again():
+    class Hopeless(World):
+        def train_supernet(self, group, order):
+            return 5.0, msg.SupernetFailed(group, order.candidate, order.attempt, "memory", "no more of it")
+
+    failed = Hopeless(**SUPERNET).run()
+    assert failed.ledger.finished
+    assert World(**SUPERNET, journal=failed.journal).run().ledger.finished.startswith("20 of 20")
+
+
+def test_a_supernet_is_trained_by_no_more_than_the_batch_is_enough_for():
+    world = World(**{**SUPERNET, "groups": 9}, group_size_max=4).run()
+    assert world.sent[0][1].members == (1, 2, 3, 4)
+    assert world.ledger.finished.startswith("20 of 20")
+
+
+class AtOnce(World):
+    """Trainers that are ready before anything else has happened."""
+
+    def ready(self, rank, host):
+        return 0.0, msg.Ready(rank, host, "cpu")
+
+
+def test_trainers_may_be_there_before_there_is_a_baseline():
+    assert AtOnce(groups=2, evaluations=4, after_baseline=True).run().ledger.finished.startswith("4 of 4")
+
+
 @pytest.mark.parametrize("groups", [1, 4])
 def test_who_learns_from_the_baseline_waits_for_it(groups):
     world = World(groups=groups, evaluations=8, after_baseline=True)

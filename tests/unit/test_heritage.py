@@ -24,7 +24,7 @@ from mpinas.training.loop import Watch, judge, take, train
 from mpinas.training.recipe import Distillation, Epochs, Recipe, make_optimizer
 from mpinas.training.shard import error_of
 from mpinas.training.supernet import recalibrate
-from mpinas.training.weights import load_weights, save_weights
+from mpinas.training.weights import Dropped, load_weights, save_weights
 
 CPU, ALONE = torch.device("cpu"), SerialCollectives()
 #: One family, so that little training is enough.
@@ -140,7 +140,9 @@ def test_without_epochs_a_candidate_is_judged_by_what_it_inherits(task, few, tmp
     shared = Files(tmp_path / "shared.pt", tmp_path / "shared-checkpoint.pt")
     metrics, _ = trainer.train_supernet(ALONE, 0, 6, shared, Watch())
     assert metrics["error"] < 0.5, "it has learned something: chance is 0.9"
-    assert [path.name for path in tmp_path.iterdir()] == ["shared.pt"]
+    assert {path.name for path in tmp_path.iterdir()} == {"shared.pt", "shared-checkpoint.pt"}
+    again, _ = trainer.train_supernet(ALONE, 0, 6, shared, Watch(on_epoch=lambda *_: pytest.fail("it is trained")))
+    assert again == metrics, "a job that died before it could say so only judges once more"
 
     files = Files(tmp_path / "weights.pt", tmp_path / "checkpoint.pt")
     genome = largest(space)[0]
@@ -183,6 +185,53 @@ def test_a_supernets_training_goes_on_from_its_checkpoint(task, few, tmp_path: P
     assert seen == [3], "it went on after two epochs"
     whole, cut = (torch.load(files(name).weights, weights_only=True) for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_damaged_checkpoint_of_a_supernet_counts_as_none(task, few, tmp_path: Path):
+    networks, space = Networks("cnn3d", (1, 8, 8), 10), make_space("cnn3d", (1, 8, 8), GENES)
+    trainer = trainer_with(task, few, Heritage(networks, CPU, make_supernet=lambda: make_supernet(networks, space)))
+    files = Files(tmp_path / "shared.pt", tmp_path / "checkpoint.pt")
+    trainer.train_supernet(ALONE, 0, 1, files, Watch())
+    content = bytearray(files.checkpoint.read_bytes())
+    content[-9] ^= 1
+    files.checkpoint.write_bytes(content)
+    seen: list[int] = []
+    trainer.train_supernet(ALONE, 0, 1, files, Watch(on_epoch=lambda epoch, error: seen.append(epoch)))
+    assert seen == [1]
+
+
+def test_a_supernet_that_cannot_be_read_is_not_used_untrained(tmp_path: Path):
+    networks, space = Networks("cnn3d", (1, 8, 8), 10), make_space("cnn3d", (1, 8, 8), GENES)
+    heritage = Heritage(networks, CPU, tmp_path / "shared.pt", inherits=True,
+                        make_supernet=lambda: make_supernet(networks, space))  # fmt: skip
+    genome = space.sample(np.random.default_rng(0))
+    for _ in range(2):
+        with pytest.raises(Dropped):
+            heritage.network(genome)
+    trained = make_supernet(networks, space)
+    save_weights(trained, tmp_path / "shared.pt")
+    expected = trained.subnet(genome).state_dict()
+    assert same(heritage.network(genome).state_dict(), expected)
+
+
+@pytest.mark.parametrize("whose", ["baseline", "supernet"])
+def test_a_teacher_of_the_run_answers_as_it_does_when_it_is_judged(task, few, tmp_path: Path, whose):
+    networks, space = Networks("cnn3d", (1, 8, 8), 10), make_space("cnn3d", (1, 8, 8), GENES)
+    baseline = baseline_genome("digits-cnn")
+    heritage = Heritage(networks, CPU, tmp_path / "shared.pt", tmp_path / "baseline.pt", baseline, teacher_name=whose,
+                        make_supernet=lambda: make_supernet(networks, space))  # fmt: skip
+    trainer = trainer_with(task, few, heritage)
+    if whose == "supernet":
+        files = Files(tmp_path / "shared.pt", tmp_path / "checkpoint.pt")
+        metrics, _ = trainer.train_supernet(ALONE, 0, 4, files, Watch())
+    else:
+        files = Files(tmp_path / "baseline.pt", tmp_path / "checkpoint.pt")
+        metrics, _ = trainer.evaluate(ALONE, baseline, 0, Epochs.whole(2), files, Watch())
+    teacher = heritage.teacher({"distillation": 0.5}, few[0], 32)
+    assert teacher is not None
+    answers = teacher.answer(torch.from_numpy(few[1].inputs)).numpy()
+    assert error_of(answers, few[1].targets, "misclassified") == pytest.approx(metrics["error"], abs=0.02)
+    assert metrics["error"] < 0.8, "it has learned something: chance is 0.9"
 
 
 def test_compressed_networks_begin_as_the_trained_baseline(task, few, tmp_path: Path):

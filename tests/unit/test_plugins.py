@@ -68,6 +68,33 @@ def test_what_is_no_task_and_no_space_is_refused(tmp_path: Path):
         make_space(f"{tmp_path}/own.py:S", (8, 8, 8))
 
 
+def test_names_of_genes_with_a_meaning_of_their_own_are_refused(tmp_path: Path):
+    (tmp_path / "own.py").write_text(
+        "from mpinas.search import SearchSpace\n"
+        "class S:\n    baseline = None\n    def build(self, genome, shape, outputs): pass\n"
+        "    def search_space(self, shape): return SearchSpace({'precision': [16, 32]})\n"
+        "class G(S):\n    def search_space(self, shape): return SearchSpace({'gamma': [0.1, 0.5]})\n"
+    )
+    with pytest.raises(UserError, match=r"own.py:S': a gene must not be called 'precision'"):
+        make_space(f"{tmp_path}/own.py:S", (8, 8, 8))
+    with pytest.raises(UserError, match=r"own.py:G': the genes step_size and gamma go together"):
+        make_space(f"{tmp_path}/own.py:G", (8, 8, 8))
+
+
+def test_a_task_says_its_sizes_in_whole_numbers(tmp_path: Path):
+    (tmp_path / "own.py").write_text(
+        "import numpy as np\nfrom mpinas.examples.digits import DigitsTask\n"
+        "class T(DigitsTask):\n    outputs = np.int64(10)\n"
+    )
+    with pytest.raises(UserError, match=r"own.py:T': .*must be three whole numbers"):
+        make_task(config.Task(name=f"{tmp_path}/own.py:T"), 0)
+
+
+def test_what_has_no_name_of_its_own_is_no_baseline():
+    with pytest.raises(UserError, match="cannot be found by a name: define it as a class"):
+        baseline_genome(lambda shape, outputs: None)
+
+
 def test_a_space_may_bring_its_own_baseline():
     assert baseline_genome("digits-cnn", "cnn3d")["baseline"] == "digits-cnn"
     assert baseline_genome("digits-cnn", "swin3d")["baseline"] == "lpbf-swin"
