@@ -245,7 +245,8 @@ class _WindowAttention(nn.Module):
         qkv = self.qkv(x).reshape(-1, windows, places, 3, self._heads, channels // self._heads)
         q, k, v = qkv.permute(3, 0, 1, 4, 2, 5)  # each (b, windows, heads, places, channels of a head)
         scores = (q * (channels // self._heads) ** -0.5) @ k.transpose(-2, -1)
-        bias = self.bias[self.index.flatten()].reshape(places, places, self._heads).permute(2, 0, 1)
+        # by index_select: exported, `[]` becomes an operator that takes no 32-bit indices
+        bias = self.bias.index_select(0, self.index.flatten()).reshape(places, places, self._heads).permute(2, 0, 1)
         scores = scores + bias
         if self.regions is not None:
             apart = self.regions[:, None, :, None] != self.regions[:, None, None, :]  # (windows, 1, places, places)
