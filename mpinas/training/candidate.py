@@ -168,8 +168,8 @@ class Trainer:
                 self._write(model, genome, file, {})
                 outputs = torch.from_numpy(Deployed(file, torch.get_num_threads()).run(samples.inputs, self.batch_size))
             metrics = self.task.metrics(self.task.sums(outputs, torch.from_numpy(samples.targets)))
-            found = msgspec.json.encode(metrics)
-        metrics = msgspec.json.decode(group.broadcast_bytes(found), type=dict[str, float])
+            found = msgspec.msgpack.encode(metrics)  # which knows numbers that are not finite
+        metrics = msgspec.msgpack.decode(group.broadcast_bytes(found), type=dict[str, float])
         if not all(math.isfinite(value) for value in metrics.values()):
             raise Diverged(f"the error is {metrics['error']} in {precision_of(genome)}")
         return metrics
@@ -222,7 +222,7 @@ class Trainer:
     def train_supernet(
         self, group: Collectives, seed: int, epochs: int, files: Files, watch: Watch
     ) -> tuple[dict[str, float], float]:
-        """Train what all subnets share; (validation metrics of the largest subnet, seconds). See `pretraining`."""
+        """Train what all subnets share; (validation metrics of the best large subnet, seconds). See `pretraining`."""
         torch.manual_seed(seed)
         supernet = self.heritage.new_supernet().to(self.device)
         settings = sandwich_of(self.supernet, epochs, self.batch_size, seed, self.device)

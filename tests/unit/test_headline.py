@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from virtual_time import World
@@ -16,6 +17,7 @@ from mpinas.history.run_folder import RunFolder
 from mpinas.models import baseline_genome, make_space
 from mpinas.models.swin3d import Network, design_of
 from mpinas.report.results import as_dict
+from mpinas.training.export import export_onnx, onnx_difference
 
 ROOT = Path(__file__).parents[2]
 sys.path.append(str(ROOT / "benchmarks"))
@@ -235,6 +237,19 @@ def test_the_small_space_is_the_published_one_on_small_pictures():
     assert torch.equal(small.build(genome, SHAPE, 2)(frames), expected)
     with torch.device("meta"):
         assert sum(each.numel() for each in make(SHAPE, 2).parameters()) == 28_232_528
+
+
+def test_a_network_of_the_small_space_runs_on_devices(tmp_path):
+    """With windows of the published size: the exporter keeps a large table of positions as it is, and ONNX Runtime refuses
+    to look up in it by 32-bit indices in some ways.
+    """
+    small = plugins.find("spaces", f"{ROOT}/examples/paper/small.py:Small", "here")()
+    genome = {gene.name: gene.choices[0] for gene in small.search_space(SHAPE).genes}
+    genome |= {"patch_height": 4, "patch_width": 4}
+    network = small.build(genome, SHAPE, 2)
+    export_onnx(network, SHAPE, tmp_path / "model.onnx", {})
+    frames = np.random.default_rng(0).integers(0, 256, (1, *SHAPE), dtype=np.uint8)
+    assert onnx_difference(network, tmp_path / "model.onnx", frames) < 1e-4
 
 
 def test_the_full_size_is_as_published():

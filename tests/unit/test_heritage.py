@@ -20,7 +20,7 @@ from mpinas.training.collectives import SerialCollectives
 from mpinas.training.deployed import Deployed
 from mpinas.training.export import export_onnx
 from mpinas.training.heritage import Heritage
-from mpinas.training.loop import Watch, judge, take, train
+from mpinas.training.loop import Diverged, Watch, judge, take, train
 from mpinas.training.recipe import Distillation, Epochs, Recipe, make_optimizer
 from mpinas.training.shard import error_of
 from mpinas.training.supernet import recalibrate
@@ -111,6 +111,16 @@ def test_the_error_is_that_of_the_file_in_its_precision(task, few, tmp_path: Pat
 
 def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_file_whose_outputs_are_no_numbers_has_diverged(task, few):
+    class Endless(nn.Module):
+        def forward(self, frames):
+            return frames.float().flatten(1)[:, :10] / 0.0 - torch.inf
+
+    trainer = trainer_with(task, few, Heritage(Networks("cnn3d", (1, 8, 8), 10), CPU))
+    with pytest.raises(Diverged, match="in fp32"):
+        trainer._judge_deployed(Endless(), ALONE, {}, few[1])
 
 
 def test_an_integer_network_is_rounded_at_the_end_of_its_schedule(task, few, tmp_path: Path):
