@@ -120,7 +120,9 @@ def baseline_genome(baseline: str | MakeNetwork, space: str = "", chosen: str = 
     It stands outside every search space.
     """
     found = chosen or (_open(space).baseline if space else None) or baseline
-    return {"baseline": found if isinstance(found, str) else plugins.reference(found), **TRAINING_GENES}
+    name = found if isinstance(found, str) else plugins.reference(found)
+    own = getattr(plugins.find("networks", name, "task.baseline"), "training_genes", {})
+    return {"baseline": name, **TRAINING_GENES, **own}
 
 
 def _open(name: str) -> NetworkSpace:

@@ -13,7 +13,8 @@ from mpinas.search import Genome, SearchSpace
 Shape = tuple[int, int, int]
 #: What a network is trained with whose genome does not say; the schedule and the budget are those of every candidate.
 TRAINING_GENES: Genome = {"learning_rate": 1e-3, "weight_decay": 0.0, "flips": False}
-#: A human-designed network: from the shape of its input and the number of its outputs.
+#: A human-designed network: from the shape of its input and the number of its outputs. An attribute `training_genes`
+#: says what it is trained with, where that is not TRAINING_GENES.
 MakeNetwork = Callable[[Shape, int], nn.Module]
 
 

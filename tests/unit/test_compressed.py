@@ -10,7 +10,7 @@ from torch import nn
 from mpinas.errors import UserError
 from mpinas.examples.digits import DigitsCnn
 from mpinas.models import swin3d
-from mpinas.models.baselines import LpbfCnn, lpbf_swin
+from mpinas.models.baselines import LpbfCnn, LpbfSwin
 from mpinas.models.compressed import KEEPS, build, inherit, space
 from mpinas.models.protocol import TRAINING_GENES
 from mpinas.training.export import export_onnx, onnx_difference
@@ -61,7 +61,7 @@ def test_every_layer_but_the_input_and_the_output_is_cut():
 def test_a_compressed_swin_is_the_swin_of_that_width():
     """With its heads and windows, and fully connected layers of half their width."""
     with torch.device("meta"):
-        narrow = build(genome("prune", 0.5), lpbf_swin((16, 41, 41), 2), (16, 41, 41))
+        narrow = build(genome("prune", 0.5), LpbfSwin((16, 41, 41), 2), (16, 41, 41))
         base = swin3d.BASELINE
         expected = swin3d.Network(
             swin3d.Design(

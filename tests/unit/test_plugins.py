@@ -97,7 +97,8 @@ def test_what_has_no_name_of_its_own_is_no_baseline():
 
 def test_a_space_may_bring_its_own_baseline():
     assert baseline_genome("digits-cnn", "cnn3d")["baseline"] == "digits-cnn"
-    assert baseline_genome("digits-cnn", "swin3d")["baseline"] == "lpbf-swin"
+    swin = baseline_genome("digits-cnn", "swin3d")
+    assert (swin["baseline"], swin["learning_rate"]) == ("lpbf-swin", 1e-4), "trained with what it learns with"
     genome = baseline_genome(LpbfCnn, "cnn3d")
     assert genome["baseline"] == "mpinas.models.baselines:LpbfCnn"
     assert isinstance(Networks("cnn3d", (8, 9, 9), 2).build(genome), LpbfCnn)

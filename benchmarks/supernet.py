@@ -1,0 +1,276 @@
+"""What shared weights are worth: do they rank networks as training each does, and how much sooner is the front there?
+
+``python benchmarks/supernet.py kendall [--subnets 30]`` trains a supernet on the demo's recordings and compares the
+error that random subnets inherit (recalibrated) with that after a training of their own, by Kendall's rank correlation.
+``python benchmarks/supernet.py race`` does the same search with `strategy` "scratch" and "supernet", and tells after
+how many trainer seconds each front dominates how much; those of the supernet's training are counted. The space is
+`cnn3d` narrowed to two families of networks, which share no weights but the stem: frames folded into channels, then
+plain or depthwise-separable convolutions (``--set 'search.genes.block=["separable"]'`` leaves one).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, get_args
+
+import click
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT)]
+
+from headline_jobs import bring_to_end, is_finished, machine, shown, simulate_recordings  # noqa: E402 - as above
+
+from mpinas.config import read_experiment  # noqa: E402
+from mpinas.coordination import messages as msg  # noqa: E402
+from mpinas.coordination.ledger import BASELINE, Ledger  # noqa: E402
+from mpinas.coordination.terms import Terms  # noqa: E402
+from mpinas.errors import UserError  # noqa: E402
+from mpinas.history.journal import Entry, read  # noqa: E402
+from mpinas.history.run_folder import RunFolder, terms_of  # noqa: E402
+from mpinas.search import Genome  # noqa: E402
+from mpinas.search.selection import hypervolume  # noqa: E402
+from mpinas.search.space import genome_key  # noqa: E402
+
+EXPERIMENT = "examples/demo.toml"
+#: Training genes are fixed: what is inherited cannot know how a network would have been trained.
+GENES = ('search.genes.stem=["fold"]', "search.genes.depth1=[1, 2]", "search.genes.depth2=[1, 2]",
+         "search.genes.depth3=[1, 2]", "search.genes.learning_rate=[0.002]", "search.genes.weight_decay=[0.0]",
+         "search.genes.flips=[false]")  # fmt: skip
+STRATEGIES = ("scratch", "supernet")
+#: (trainer seconds, those of them spent on the baseline, share of the baseline's box that the front dominates).
+Point = tuple[float, float, float]
+
+
+def rank_correlation(inherited: Sequence[float], alone: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Kendall's tau between inherited errors and those of trainings by itself, one row of `alone` a seed.
+
+    `tau`: with the mean over the seeds. `tau_of_one_seed`: with each seed by itself, the mean of these.
+    `tau_between_seeds`: between the first two seeds, where there are two: more is not to be had of one training.
+    """
+    from scipy.stats import kendalltau  # type: ignore[import-untyped]
+
+    def tau(one: Sequence[float], other: Sequence[float]) -> float:
+        return float(kendalltau(one, other).statistic)
+
+    means = np.mean(alone, 0).tolist()  # (seeds, subnets) -> (subnets,)
+    found = {"tau": tau(inherited, means), "tau_of_one_seed": float(np.mean([tau(inherited, row) for row in alone]))}
+    return found | ({"tau_between_seeds": tau(alone[0], alone[1])} if len(alone) > 1 else {})
+
+
+def curve(entries: Sequence[Entry], terms: Terms) -> list[Point]:
+    """How the measured front grows with trainer seconds: a point for each answer of a group, in order.
+
+    Trainer seconds run from an order to its answer, times the group's ranks. The share is that of the results: of the
+    box between zero and the objectives of the run's baseline, as it is at the end.
+    """
+    whole = Ledger(terms).apply_all(entries)
+    reference = np.array(whole.objectives(whole.candidates[BASELINE]))  # (objectives,)
+    ledger, points, spent_s, baseline_s = Ledger(terms), [], 0.0, 0.0
+    for time_s, event in entries:
+        group = ledger.groups.get(event.group) if isinstance(event, get_args(msg.Answer)) else None
+        ledger.apply(event, time_s)
+        if group is not None:
+            seconds = len(group.members) * (time_s - group.since)
+            spent_s += seconds
+            baseline_s += seconds * (group.order.candidate == BASELINE)
+            points.append((spent_s, baseline_s, _share(ledger, reference)))
+    return points
+
+
+def _share(ledger: Ledger, reference: np.ndarray[Any, Any]) -> float:
+    front = [ledger.objectives(ledger.candidates[id_]) for id_ in ledger.front]
+    points = np.array(front, float).reshape(-1, len(reference))  # (members, objectives)
+    return hypervolume(points / reference, np.ones(len(reference)))
+
+
+def reached(points: Iterable[Point], share: float) -> Point | None:
+    """The first point that dominates so much; None if none does."""
+    return next((point for point in points if point[2] >= share), None)
+
+
+def verdict(curves: dict[str, list[Point]]) -> dict[str, Any]:
+    """What it took each to dominate what "scratch" did in the end.
+
+    `ratio`: trainer seconds of "supernet" to those of "scratch"; `ratio_without_baseline`: without those of the
+    baseline's training and test, which are the same in both. None where "supernet" never came so far, or "scratch"
+    found nothing that beats the baseline.
+    """
+    goal = curves["scratch"][-1][2]
+    first = {name: reached(points, goal) for name, points in curves.items()}
+    scratch, supernet = first["scratch"], first["supernet"]
+    assert scratch is not None
+    found: dict[str, Any] = {"goal": goal, "reached": first, "final": {name: each[-1] for name, each in curves.items()}}
+    if supernet is None or goal == 0:
+        return found | {"ratio": None, "ratio_without_baseline": None}
+    own = [point[0] - point[1] for point in (supernet, scratch)]
+    return found | {"ratio": supernet[0] / scratch[0], "ratio_without_baseline": own[0] / own[1]}
+
+
+@lru_cache(maxsize=1)
+def trainer(overrides: tuple[str, ...], folder: Path) -> tuple[Any, Any]:
+    """(what trains by the experiment with these overrides, its search space); one CPU thread, the files in `folder`."""
+    from mpinas.models import make_space
+    from mpinas.parallel.means import gather_means, trainer_of
+    from mpinas.tasks import make_task
+
+    experiment = read_experiment(ROOT / EXPERIMENT, (*overrides, "training.threads=1", 'training.device="cpu"'))
+    task, search = make_task(experiment.task, experiment.search.seed), experiment.search
+    space = make_space(search.space, task.input_shape, search.genes, experiment.added_genes())
+    means = gather_means(task, space, experiment, (0, 1), 1)
+    return trainer_of(means, experiment, RunFolder(folder)), space
+
+
+def evaluate(overrides: tuple[str, ...], folder: Path, genome: Genome, seed: int, epochs: int) -> tuple[float, float]:
+    """(validation error, seconds) of one network; after 0 epochs that with what it inherits."""
+    from mpinas.training.candidate import Files
+    from mpinas.training.collectives import SerialCollectives
+    from mpinas.training.loop import Watch
+    from mpinas.training.recipe import Epochs
+
+    files = Files(folder / f"{os.getpid()}.pt", folder / f"{os.getpid()}.part")
+    of, _ = trainer(overrides, folder)
+    metrics, seconds = of.evaluate(SerialCollectives(), genome, seed, Epochs(0, epochs, max(1, epochs)), files, Watch())
+    return metrics["error"], seconds
+
+
+def measure(overrides: tuple[str, ...], subnets: int, seeds: int, processes: int) -> dict[str, Any]:
+    """Train a supernet, then compare."""
+    from mpinas.models.elastic import largest
+    from mpinas.training.candidate import Files
+    from mpinas.training.collectives import SerialCollectives
+    from mpinas.training.loop import Watch
+
+    experiment = read_experiment(ROOT / EXPERIMENT, overrides)
+    shared = (*overrides, "search.strategy=supernet")
+    with TemporaryDirectory() as name:
+        run = RunFolder(Path(name))
+        of, space = trainer(shared, run.path)
+        genomes = draw(space, subnets)
+        say(f"a supernet of {experiment.supernet.epochs} epochs")
+        _, supernet_s = of.train_supernet(
+            SerialCollectives(), 0, experiment.supernet.epochs,
+            Files(run.supernet_file, run.supernet_checkpoint_file), Watch(),
+        )  # fmt: skip
+        say(f"{subnets} subnets: what they inherit, then {seeds} trainings of each by itself")
+        inherited = [evaluate(shared, run.path, genome, 0, 0)[0] for genome in genomes]
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            todo = [(genome, seed) for seed in range(seeds) for genome in genomes]
+            tasks = [pool.submit(evaluate, overrides, run.path, genome, seed, experiment.training.epochs)
+                     for genome, seed in todo]  # fmt: skip
+            done = [task.result() for task in tasks]
+    alone = [[error for error, _ in done[seed * subnets : (seed + 1) * subnets]] for seed in range(seeds)]
+    return {
+        **rank_correlation(inherited, alone),
+        "families": [f"{each['stem']}-{each['block']}-{each['head']}" for each in largest(space)],
+        "supernet_seconds": supernet_s,
+        "stand_alone_seconds": sum(seconds for _, seconds in done) / seeds,
+        "subnets": [
+            {"genome": genome, "inherited": inherited[place], "stand_alone": [row[place] for row in alone]}
+            for place, genome in enumerate(genomes)
+        ],
+    }
+
+
+def draw(space: Any, count: int) -> list[Genome]:
+    """So many different genomes, always the same."""
+    rng = np.random.default_rng(0)
+    found: dict[Any, Genome] = {}
+    while len(found) < min(count, len(space)):
+        genome = space.sample(rng)
+        found[genome_key(genome)] = genome
+    return list(found.values())
+
+
+def say(what: str) -> None:
+    click.echo(f"{time.strftime('%H:%M:%S')} load {os.getloadavg()[0]:.1f}: {what}", err=True)
+
+
+@click.group(help=__doc__, context_settings={"show_default": True})
+def main() -> None:
+    simulate_recordings()
+
+
+SET = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Of the experiment.")
+JSON = click.option("--json", "as_json", is_flag=True, help="All figures.")
+
+
+@main.command()
+@click.option("--subnets", type=click.IntRange(3), default=30, help="Random subnets to compare.")
+@click.option("--seeds", type=click.IntRange(1), default=2, help="Trainings of each by itself; their mean counts.")
+@click.option("--processes", type=click.IntRange(1), default=2, help="That train them.")
+@SET
+@JSON
+def kendall(subnets: int, seeds: int, processes: int, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Rank correlation between inherited and stand-alone error."""
+    found = {"machine": machine(), **measure((*GENES, *overrides), subnets, seeds, processes)}
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    click.echo(
+        f"{found['machine']}; families {', '.join(found['families'])}; {len(found['subnets'])} subnets, {seeds} seeds"
+    )
+    for each in sorted(found["subnets"], key=lambda it: it["inherited"]):
+        alone = " ".join(f"{error:.4f}" for error in each["stand_alone"])
+        click.echo(f"  inherited {each['inherited']:.4f}  stand-alone {alone}  {each['genome']['block']}")
+    for name in ("tau", "tau_of_one_seed", "tau_between_seeds"):
+        click.echo(f"{name} {found[name]:.2f}" if name in found else f"{name} -")
+    click.echo(f"seconds on one core: supernet {found['supernet_seconds']:.0f}, all trainings of a seed "
+               f"{found['stand_alone_seconds']:.0f}")  # fmt: skip
+
+
+@main.command()
+@click.option("--evaluations", type=click.IntRange(3), default=60, help="Candidates of each search.")
+@click.option("--ranks", type=click.IntRange(2), default=3, help="MPI ranks; rank 0 coordinates.")
+@click.option("--limit-minutes", type=click.FloatRange(0, min_open=True), default=60.0, help="Of one job.")
+@click.option("--folder", type=click.Path(path_type=Path), default=ROOT / "runs" / "supernet", help="Of the two runs.")
+@SET
+@JSON
+def race(
+    evaluations: int, ranks: int, limit_minutes: float, folder: Path, overrides: tuple[str, ...], as_json: bool
+) -> None:
+    """Hypervolume against trainer seconds, from scratch and with a supernet. Runs that are there are not done again."""
+    folder = folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    curves = {}
+    for strategy in STRATEGIES:
+        run = RunFolder(folder / strategy)
+        settings = (*GENES, f"search.evaluations={evaluations}", f"search.strategy={strategy}", *overrides)
+        parts = [part for each in settings for part in ("--set", each)]
+        if run.path.exists() and run.experiment() != read_experiment(ROOT / EXPERIMENT, settings):
+            raise UserError(f"{run.path}: begun with other settings; remove it, or name another --folder")
+        if not is_finished(run):
+            say(f"{strategy}, {limit_minutes:g} minutes at most; mpinas results {shown(run.path)}")
+            beginning = ["search", EXPERIMENT, "--run", shown(run.path), *parts]
+            if why := bring_to_end(run, beginning, ranks, 60 * limit_minutes):
+                raise UserError(f"{strategy}: {why}")
+        curves[strategy] = curve(read(run.journal_file), terms_of(run.experiment()))
+    found = {"machine": machine(), **verdict(curves), "curves": curves}
+    if as_json:
+        click.echo(json.dumps(found, indent=1))
+        return
+    click.echo(f"{found['machine']}; hypervolume of scratch in the end: {found['goal']:.3f}")
+    for strategy in STRATEGIES:
+        spent_s, of_baseline_s, share = found["final"][strategy]
+        first = found["reached"][strategy]
+        when = "never" if first is None else f"after {first[0]:.0f} trainer seconds"
+        click.echo(f"{strategy}: that {when}; {share:.3f} in the end, after {spent_s:.0f} trainer seconds, "
+                   f"{of_baseline_s:.0f} of them for the baseline")  # fmt: skip
+    for name in ("ratio", "ratio_without_baseline"):
+        click.echo(f"{name} {found[name]:.2f}" if found[name] is not None else f"{name} -")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"supernet.py: {error}")
