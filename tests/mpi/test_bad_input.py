@@ -41,7 +41,7 @@ CASES = {
     "no such experiment": ("missing.toml", None, {}, "no such experiment file"),
     "unknown key": ("e.toml", DIGITS + "[search]\nevaluatoins = 3\n", {}, "did you mean evaluations?"),
     "wrong type": ("e.toml", DIGITS + '[training]\nepochs = "few"\n', {}, "training.epochs: expected `int`"),
-    "unknown task": ("e.toml", '[task]\nname = "cifar"\n', {}, "known are lpbf, digits"),
+    "unknown task": ("e.toml", '[task]\nname = "cifar"\n', {}, "known are digits, lpbf"),
     "unknown space": ("e.toml", DIGITS + '[search]\nspace = "x"\n', {}, "known are cnn3d"),
     "empty validation": ("e.toml", DIGITS + "validation_fraction = 0.001\n", {}, "without some digit"),
     "unknown gene": ("e.toml", DIGITS + "[search.genes]\nwidht = [1]\n", {}, "no gene 'widht'"),
