@@ -153,9 +153,15 @@ class Trainer:
         training, validation = (part.middle(frames) for part in self.samples)
         model = self.heritage.network(genome).to(self.device)
         recalibrate(model, training, recipe.batch_size, group, self.device)
+        return self._judge(model, group, genome, validation, recipe)
+
+    def _judge(
+        self, model: nn.Module, group: Collectives, genome: Genome, samples: Samples, recipe: Recipe
+    ) -> dict[str, float]:
+        """Metrics in the precision that the network will run in."""
         if precision_of(genome) != "fp32":
-            return self._judge_deployed(model, group, genome, validation)
-        return judge(model, self.task, validation, group, recipe)
+            return self._judge_deployed(model, group, genome, samples)
+        return judge(model, self.task, samples, group, recipe)
 
     def _judge_deployed(
         self, model: nn.Module, group: Collectives, genome: Genome, samples: Samples
@@ -183,9 +189,7 @@ class Trainer:
         """Metrics on the test samples; {} where there are no labels."""
         if self.test is None or self.test.targets is None:
             return {}
-        if precision_of(genome) != "fp32":
-            return self._judge_deployed(model, group, genome, self.test.middle(self.networks.shape(genome)[0]))
-        return judge(model, self.task, self.test.middle(self.networks.shape(genome)[0]), group, recipe)
+        return self._judge(model, group, genome, self.test.middle(self.networks.shape(genome)[0]), recipe)
 
     def assess(
         self,
