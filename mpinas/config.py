@@ -117,6 +117,10 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     device: Annotated[str, Meta(pattern="^(auto|cpu|cuda)$")] = "auto"
     #: CPU threads of one trainer; 0: the cores this rank may use, shared among the trainers of the node.
     threads: Annotated[int, Meta(ge=0)] = 0
+    #: At the end of an epoch a training is put down, to go on from if the job dies, when the last time is so long ago.
+    checkpoint_seconds: Annotated[float, Meta(ge=0)] = 30.0
+    #: A rank that gives no sign of life for so long ends the job.
+    stall_seconds: Annotated[float, Meta(ge=10)] = 60.0
 
 
 class Supernet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -449,6 +453,8 @@ batch_size = 32              # of the whole group
 # teacher = ""               # "baseline", "supernet" or an ONNX file: candidates may learn from it (gene distillation)
 # device = "auto"            # "auto", "cpu" or "cuda"
 # threads = 0                # CPU threads of one trainer; 0: its share of the node's cores
+# checkpoint_seconds = 30    # put a training down at the end of an epoch, so often at most; a job that dies loses no more
+# stall_seconds = 60         # a rank that gives no sign of life for so long ends the job
 
 # [supernet]                 # for strategy "supernet" and "warm", and teacher = "supernet"
 # epochs = 60

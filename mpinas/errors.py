@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class UserError(Exception):
     """What the user can mend. One line: what, where, what to do. Ends the command with exit code 2."""
@@ -9,3 +11,23 @@ class UserError(Exception):
 
 class ProtocolError(Exception):
     """A message that the control protocol does not allow here: a bug, never bad input."""
+
+
+#: What a file system answers that is full or does not work: no candidate's fault, and it does not pass by itself.
+_OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE})
+
+
+def disk_trouble(error: BaseException) -> str | None:
+    """What the file system said, if it is that which brought an error about; None if it was something else."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.errno in _OF_THE_DISK:
+            where = f"{cause.filename}: " if cause.filename else ""
+            return f"{where}cannot be written ({cause.strerror})"
+        cause = cause.__cause__ or cause.__context__
+    return None
+
+
+def disk_error(trouble: str) -> UserError:
+    """The job ends by it, and can go on."""
+    return UserError(f"{trouble}: nothing finished is lost; free some space, then go on with `mpinas search --resume`")

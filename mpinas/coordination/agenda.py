@@ -94,7 +94,7 @@ class Agenda:
 
     def wanted(self) -> int:
         """How many more candidates to propose now."""
-        groups = max(1, self.ledger.trainers_expected // self.plan.group_size)
+        groups = max(1, self.ledger.trainers_able // self.plan.group_size)
         waiting = len(self.ledger.idle) // self.plan.group_size
         open_ = self._open()
         ahead = max(self.plan.ahead_min, min(groups, 4 + groups // 8), waiting) - open_

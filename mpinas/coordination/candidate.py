@@ -117,8 +117,9 @@ class Candidate:
     history: list[State] = field(default_factory=lambda: [State.PROPOSED])
     #: How many orders were given for it.
     attempts: int = 0
-    #: Jobs that ended while it was trained.
+    #: Jobs that ended while it was trained, and failures that nobody expected.
     interrupted: int = 0
+    failures: int = 0
     #: The budget that it is or was last trained up to, and the epochs that its checkpoint has.
     rung: int = 0
     epochs_done: int = 0

@@ -16,6 +16,7 @@ from mpinas.coordination.agenda import Agenda
 from mpinas.coordination.budgets import Curves
 from mpinas.coordination.candidate import Candidate
 from mpinas.coordination.commands import Command, Discard, Export, Judge, Leave, Measure, Record, Release, Send
+from mpinas.coordination.farewell import Farewell
 from mpinas.coordination.forecast import Forecast
 from mpinas.coordination.groups import choose, group_size, to_enlarge
 from mpinas.coordination.ledger import BASELINE, ENDED, NO_ANSWER, Ledger, answered_by, following
@@ -51,6 +52,7 @@ class Coordinator:
         self.agenda = Agenda(plan, ledger, curves)
         self.pipeline = Pipeline(plan.exporters)
         self.forecast = Forecast(self.agenda, self.pipeline, search.space)
+        self.farewell = Farewell(ledger)
         self._teaching = Teaching(search, ledger, curves)
         #: Genomes to start with that have not been proposed.
         self._start = list(plan.start)
@@ -82,8 +84,9 @@ class Coordinator:
             return commands
         event = known
         self._take(event, time, commands)
-        if self.ledger.stop_reason is not None or self.ledger.finished is not None:
-            return commands + self._stop(event)
+        if self._ends():
+            self._end(event, time, commands)
+            return commands
         match event:
             case ev.Begun():
                 self._take_up(time, commands)
@@ -109,7 +112,10 @@ class Coordinator:
     def idle(self, time: float) -> list[Command]:
         """A piece of what can be done while no event waits; nothing if there is nothing to do."""
         commands: list[Command] = []
-        if self.ledger.stop_reason is not None or self.ledger.finished is not None or self._began is None:
+        if self._began is None:
+            return commands
+        if self._ends():
+            self._dismiss_in_time(time, commands)
             return commands
         for step in (self._end_by_time, self._promote, self._propose, self._feed, self._judge_on_devices, self._rank,
                      self._predict, self._enlarge):  # fmt: skip
@@ -123,7 +129,11 @@ class Coordinator:
 
     def due(self, time: float) -> float | None:
         """When, after `time`, `idle` or `overdue` may have something to do though no event has come; None: never."""
-        times = [] if (next_s := self.forecast.next_s()) is None else [next_s]
+        times = [] if (leave_s := self.farewell.due()) is None else [leave_s]
+        if self._ends():
+            return min((each for each in times if each > time), default=None)
+        if (next_s := self.forecast.next_s()) is not None:
+            times.append(next_s)
         if self._began is not None and self.plan.limit_s and self.ledger.enough is None:
             times.append(self._began + self.plan.limit_s)
         if self._waiting_since is not None:
@@ -131,8 +141,13 @@ class Coordinator:
         return min((each for each in times if each > time), default=None)
 
     def overdue(self, time: float) -> list[ev.Event]:
-        """Answers that are not waited for any longer: all else is done, their device was away or silent too long."""
-        if self._waiting_since is None or self.ledger.finished is not None or self.ledger.stop_reason is not None:
+        """That the job's time is over; answers that are not waited for any longer: all else is done, their device was
+        away or silent too long."""
+        if self._ends():
+            return []
+        if self._began is not None and (reason := self.farewell.reason_to_end(time)) is not None:
+            return [ev.StopRequested(reason)]
+        if self._waiting_since is None:
             return []
         given_up: list[ev.Event] = []
         for (candidate, device, repetition), until in self._limits():
@@ -172,7 +187,9 @@ class Coordinator:
     def _take(self, event: ev.Event, time: float, commands: list[Command]) -> None:
         """Take an event in, write it down, and let go of what it has made useless."""
         before = self._state_of(event)
+        ended = self.ledger.groups.get(event.group) if isinstance(event, msg.Answer) else None
         self._apply(event, time)
+        self.farewell.watch(event, time, ended)
         commands.append(Record(event))
         after = self._state_of(event)
         about = _candidate_of(event)
@@ -269,6 +286,8 @@ class Coordinator:
             if size == 0:
                 break
             it = self.ledger.known(candidate)
+            if not self.farewell.fits(kind, it, time):
+                break
             members = choose(self.ledger.idle.values(), size)
             rung = self.ledger.terms.last_rung if candidate == BASELINE else it.rung
             order = self._order_for(it, kind, rung, members)
@@ -296,12 +315,12 @@ class Coordinator:
 
     def _size(self, kind: str, works: int) -> int:
         """How many trainers take the next piece; 0: it waits until more are idle."""
-        trainers, idle = self.ledger.trainers_expected, len(self.ledger.idle)
+        trainers, idle = self.ledger.trainers_able, len(self.ledger.idle)
         coming = sum(len(self.ledger.groups[leader].members) for leader in self._pausing)
         if kind == "supernet":
             return min(idle, self.plan.group_size_max or idle) if idle == trainers else 0
         smallest = min(self.plan.group_size, trainers)
-        if len(self.ledger.trainers) < trainers and works * smallest < trainers:
+        if len(self.ledger.trainers) < self.ledger.trainers_expected and works * smallest < trainers:
             return 0  # the others are about to be ready, and there is not work for all of them by themselves
         if idle == trainers % smallest:  # those that are left over for ever
             smallest = idle
@@ -408,7 +427,7 @@ class Coordinator:
 
     def _enlarge(self, time: float, commands: list[Command]) -> None:
         """Let small groups make way for larger ones when nothing else is left for the idle trainers."""
-        idle, trainers = len(self.ledger.idle), self.ledger.trainers_expected
+        idle, trainers = len(self.ledger.idle), self.ledger.trainers_able
         if 2 * idle < trainers or self._pausing or self.agenda.to_begin() or not self.agenda.nobody_to_promote():
             return
         running = [
@@ -426,7 +445,7 @@ class Coordinator:
     def _finish(self, reason: str, time: float, commands: list[Command]) -> None:
         self._take(ev.Finished(reason), time, commands)
         commands += [Discard(candidate) for candidate in self.agenda.waiting_at_rungs()]
-        commands += self._stop(None)
+        self._dismiss(time, commands)
 
     def _conclude(self, time: float, commands: list[Command]) -> None:
         """Finish when nothing is open, nothing more can be proposed and every finalist is assessed and judged."""
@@ -440,19 +459,35 @@ class Coordinator:
                 return
             self._finish(self.agenda.reason(), time, commands)
 
-    def _stop(self, event: ev.Event | None) -> list[Command]:
-        """Send every trainer home, once, and leave when all have gone."""
-        trainers = self.ledger.trainers
-        if isinstance(event, ev.StopRequested) and self.ledger.finished is not None:
-            return []  # they have been told
-        if event is None or isinstance(event, ev.StopRequested):
-            return [Send((rank,), msg.Stop()) for rank in trainers]
-        if isinstance(event, msg.Ready):  # came late
-            return [Send((event.rank,), msg.Stop())]
-        if not isinstance(event, msg.Stopped):
-            return []
-        all_gone = len(trainers) == self.ledger.trainers_expected == self.ledger.stopped
-        return [Leave()] if all_gone else []
+    def _ends(self) -> bool:
+        """Is the job about to end, with the search or before?"""
+        return self.ledger.stop_reason is not None or self.ledger.finished is not None
+
+    def _end(self, event: ev.Event, time: float, commands: list[Command]) -> None:
+        """What an event means for a job that ends: put trainings aside, send everybody home, leave when all have gone."""
+        if isinstance(event, ev.StopRequested) and self.ledger.finished is None:
+            self.farewell.begin(event.reason, time)
+            for leader, group in self.ledger.groups.items():
+                if group.order.work == "evaluate" and leader not in self._pausing:
+                    self._pausing.add(leader)
+                    commands.append(Send((leader,), msg.Pause(group.order.candidate, group.order.attempt)))
+        if isinstance(event, msg.Ready) and self.farewell.dismissed_at is not None:  # came late
+            commands.append(Send((event.rank,), msg.Stop()))
+        self._dismiss_in_time(time, commands)
+        if isinstance(event, msg.Stopped):
+            all_gone = len(self.ledger.trainers) == self.ledger.trainers_expected == self.ledger.stopped
+            commands += [Leave()] if all_gone else []
+
+    def _dismiss_in_time(self, time: float, commands: list[Command]) -> None:
+        if self.farewell.to_dismiss(time):
+            self._dismiss(time, commands)
+        elif self.farewell.given_up(time):
+            commands.append(Leave())
+
+    def _dismiss(self, time: float, commands: list[Command]) -> None:
+        """Tell every trainer to go."""
+        self.farewell.dismissed_at = time
+        commands += [Send((rank,), msg.Stop()) for rank in self.ledger.trainers]
 
     # --- small questions
 

@@ -23,6 +23,7 @@ from mpinas.coordination.messages import (
     Stopped,
     SupernetFailed,
     SupernetTrained,
+    Withdrawn,
 )
 from mpinas.search import Genome
 
@@ -37,6 +38,8 @@ class Begun:
     #: What the results are of: the task, and whether its data are simulated.
     task: str
     simulated: bool
+    #: When the scheduler ends the job (seconds, the journal's clock); None: nobody does, or it is not known.
+    ends_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +211,7 @@ class Enough:
 
 @dataclass(frozen=True, slots=True)
 class StopRequested:
-    """Somebody wants the job to end now (a signal); a later job can resume."""
+    """The job is to end now: a signal, or its time is over. Trainings are put aside; a later job goes on."""
 
     reason: str
 
@@ -276,5 +279,6 @@ EVENT_CLASSES: dict[str, type] = {
         SupernetTrained,
         SupernetFailed,
         Stopped,
+        Withdrawn,
     )
 }

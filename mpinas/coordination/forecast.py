@@ -76,7 +76,7 @@ class Forecast:
         if since is not None and (self._ahead or time - since >= self._patience_s()):
             return max(1, len(self._ledger.idle) // group_size)
         if self._ahead and self._agenda.to_begin() > 0:
-            groups = max(1, self._ledger.trainers_expected // group_size)
+            groups = max(1, self._ledger.trainers_able // group_size)
             return 1 + groups // 16 - self._ledger.count(State.READY)
         return 0
 

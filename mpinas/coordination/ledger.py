@@ -24,8 +24,11 @@ BASELINE = 0
 ENDED = (State.REJECTED, State.FAILED)
 #: Reason of a failure: no device was there, which is nobody's fault and may be otherwise another time.
 NO_ANSWER = "no-answer"
-#: Reason of a failure: the checkpoint that an evaluation was to go on from is not there any more.
-NO_CHECKPOINT = "checkpoint"
+#: Reasons of a failure: the checkpoint that an evaluation was to go on from is not there any more; a GPU failed; an
+#: exception that nobody expected.
+NO_CHECKPOINT, NO_DEVICE, UNEXPECTED = "checkpoint", "device", "error"
+#: How many failures end the attempts, by reason; one of any other reason does.
+FAILURES_MAX = {UNEXPECTED: 2, NO_DEVICE: 4}
 #: Reasons for which no device ever ran a trained model: it is neither accepted nor refused, and a later job asks again.
 NOT_RUN = frozenset({NO_ANSWER, "device-lost", "files", "internal", "unsupported"})
 
@@ -81,8 +84,11 @@ class Ledger:
         self.standing: dict[State, dict[int, None]] = {state: {} for state in State}
         #: How many trainers the job that runs now has; those that have reported are in `trainers`.
         self.trainers_expected = 0
-        #: How many of them have ended.
+        #: How many of them have ended, and how many get no orders any more.
         self.stopped = 0
+        self.withdrawn = 0
+        #: When the scheduler ends the job that runs now, if that is known.
+        self.ends_at: float | None = None
 
     def apply_all(self, history: Iterable[tuple[float, ev.Event]]) -> Ledger:
         """Apply (time, event) pairs in order.
@@ -159,7 +165,10 @@ class Ledger:
                 self.supernet.metrics, self.supernet.train_seconds = metrics, seconds
             case msg.SupernetFailed(reason=reason, detail=detail):
                 self._closed(event, time)
-                self.supernet.reason = f"{reason}: {detail}"
+                if not self._may_be_tried_again(self.supernet, reason):
+                    self.supernet.reason = f"{reason}: {detail}"
+            case msg.Withdrawn(rank):
+                self._withdrawn(rank)
             case msg.Stopped(rank):
                 self._gone(rank)
             case _:
@@ -212,7 +221,8 @@ class Ledger:
         self.trainers.clear()
         self.idle.clear()
         self.groups.clear()
-        self.trainers_expected, self.stopped = event.trainers, 0
+        self.trainers_expected, self.stopped, self.withdrawn = event.trainers, 0, 0
+        self.ends_at = event.ends_at
         self.devices_lost.clear()
         self.stop_reason = self.finished = self.enough = self.supernet.reason = None
         self.occupation.new_job(event.trainers)
@@ -347,9 +357,20 @@ class Ledger:
         for rank in group.members:
             trainer = self.trainers[rank]
             trainer.group = None
-            if not trainer.stopped:
+            if not trainer.stopped and not trainer.withdrawn:
                 self.idle[rank] = trainer
         return group.order
+
+    def _withdrawn(self, rank: int) -> None:
+        trainer = self.trainers[rank]
+        self.withdrawn += not trainer.withdrawn
+        trainer.withdrawn = True
+        self.idle.pop(rank, None)
+
+    @property
+    def trainers_able(self) -> int:
+        """How many trainers the job has that can be given orders, or will be when they are ready."""
+        return self.trainers_expected - self.withdrawn
 
     def _gone(self, rank: int) -> None:
         """A trainer has ended; an order that it had, as well."""
@@ -386,17 +407,29 @@ class Ledger:
 
     def _failed(self, report: msg.EvaluationFailed, time: float) -> None:
         self._closed(report, time)
+        it = self.candidates[report.candidate]
         if report.reason == NO_CHECKPOINT:
-            self._step(report.candidate, State.READY)
-            self.candidates[report.candidate].epochs_done = 0
+            self._step(it.id, State.READY)
+            it.epochs_done = 0
+        elif self._may_be_tried_again(it, report.reason):
+            self._step(it.id, State.READY)
         else:
-            self._end(report.candidate, State.FAILED, f"{report.reason}: {report.detail}")
+            self._end(it.id, State.FAILED, f"{report.reason}: {report.detail}")
+
+    @staticmethod
+    def _may_be_tried_again(it: Candidate, reason: str) -> bool:
+        """Count a failure; False where it is the network's own, or has been tried often enough."""
+        allowed = FAILURES_MAX.get(reason, 1)
+        it.failures += 1
+        return it.failures < allowed
 
     def _assessed(self, report: msg.Assessed | msg.AssessmentFailed, time: float) -> None:
         self._closed(report, time)
         it = self.candidates[report.candidate]
         if it.id not in self.finalists():
             return  # it has left the front meanwhile
+        if isinstance(report, msg.AssessmentFailed) and self._may_be_tried_again(it, report.reason):
+            return
         it.assessed = True
         if isinstance(report, msg.Assessed):
             it.test_metrics, it.onnx_difference = report.metrics, report.onnx_difference

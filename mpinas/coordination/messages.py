@@ -156,9 +156,10 @@ class Paused:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationFailed:
-    """This candidate is not trained any further; the group is free. `reason` is one of a few words.
+    """This attempt came to nothing; the group is free. `reason` is one of a few words.
 
-    Reason "checkpoint": what it was to go on from is not there any more; it can be trained from scratch.
+    Reason "checkpoint": what it was to go on from is not there any more; it can be trained from scratch. "error":
+    something that nobody expected; it is tried once more. "device": a GPU failed, which is not its fault.
     """
 
     group: int
@@ -244,6 +245,14 @@ class SupernetFailed:
 
 
 @dataclass(frozen=True, slots=True)
+class Withdrawn:
+    """This trainer's GPU does not work any more: it is given no orders, and waits for the end."""
+
+    rank: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Stopped:
     """This trainer has ended, as ordered. The last report of every trainer rank."""
 
@@ -262,4 +271,4 @@ Answer = (
     | SupernetTrained
     | SupernetFailed
 )
-Report = Ready | Progress | Answer | Stopped
+Report = Ready | Progress | Answer | Withdrawn | Stopped

@@ -26,6 +26,9 @@ from mpinas.history.run_folder import RunFolder
 from mpinas.history.shard import read_shard
 from mpinas.models import Networks
 from mpinas.parallel.channel import Backoff, Channel
+from mpinas.parallel.neighbours import SIGNALS, take_notice
+from mpinas.parallel.pulse import Pulse
+from mpinas.parallel.world import Stalled
 from mpinas.search import Genome
 from mpinas.training.exporter import Exporters, Reply, Request
 
@@ -47,18 +50,19 @@ class Display(Protocol):
 
 
 class StopSignals:
-    """TERM, INT and USR2 ask the job to end; asked again, the system's own way takes over."""
+    """TERM, INT and USR2 ask the job to end; TERM or INT once more, and the system's own way takes over."""
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
 
     def __init__(self) -> None:
-        self.caught: str | None = None
+        #: Names of those that came, oldest first.
+        self.caught: list[str] = []
         for number in self.SIGNALS:
             signal.signal(number, self._catch)
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
-        if self.caught is None:
-            self.caught = signal.Signals(number).name
+        self.caught.append(signal.Signals(number).name)
+        if number != signal.SIGUSR2:
             for again in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(again, signal.SIG_DFL)
 
@@ -67,6 +71,8 @@ class StopSignals:
         """For trainers: rank 0 decides and sends an order."""
         for number in cls.SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+        for number in SIGNALS:
+            signal.signal(number, take_notice)
 
 
 class Shell:
@@ -177,12 +183,21 @@ def coordinate(
     display: Display,
     begun: ev.Begun,
     stop: StopSignals,
+    pulse: tuple[Pulse, float] | None = None,
     clock: Callable[[], float] = time.time,
 ) -> None:
-    """Run the job from its Begun to the end of its last trainer."""
+    """Run the job from its Begun to the end of its last trainer.
+
+    `pulse`: of the trainers, and for how long one may be silent (seconds).
+
+    Raises
+    ------
+    Stalled
+        A trainer is silent.
+    """
     backoff = Backoff()
     latest = 0.0
-    stop_seen = False
+    stops_seen = 0
     #: Nothing has happened since `idle` had nothing to do.
     settled = False
     handled = 0
@@ -212,12 +227,13 @@ def coordinate(
             handled = 0
             gc.freeze()
         display.tick(clock(), coordinator.ledger)
+        if pulse is not None:
+            check_pulse(*pulse, coordinator.ledger)
         if settled:
             shell.wait(backoff.next_s())
         waiting = shell.collect()
-        if stop.caught and not stop_seen:
-            stop_seen = True
-            waiting.append(ev.StopRequested(stop.caught))
+        waiting += [ev.StopRequested(name) for name in stop.caught[stops_seen:]]
+        stops_seen = len(stop.caught)
         latest = max(latest, clock())
         if waiting or (settled and latest < _or_never(coordinator.due(latest))):
             continue
@@ -227,6 +243,19 @@ def coordinate(
             settled = not commands
             if carry_out(commands):
                 return
+
+
+def check_pulse(pulse: Pulse, limit_s: float, ledger: Ledger) -> None:
+    """Raise Stalled where a trainer that has not ended is silent."""
+    pulse.beat()
+    for rank in pulse.silent(limit_s):
+        trainer = ledger.trainers.get(rank)
+        if trainer is not None and not trainer.stopped:
+            group = None if trainer.group is None else ledger.groups.get(trainer.group)
+            work = "without an order" if group is None else f"at work on candidate {group.order.candidate}"
+            raise Stalled(f"rank {rank} on {trainer.host}, {work}, has given no sign of life for {limit_s:g} s")
+        if trainer is None:
+            raise Stalled(f"rank {rank}, not ready yet, has given no sign of life for {limit_s:g} s")
 
 
 def _or_never(due: float | None) -> float:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +20,7 @@ from mpinas.config import Experiment, check_resumable, read_experiment, write_ex
 from mpinas.coordination import events as ev
 from mpinas.coordination.coordinator import Coordinator
 from mpinas.coordination.ledger import ENDED, Ledger
+from mpinas.coordination.lifecycle import State
 from mpinas.coordination.messages import Order, Report
 from mpinas.coordination.plan import Plan
 from mpinas.errors import UserError
@@ -26,7 +29,10 @@ from mpinas.history.run_folder import RunFolder, plan_of, terms_of
 from mpinas.history.warm_start import start_genomes
 from mpinas.parallel import world as mpi
 from mpinas.parallel.layout import describe, largest_group, trainers_of
+from mpinas.parallel.neighbours import Vigil, report_the_dead
+from mpinas.parallel.pulse import PULSE_S, Pulse
 from mpinas.search import SearchSpace, make_search
+from mpinas.slurm.walltime import ask_scontrol, job_end
 
 if TYPE_CHECKING:  # torch is imported only once it is clear that there is something to do
     from mpinas.parallel.means import Means
@@ -43,23 +49,26 @@ class Arguments:
     overrides: tuple[str, ...] = ()
     #: Compress the baseline by these methods, and search nothing.
     compress: tuple[str, ...] = ()
+    #: The job is ended so many seconds after its start; None: when Slurm says, if it does.
+    time_limit_s: float | None = None
 
 
-def run(arguments: Arguments) -> None:
-    """The job, on this rank; returns when the whole job is done.
+def run(arguments: Arguments) -> bool:
+    """The job, on this rank; returns when the whole job is done: True if the search is at its end.
 
     Raises
     ------
     UserError, LeaveAlike
         UserError on rank 0 and LeaveAlike on the others, where the user can mend it; no run folder was left behind.
     """
-    world = mpi.start()
-    with mpi.whole_or_nothing(world):
-        _run(world, arguments)
+    began = time.time()
+    world, post = mpi.start(), mpi.Post()
+    with mpi.whole_or_nothing(world, post):
+        return _run(world, arguments, post, began)
+    raise AssertionError("unreachable: the job was ended")
 
 
-def _run(world: Any, arguments: Arguments) -> None:
-    began = time.monotonic()
+def _run(world: Any, arguments: Arguments, post: mpi.Post, began: float) -> bool:
     rank, size = world.Get_rank(), world.Get_size()
     experiment, path = mpi.on_rank_0(world, lambda: read_arguments(arguments))
     trainers, plan = trainers_of(size), plan_of(experiment)
@@ -84,9 +93,10 @@ def _run(world: Any, arguments: Arguments) -> None:
 
         mpi.on_all_ranks(world, horovod.check)
     trains = rank in trainers
-    position = _position_on_node(world, trains)
+    position, process_ids = _node_of(world, trains)
     largest = largest_group(len(trainers), plan.group_size, plan.group_size_max)
-    control = world.Dup()
+    control, pulses = world.Dup(), world.Dup()
+    ended = False
     with ExitStack() as stack:
         desk: list[Desk] = []
         # before the data are read: exporters and device take seconds to start, too
@@ -99,12 +109,35 @@ def _run(world: Any, arguments: Arguments) -> None:
         world.Barrier()
         if rank == 0:
             _say(f"task {task.name}, space {search.space} of {len(space):.1e} genomes; data read and ranks "
-                 f"ready after {time.monotonic() - began:.1f} s")  # fmt: skip
+                 f"ready after {time.time() - began:.1f} s")  # fmt: skip
+        journal = RunFolder(path).journal_file
+        watch = Watchers(pulses, experiment.training.stall_seconds, partial(report_the_dead, process_ids, journal))
         with mpi.abort_on_user_error(world):
             if rank == 0:
-                desk[0].coordinate(control, trainers, plan, space, means)
+                ends_at = _end_of_job(arguments, began)
+                ended = desk[0].coordinate(control, trainers, plan, space, means, watch, ends_at, post)
             elif means is not None:
-                _train(world, control, RunFolder(path), experiment, means)
+                _train(world, control, RunFolder(path), experiment, means, watch, post)
+    return bool(world.bcast(ended, root=0))
+
+
+@dataclass(frozen=True, slots=True)
+class Watchers:
+    """What looks after the ranks of a job while it runs."""
+
+    #: A communicator for signs of life, and for how long there may be none (seconds).
+    pulses: Any
+    limit_s: float
+    #: Say which rank of this node has died.
+    report_the_dead: Callable[[], None]
+
+
+def _end_of_job(arguments: Arguments, began: float) -> float | None:
+    """When this job is ended, as it was told or as Slurm says (seconds since the epoch); the sooner of the two."""
+    known = [job_end(os.environ, ask_scontrol)]
+    if arguments.time_limit_s is not None:
+        known.append(began + arguments.time_limit_s)
+    return min((end for end in known if end is not None), default=None)
 
 
 def read_arguments(arguments: Arguments) -> tuple[Experiment, Path]:
@@ -139,19 +172,28 @@ def _compressed(experiment: Experiment, methods: tuple[str, ...]) -> Experiment:
     return changed
 
 
-def _position_on_node(world: Any, trains: bool) -> tuple[int, int]:
-    """(this trainer's place, how many) among the trainers of this node."""
+def _node_of(world: Any, trains: bool) -> tuple[tuple[int, int], dict[int, int]]:
+    """((this trainer's place, how many) among the trainers of this node, process ids of its ranks by rank)."""
     from mpi4py import MPI
 
     node = world.Split_type(MPI.COMM_TYPE_SHARED)
     peers = node.Split(color=int(trains))
     place = (peers.Get_rank(), peers.Get_size())
+    process_ids = dict(node.allgather((world.Get_rank(), os.getpid())))
     peers.Free()
     node.Free()
-    return place
+    return place, process_ids
 
 
-def _train(world: Any, control: Any, folder: RunFolder, experiment: Experiment, means: Means) -> None:
+def _train(
+    world: Any,
+    control: Any,
+    folder: RunFolder,
+    experiment: Experiment,
+    means: Means,
+    watch: Watchers,
+    post: mpi.Post,
+) -> None:
     """A trainer rank's part of the job."""
     from mpinas.parallel.coordinator_loop import StopSignals
     from mpinas.parallel.group import Grouping
@@ -161,7 +203,19 @@ def _train(world: Any, control: Any, folder: RunFolder, experiment: Experiment, 
     StopSignals.ignore()
     if experiment.edge.bridge == "local":
         be_polite()
-    run_trainer(Crew(world.Get_rank(), trainer_of(means, experiment, folder), folder, Grouping(world)), control)
+    crew = Crew(world.Get_rank(), trainer_of(means, experiment, folder), folder, Grouping(world), post)
+    pulse = Pulse(watch.pulses, peers=(0,))
+
+    def listen() -> None:
+        pulse.beat()
+        # the lowest trainer rank speaks first; where it cannot, the others do
+        if pulse.silent(watch.limit_s + (0.0 if world.Get_rank() == 1 else mpi.ABORT_S)):
+            mpi.end_job(world, f"rank 0 has given no sign of life for {watch.limit_s:g} s, says rank "
+                               f"{world.Get_rank()} on {socket.gethostname()}{post}; the job ends here, and "
+                               "`mpinas search --resume --run DIR` goes on")  # fmt: skip
+
+    with closing(Vigil(watch.report_the_dead, (PULSE_S, listen))):
+        run_trainer(crew, control)
 
 
 class Desk:
@@ -231,9 +285,17 @@ class Desk:
             self._leave_nothing()
 
     def coordinate(
-        self, control: Any, trainers: tuple[int, ...], plan: Plan, space: SearchSpace, means: Means | None
-    ) -> None:
-        """Run the search to its end; in a world of one, train as well."""
+        self,
+        control: Any,
+        trainers: tuple[int, ...],
+        plan: Plan,
+        space: SearchSpace,
+        means: Means | None,
+        watch: Watchers,
+        ends_at: float | None,
+        post: mpi.Post,
+    ) -> bool:
+        """Run the search, to its end if there is time; True if it has come there. In a world of one, train as well."""
         from mpinas.parallel.channel import MpiChannel
         from mpinas.parallel.coordinator_loop import Shell, StopSignals, coordinate
         from mpinas.parallel.means import baseline_of, networks_of
@@ -253,17 +315,26 @@ class Desk:
         if means is None:
             channel: Any = MpiChannel(control)
         else:
-            channel = self._serial_channel(means, lambda: stop.caught is not None)
+            channel = self._serial_channel(means, lambda: bool(stop.caught), post)
         shell = Shell(channel, self.device, self.exporters, self.folder, self.journal,
                       networks_of(self.task, self.experiment))  # fmt: skip
-        begun = ev.Begun(mpinas.__version__, len(trainers), self.task.name, self.simulated)
-        with closing(open_display(sys.stdout, search.evaluations, self.folder.logs / "search.log")) as display:
-            coordinate(coordinator, shell, display, begun, stop)
-        if coordinator.ledger.finished is None:
+        begun = ev.Begun(mpinas.__version__, len(trainers), self.task.name, self.simulated, ends_at)
+        pulse = None if means is not None else (Pulse(watch.pulses, trainers), watch.limit_s)
+        ledger = coordinator.ledger
+        with (
+            closing(Vigil(watch.report_the_dead)),
+            closing(open_display(sys.stdout, search.evaluations, self.folder.logs / "search.log")) as display,
+        ):
+            coordinate(coordinator, shell, display, begun, stop, pulse)
+        if ledger.finished is None:
             _say(f"to go on: the same command with `mpinas search --resume --run {self._path}`")
         _say(f"to see the results: mpinas results {self._path}")
+        if ledger.stopped < ledger.trainers_expected:
+            gone = [rank for rank, trainer in ledger.trainers.items() if not trainer.stopped]
+            raise mpi.Stalled(f"told to go, {', '.join(f'rank {rank}' for rank in gone) or 'some ranks'} did not")
+        return ledger.finished is not None
 
-    def _serial_channel(self, means: Means, should_stop: Callable[[], bool]) -> Any:
+    def _serial_channel(self, means: Means, should_stop: Callable[[], bool], post: mpi.Post) -> Any:
         from mpinas.parallel.channel import SerialChannel
         from mpinas.parallel.group import Grouping
         from mpinas.parallel.means import trainer_of
@@ -271,7 +342,7 @@ class Desk:
 
         if self.experiment.edge.bridge == "local":
             be_polite()
-        crew = Crew(0, trainer_of(means, self.experiment, self.folder), self.folder, Grouping())
+        crew = Crew(0, trainer_of(means, self.experiment, self.folder), self.folder, Grouping(), post)
 
         def execute(order: Order, say: Callable[[Report], None]) -> None:
             crew.execute(order, say, should_stop)
@@ -285,6 +356,11 @@ def _say(line: str) -> None:
 
 def _of_use(ledger: Ledger) -> set[int]:
     """Whose files an earlier job has left for this one: trained models to keep, checkpoints to go on from."""
-    full = ledger.terms.rungs[-1]
-    begun = {it.id for it in ledger.candidates.values() if 0 < it.epochs_done < full and it.state not in ENDED}
+    last = ledger.terms.last_rung
+    begun = {
+        it.id
+        for it in ledger.candidates.values()
+        if it.state not in ENDED and max(it.epoch, it.epochs_done) > 0
+        if not (it.state is State.EVALUATED and it.rung == last)
+    }
     return begun | ledger.kept()

@@ -89,8 +89,11 @@ def trainer_of(means: Means, experiment: Experiment, folder: RunFolder) -> Train
         teacher_name=experiment.training.teacher,
         make_supernet=(lambda: make_supernet(networks, means.space)) if experiment.needs_supernet else None,
     )
-    batch_size = experiment.training.batch_size
-    return Trainer(task, heritage, means.samples, means.test, means.device, batch_size, experiment.supernet)
+    training = experiment.training
+    return Trainer(
+        task, heritage, means.samples, means.test, means.device, training.batch_size, experiment.supernet,
+        training.checkpoint_seconds,
+    )  # fmt: skip
 
 
 def save_calibration(means: Means, experiment: Experiment, folder: RunFolder) -> None:

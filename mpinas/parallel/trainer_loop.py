@@ -13,11 +13,14 @@ from typing import Any
 import msgspec
 
 from mpinas.coordination import messages as msg
+from mpinas.coordination.ledger import NO_DEVICE
 from mpinas.history.run_folder import RunFolder
 from mpinas.parallel.channel import TrainerEnd
 from mpinas.parallel.group import Grouping
+from mpinas.parallel.world import Post
 from mpinas.training.candidate import Files, Paused, Trainer
 from mpinas.training.collectives import Collectives
+from mpinas.training.devices import device_trouble
 from mpinas.training.loop import Watch
 from mpinas.training.outcome import Failure
 from mpinas.training.recipe import Epochs
@@ -32,8 +35,9 @@ Outcome = tuple[Any, ...] | Paused
 class Crew:
     """One trainer rank, with its means and its way to form groups with others."""
 
-    def __init__(self, rank: int, trainer: Trainer, folder: RunFolder, grouping: Grouping) -> None:
+    def __init__(self, rank: int, trainer: Trainer, folder: RunFolder, grouping: Grouping, post: Post) -> None:
         self.rank = rank
+        self.post = post
         self.trainer = trainer
         self.folder = folder
         self.grouping = grouping
@@ -55,9 +59,18 @@ class Crew:
             case _:
                 leads = order.members[0] == self.rank
                 work = self._work_of(order, say if leads else _say_nothing, should_stop, should_pause)
+                self.post.work = "the supernet" if order.candidate == msg.SUPERNET else f"candidate {order.candidate}"
                 outcome = self.grouping.together(order.members, work)
+                self.post.work = ""
                 if leads:
                     _answer(order, outcome, say)
+                if isinstance(outcome, Failure) and outcome.reason == NO_DEVICE:
+                    self._examine_device(say)
+
+    def _examine_device(self, say: Say) -> None:
+        """Some rank's GPU has failed: if it is this one's, it takes no more orders."""
+        if (trouble := device_trouble(self.trainer.device)) is not None:
+            say(msg.Withdrawn(self.rank, f"{socket.gethostname()}, {self.trainer.device}: {trouble}"))
 
     def _work_of(
         self, order: Work, say: Say, should_stop: Test, should_pause: Test | None

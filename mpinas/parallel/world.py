@@ -3,15 +3,37 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from mpinas.errors import UserError
+from mpinas.errors import UserError, disk_error, disk_trouble
 
 T = TypeVar("T")
+
+
+#: Exit code of a job that has ended in peace before its search: it can go on.
+UNFINISHED = 75
+
+
+class Stalled(Exception):  # noqa: N818 - the outcome of the whole job
+    """A rank gives no sign of life: the job ends, and can go on."""
+
+
+@dataclass(slots=True)
+class Post:
+    """What a rank is at, for whoever has to say what it was at."""
+
+    #: "candidate 7", as far as there is one.
+    work: str = ""
+
+    def __str__(self) -> str:
+        return f", at work on {self.work}" if self.work else ""
 
 
 class LeaveAlike(Exception):  # noqa: N818 - a way out, not an error
@@ -70,24 +92,42 @@ def check_launch(environment: Mapping[str, str], world_size: int) -> None:
 
 
 @contextmanager
-def whole_or_nothing(world: Any) -> Iterator[None]:
+def whole_or_nothing(world: Any, post: Post) -> Iterator[None]:
     """An exception that nobody expected on one rank ends the whole job at once, never a hang."""
     try:
         yield
     except (UserError, LeaveAlike):
         raise
+    except Stalled as error:
+        end_job(world, f"{error}; the job ends here, and `mpinas search --resume --run DIR` goes on")
     except KeyboardInterrupt:
         if world.Get_rank() == 0:
             sys.stdout.flush()
             print("mpinas: interrupted", file=sys.stderr, flush=True)
         world.Abort(130)
-    except BaseException:
+    except BaseException as error:
+        if (trouble := disk_trouble(error)) is not None:
+            _abort(world, disk_error(trouble))
         text = traceback.format_exc()
         sys.stdout.flush()
-        sys.stderr.write(f"mpinas: rank {world.Get_rank()} of {world.Get_size()} failed; the job ends here. "
+        sys.stderr.write(f"mpinas: rank {world.Get_rank()} on {socket.gethostname()} failed{post}; the job ends here. "
                          f"`mpinas search --resume --run DIR` goes on from the journal.\n{text}")  # fmt: skip
         sys.stderr.flush()
         world.Abort(1)
+
+
+#: Asked to end the job, a launcher that is cut off may never answer.
+ABORT_S = 10.0
+
+
+def end_job(world: Any, message: str) -> None:
+    """Say why and end the job; from any thread, and on a node that is cut off too."""
+    sys.stdout.flush()
+    print(f"mpinas: {message}", file=sys.stderr, flush=True)
+    last_resort = threading.Timer(ABORT_S, os._exit, (UNFINISHED,))
+    last_resort.daemon = True
+    last_resort.start()
+    world.Abort(UNFINISHED)
 
 
 @contextmanager
@@ -96,9 +136,13 @@ def abort_on_user_error(world: Any) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        sys.stdout.flush()
-        print(f"mpinas: error: {error}", file=sys.stderr, flush=True)
-        world.Abort(2)
+        _abort(world, error)
+
+
+def _abort(world: Any, error: UserError) -> None:
+    sys.stdout.flush()
+    print(f"mpinas: error: {error}", file=sys.stderr, flush=True)
+    world.Abort(2)
 
 
 def on_rank_0(world: Any, act: Callable[[], T]) -> T:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,7 +21,7 @@ from mpinas.models import TRAINING_GENES, Networks
 from mpinas.search import Genome
 from mpinas.tasks import Samples, Task
 from mpinas.training.artifact import calibration_of, precision_of, write_artifact
-from mpinas.training.checkpoint import Checkpoint, Unusable, read_archive, unpack, write_checkpoint
+from mpinas.training.checkpoint import Checkpoint, Unusable, write_checkpoint
 from mpinas.training.collectives import Collectives
 from mpinas.training.deployed import Deployed
 from mpinas.training.export import onnx_difference
@@ -28,10 +29,13 @@ from mpinas.training.heritage import Heritage
 from mpinas.training.loop import Diverged, Watch, judge, take, train
 from mpinas.training.pretraining import pretrain, sandwich_of
 from mpinas.training.recipe import Distillation, Epochs, Recipe, Steps, make_optimizer
+from mpinas.training.resumption import find_checkpoint
 from mpinas.training.shard import make_shard
 from mpinas.training.supernet import recalibrate
 from mpinas.training.weights import load_weights, save_weights
 
+#: Writes a checkpoint: (epochs done, the network, its optimizer).
+Keep = Callable[[int, nn.Module, torch.optim.Optimizer], None]
 #: Largest difference of an output between ONNX Runtime and torch, in full precision.
 ONNX_TOLERANCE = 1e-3
 
@@ -66,6 +70,8 @@ class Trainer:
     batch_size: int
     #: How the weights are trained that all subnets share, where there are any.
     supernet: config.Supernet = field(default_factory=config.Supernet)
+    #: A training's checkpoint is written at the end of an epoch, when the last is so old (seconds).
+    checkpoint_s: float = 30.0
 
     @property
     def networks(self) -> Networks:
@@ -75,30 +81,38 @@ class Trainer:
     def evaluate(
         self, group: Collectives, genome: Genome, seed: int, epochs: Epochs, files: Files, watch: Watch
     ) -> tuple[dict[str, float], float] | Paused:
-        """Train from what it inherits, or from the checkpoint on where epochs are done; (validation metrics, seconds).
+        """Train from what it inherits, or on from its checkpoint where there is one; (validation metrics, seconds).
 
-        Metrics are those of the network in the precision that it will run in. The leader writes the weights, and a
-        checkpoint as long as the schedule is not at its end. One that is paused leaves the weights as they were: those
-        that an earlier result was found with. Without any epochs it is judged by what it inherits, and nothing is
-        written.
+        Where epochs are done there has to be one; it may be of a later epoch, left by a job that ended. Metrics are
+        those of the network in the precision that it will run in. The leader writes the weights, and a checkpoint now
+        and then, and at the end as long as that of the schedule is not reached. One that is paused leaves the weights
+        as they were: those that an earlier result was found with. Without any epochs it is judged by what it inherits,
+        and nothing is written.
 
         Raises Diverged, Abandoned, Unusable, and whatever torch raises (see `outcome.explain`).
         """
         began = time.perf_counter()
-        recipe = self._recipe(genome, epochs, seed)
-        checkpoint = None
-        if epochs.done:
-            archive = group.broadcast_bytes(read_archive(files.checkpoint) if group.rank == 0 else b"")
-            checkpoint = unpack(archive, genome, seed, epochs.done)
         if epochs.until == 0:
-            return self._judge_inherited(group, genome, recipe), time.perf_counter() - began
-        model, optimizer, done, metrics = self._train(group, genome, recipe, checkpoint, watch)
+            return self._judge_inherited(group, genome, self._recipe(genome, epochs, seed)), time.perf_counter() - began
+        checkpoint = find_checkpoint(files.checkpoint, genome, seed, group, (epochs.done, epochs.until))
+        if checkpoint is not None:
+            epochs = replace(epochs, done=checkpoint.epochs_done)
+
+        def keep(done: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+            state = optimizer.state_dict()["state"]
+            write_checkpoint(Checkpoint(genome, seed, done, model.state_dict(), state), files.checkpoint)
+
+        recipe = self._recipe(genome, epochs, seed)
+        try:
+            model, optimizer, done, metrics = self._train(group, genome, recipe, checkpoint, watch, keep)
+        except Unusable:
+            files.checkpoint.unlink(missing_ok=True)  # the next attempt is from scratch
+            raise
         if group.rank == 0:
             if done == epochs.until:
                 save_weights(model, files.weights)
             if done < epochs.full:
-                state = optimizer.state_dict()["state"]
-                write_checkpoint(Checkpoint(genome, seed, done, model.state_dict(), state), files.checkpoint)
+                keep(done, model, optimizer)
             else:
                 files.checkpoint.unlink(missing_ok=True)
         seconds = time.perf_counter() - began
@@ -117,9 +131,15 @@ class Trainer:
         return metrics, self._test(model, group, recipe, genome), time.perf_counter() - began
 
     def _train(
-        self, group: Collectives, genome: Genome, recipe: Recipe, checkpoint: Checkpoint | None, watch: Watch
+        self,
+        group: Collectives,
+        genome: Genome,
+        recipe: Recipe,
+        checkpoint: Checkpoint | None,
+        watch: Watch,
+        keep: Keep | None = None,
     ) -> tuple[nn.Module, torch.optim.Optimizer, int, dict[str, float]]:
-        """(the network, its optimizer, epochs done in all, validation metrics)."""
+        """(the network, its optimizer, epochs done in all, validation metrics). The leader calls `keep` when due."""
         torch.manual_seed(recipe.seed)
         model = self.heritage.network(genome).to(self.device)
         if checkpoint is not None:
@@ -131,7 +151,19 @@ class Trainer:
         frames, *_ = self.networks.shape(genome)
         views = (self.samples[0].middle(frames), self.samples[1].middle(frames))
         recipe = replace(recipe, distillation=self._distillation(genome))
-        done, metrics = train(model, optimizer, self.task, views, recipe, group, watch)
+        kept_s = time.monotonic()
+
+        def on_epoch(epoch: int, error: float) -> None:
+            nonlocal kept_s
+            due = epoch < recipe.epochs.until and time.monotonic() - kept_s >= self.checkpoint_s
+            if keep is not None and group.rank == 0 and due:
+                keep(epoch, model, optimizer)
+                kept_s = time.monotonic()
+            watch.on_epoch(epoch, error)
+
+        done, metrics = train(
+            model, optimizer, self.task, views, recipe, group, replace(watch, on_epoch=on_epoch)
+        )  # fmt: skip
         if precision_of(genome) != "fp32" and done == recipe.epochs.until:
             metrics = self._judge_deployed(model, group, genome, views[1])
         return model, optimizer, done, metrics

@@ -86,24 +86,20 @@ def read_archive(path: Path) -> bytes:
     return content[start:]
 
 
-def unpack(archive: bytes, genome: Genome, seed: int, epochs_done: int | None = None) -> Checkpoint:
-    """The checkpoint of this training, from its archive; after whatever number of epochs, if none is given.
+def unpack(archive: bytes, genome: Genome, seed: int) -> Checkpoint:
+    """The checkpoint of this training, from its archive; after whatever number of epochs.
 
     Raises
     ------
     Unusable
-        It is that of another training, or of another moment of this one.
+        It is that of another training.
     """
     try:
         tree = torch.load(io.BytesIO(archive), map_location="cpu", weights_only=True)
         checkpoint = Checkpoint(**tree)
     except (pickle.UnpicklingError, RuntimeError, TypeError) as error:
         raise Unusable(f"the checkpoint is no archive of ours: {str(error).splitlines()[0]}") from None
-    for what, found, wanted in (
-        ("genome", checkpoint.genome, genome),
-        ("seed", checkpoint.seed, seed),
-        ("epochs", checkpoint.epochs_done, checkpoint.epochs_done if epochs_done is None else epochs_done),
-    ):
+    for what, found, wanted in (("genome", checkpoint.genome, genome), ("seed", checkpoint.seed, seed)):
         if found != wanted:
             raise Unusable(f"the checkpoint is of another training: {what} {found}, not {wanted}")
     return checkpoint

@@ -27,3 +27,12 @@ def local_device(kind: str, threads: int, local_rank: int, local_size: int) -> t
     device = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(device)
     return device
+
+
+def device_trouble(device: torch.device) -> str | None:
+    """What is wrong with a device that has failed, in words; None if it computes. Once lost, a process has lost it."""
+    try:
+        total = torch.ones(64, device=device).sum().item()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).strip().splitlines()[0]
+    return None if total == 64 else f"it adds up 64 ones to {total}"

@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from mpinas.errors import UserError
+from mpinas.errors import UserError, disk_error, disk_trouble
 from mpinas.search import Genome
 
 
@@ -38,13 +38,14 @@ class Request(msgspec.Struct, frozen=True):
 
 
 class Reply(msgspec.Struct, frozen=True):
-    """`error` is empty if the file is there."""
+    """`error` is empty if the file is there; `disk`: it is the file system's, and not the network's."""
 
     candidate: int
     size_bytes: int = 0
     parameters: int = 0
     seconds: float = 0.0
     error: str = ""
+    disk: bool = False
 
 
 #: What a child says first: whatever ends it from now on is the request at work.
@@ -78,7 +79,8 @@ class Exporters:
         Raises
         ------
         UserError
-            One child after the other ends and none gets anything done: it is not the candidates' fault.
+            One child after the other ends and none gets anything done, or the disk is full: it is not the candidates'
+            fault.
         """
         replies: list[Reply] = []
         for exporter in self._each:
@@ -87,6 +89,9 @@ class Exporters:
             if self._fruitless > FRUITLESS_MAX:
                 raise UserError(f"exporters ended {self._fruitless} times in a row without a result: see {self._log}")
             replies += answered
+        for reply in replies:
+            if reply.disk:
+                raise disk_error(reply.error)
         return replies
 
     def close(self) -> None:
@@ -222,7 +227,10 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
             parameters = sum(p.numel() for p in model.parameters())
             reply = Reply(request.candidate, size, parameters, time.monotonic() - began_s)
         except Exception as error:  # whatever a network does to the exporter is that candidate's outcome
-            reply = Reply(request.candidate, error=f"{type(error).__name__}: {error}".splitlines()[0])
+            if (trouble := disk_trouble(error)) is not None:
+                reply = Reply(request.candidate, error=trouble, disk=True)
+            else:
+                reply = Reply(request.candidate, error=f"{type(error).__name__}: {error}".splitlines()[0])
         replies.write(msgspec.json.encode(reply) + b"\n")
         replies.flush()
 

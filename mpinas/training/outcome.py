@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mpinas.errors import disk_error, disk_trouble
 from mpinas.training.checkpoint import Unusable
 from mpinas.training.loop import Abandoned, Diverged
 from mpinas.training.weights import Dropped
@@ -14,7 +15,7 @@ from mpinas.training.weights import Dropped
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a candidate has no result. `reason`: diverged, memory, abandoned, dropped, checkpoint or error."""
+    """Why a candidate has no result. `reason`: diverged, memory, abandoned, dropped, checkpoint, device or error."""
 
     reason: str
     detail: str
@@ -22,7 +23,12 @@ class Failure:
 
 
 def explain(error: Exception) -> Failure:
-    """The outcome that an exception stands for."""
+    """The outcome that an exception stands for.
+
+    Raises UserError where it is that of the whole job: the disk is full.
+    """
+    if (trouble := disk_trouble(error)) is not None:
+        raise disk_error(trouble) from error
     match error:
         case Diverged():
             return Failure("diverged", str(error))
@@ -34,6 +40,8 @@ def explain(error: Exception) -> Failure:
             return Failure("checkpoint", str(error))
         case _ if _is_out_of_memory(error):
             return Failure("memory", str(error).strip().splitlines()[0] if str(error) else "out of memory")
+        case torch.AcceleratorError():
+            return Failure("device", str(error).strip().splitlines()[0])
         case _:
             lines = str(error).strip().splitlines() or ["no message"]
             return Failure("error", f"{type(error).__name__}: {lines[0]}", traceback.format_exc())

@@ -15,10 +15,11 @@ import torch
 from mpinas import config
 from mpinas.models.elastic import Supernet, largest
 from mpinas.tasks import Samples, Task
-from mpinas.training.checkpoint import Checkpoint, Unusable, read_archive, unpack, write_checkpoint
+from mpinas.training.checkpoint import write_checkpoint
 from mpinas.training.collectives import Collectives
 from mpinas.training.loop import Diverged, Watch
 from mpinas.training.recipe import Epochs, Recipe
+from mpinas.training.resumption import find_checkpoint
 from mpinas.training.supernet import (
     Sandwich,
     checkpoint_of,
@@ -28,9 +29,6 @@ from mpinas.training.supernet import (
     train_supernet,
 )
 from mpinas.training.weights import save_weights
-
-#: Sent in place of a checkpoint where there is none: a message has some bytes at least.
-_NONE = b"-"
 
 
 def pretrain(
@@ -50,7 +48,8 @@ def pretrain(
     """
     began = time.perf_counter()
     weights_file, checkpoint_file = files
-    checkpoint = _checkpoint(supernet, settings, checkpoint_file, group)
+    own = identity(supernet, settings)
+    checkpoint = find_checkpoint(checkpoint_file, own, settings.recipe.seed, group)
     if checkpoint is not None:
         supernet.load_state_dict(checkpoint.model)
         epochs = replace(settings.recipe.epochs, done=checkpoint.epochs_done)
@@ -83,15 +82,3 @@ def sandwich_of(
     recipe = Recipe(Epochs.whole(epochs), batch_size, settings.learning_rate, settings.weight_decay, settings.flips,
                     seed, device)  # fmt: skip
     return Sandwich(recipe, settings.subnets)
-
-
-def _checkpoint(supernet: Supernet, settings: Sandwich, file: Path, group: Collectives) -> Checkpoint | None:
-    """What the leader finds, on all ranks."""
-    own, found = identity(supernet, settings), _NONE
-    if group.rank == 0 and file.exists():
-        with suppress(Unusable):  # damaged, or of another training: begin anew
-            archive = read_archive(file)
-            unpack(archive, own, settings.recipe.seed)
-            found = archive
-    found = group.broadcast_bytes(found)
-    return None if found == _NONE else unpack(found, own, settings.recipe.seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import torch
@@ -15,8 +16,10 @@ class Dropped(Exception):  # noqa: N818 - an outcome, not an error of the progra
 def save_weights(model: nn.Module, path: Path) -> None:
     """Write the state dict; the file is complete or not there."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    archive = io.BytesIO()  # torch's own writer does not tell that the disk is full
+    torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, archive)
     beside = path.with_suffix(".part")
-    torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, beside)
+    beside.write_bytes(archive.getbuffer())
     beside.replace(path)
 
 

@@ -169,7 +169,7 @@ def test_told_to_stop_a_trainer_reports_nothing_of_its_work():
     done = world.ledger.count(State.EVALUATED)
     assert len(world.under_way) == 2
     ends = min(time for time, _, what in world.queue if getattr(what, "func", None) == world._end)
-    world.later(ends - world.time - 0.05, ev.StopRequested("SIGTERM"))  # stopping takes longer than what is left
+    world.later(ends - world.time - 0.05, ev.StopRequested("SIGINT"))  # stopping takes longer than what is left
     world.run()
     assert world.time > ends
     assert world.left

@@ -1,6 +1,8 @@
 """Training on one process: batches, schedule, outcomes, weights, and real learning on real digits."""
 
+import errno
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -152,7 +154,7 @@ def test_pausing_leaves_the_weights_of_an_earlier_result(digits, tmp_path):
     watch = Watch(should_pause=lambda: True)
     assert digits.evaluate(ALONE, genome, 5, Epochs(1, 4, 4), files, watch).epochs_done == 2
     assert files.weights.read_bytes() == before
-    assert unpack(read_archive(files.checkpoint), genome, 5, 2)
+    assert unpack(read_archive(files.checkpoint), genome, 5).epochs_done == 2
 
 
 class Forgetful(torch.nn.Module):
@@ -244,6 +246,67 @@ def test_a_checkpoint_of_a_network_that_has_changed_is_an_outcome(digits, tmp_pa
         digits.evaluate(ALONE, genome, 5, Epochs(1, 2, 2), files, Watch())
 
 
+def killed_after(epochs):
+    """What a trainer looks like whose process ends at that moment."""
+
+    def on_epoch(epoch, error):
+        if epoch == epochs:
+            raise KeyboardInterrupt
+
+    return Watch(on_epoch)
+
+
+def test_a_training_that_was_killed_goes_on_from_its_last_epoch_as_if_nothing_had_happened(digits, tmp_path):
+    genome, whole, parts = baseline_genome("digits-cnn"), tmp_path / "whole", tmp_path / "parts"
+    unbroken, _ = digits.evaluate(ALONE, genome, 5, Epochs.whole(4), files_in(whole), Watch())
+    often = replace(digits, checkpoint_s=0.0)
+    seen = []
+    for epochs in (2, 3):
+        with pytest.raises(KeyboardInterrupt):
+            often.evaluate(ALONE, genome, 5, Epochs.whole(4), files_in(parts), killed_after(epochs))
+        assert unpack(read_archive(files_in(parts).checkpoint), genome, 5).epochs_done == epochs
+        assert [path.name for path in parts.iterdir()] == ["checkpoint.pt"]
+    metrics, _ = often.evaluate(
+        ALONE, genome, 5, Epochs.whole(4), files_in(parts), Watch(lambda epoch, error: seen.append(epoch))
+    )
+    assert (metrics, seen) == (unbroken, [4])
+    assert_equal_weights(whole, parts)
+
+
+@pytest.mark.parametrize("spoil", [turn_a_bit, lambda path: path.write_bytes(b"")])
+def test_a_checkpoint_that_need_not_be_there_is_left_alone_where_it_is_of_no_use(digits, tmp_path, spoil):
+    genome, files = baseline_genome("digits-cnn"), files_in(tmp_path)
+    fresh, _ = digits.evaluate(ALONE, genome, 6, Epochs.whole(1), files_in(tmp_path / "fresh"), Watch())
+    digits.evaluate(ALONE, genome, 5, Epochs(0, 1, 3), files, Watch())
+    another_seed, _ = digits.evaluate(ALONE, genome, 6, Epochs.whole(1), files, Watch())
+    assert another_seed == fresh
+    digits.evaluate(ALONE, genome, 6, Epochs(0, 1, 3), files, Watch())
+    spoil(files.checkpoint)
+    seen = []
+    digits.evaluate(ALONE, genome, 6, Epochs.whole(2), files, Watch(lambda epoch, error: seen.append(epoch)))
+    assert seen == [1, 2]
+
+
+def test_a_checkpoint_that_does_not_fit_is_removed_so_that_the_next_attempt_is_from_scratch(digits, tmp_path):
+    genome, files = baseline_genome("digits-cnn"), files_in(tmp_path)
+    write_checkpoint(Checkpoint(genome, 5, 1, torch.nn.Linear(2, 2).state_dict(), {}), files.checkpoint)
+    with pytest.raises(Unusable, match="does not fit the network"):
+        digits.evaluate(ALONE, genome, 5, Epochs.whole(2), files, Watch())
+    metrics, _ = digits.evaluate(ALONE, genome, 5, Epochs.whole(2), files, Watch())
+    assert metrics["error"] < 0.5
+
+
+def test_a_full_disk_is_the_jobs_affair_and_a_broken_gpu_not_the_networks():
+    full = OSError(errno.ENOSPC, "No space left on device", "models/7")
+    try:
+        raise RuntimeError("while writing") from full
+    except RuntimeError as error:
+        with pytest.raises(UserError, match=r"models/7: cannot be written \(No space left on device\).*--resume"):
+            explain(error)
+    assert explain(OSError(errno.ENOENT, "No such file")).reason == "error"
+    assert explain(torch.AcceleratorError("CUDA error: unspecified launch failure")).reason == "device"
+
+
 def test_checkpoints_run_no_code_and_replace_each_other_whole(tmp_path):
     import io
 
@@ -251,11 +314,11 @@ def test_checkpoints_run_no_code_and_replace_each_other_whole(tmp_path):
     for done in (1, 2):
         write_checkpoint(Checkpoint({"a": 1}, 0, done, {"w": torch.ones(2)}, {}), path)
     assert [file.name for file in path.parent.iterdir()] == ["checkpoint.pt"]
-    assert unpack(read_archive(path), {"a": 1}, 0, 2).model["w"].tolist() == [1, 1]
+    assert unpack(read_archive(path), {"a": 1}, 0).model["w"].tolist() == [1, 1]
     evil = io.BytesIO()
     torch.save({"genome": print}, evil)
     with pytest.raises(Unusable, match="no archive of ours"):
-        unpack(evil.getvalue(), {"a": 1}, 0, 2)
+        unpack(evil.getvalue(), {"a": 1}, 0)
 
 
 def test_a_finalist_trained_once_more_is_judged_on_both_files_and_writes_nothing(digits, tmp_path):

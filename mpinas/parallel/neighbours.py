@@ -1,0 +1,142 @@
+"""The ranks of one node: when the launcher ends a job because one has died, another says which, and what it was at.
+
+Open MPI's launcher gives the others about half a second between its first signal and SIGKILL, Slurm more. Must not know
+orders or reports: what a rank was at is read from the end of the journal.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+
+import msgspec
+
+#: What launchers send to the others when a rank has died.
+SIGNALS = (signal.SIGTERM, signal.SIGCONT)
+#: So much of the journal's end is looked through for what a rank was at.
+TAIL_BYTES = 1 << 18
+
+
+class Vigil:
+    """A thread that wakes at a launcher's signals, whatever the main thread is doing, and at regular times.
+
+    Parameters
+    ----------
+    on_signal, every
+        Called by the thread: when one of SIGNALS has come, and every so many seconds.
+    """
+
+    def __init__(
+        self, on_signal: Callable[[], None], every: tuple[float | None, Callable[[], None]] = (None, lambda: None)
+    ) -> None:
+        self._on_signal = on_signal
+        self._tick_s, self._on_tick = every
+        self._ends = False
+        self._reader, self._writer = os.pipe()
+        for end in (self._reader, self._writer):
+            os.set_blocking(end, False)
+        self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._watch, name="vigil", daemon=True)
+        self._thread.start()
+
+    def _watch(self) -> None:
+        while not self._ends:
+            awake, _, _ = select.select([self._reader], [], [], self._tick_s)
+            if awake and set(os.read(self._reader, 64)) & {int(number) for number in SIGNALS}:
+                self._on_signal()
+            self._on_tick()
+
+    def close(self) -> None:
+        """End the thread."""
+        self._ends = True
+        os.write(self._writer, b"\0")
+        self._thread.join()
+        signal.set_wakeup_fd(self._before)
+        os.close(self._reader)
+        os.close(self._writer)
+
+
+def take_notice(number: int, frame: FrameType | None) -> None:
+    """For a signal that only the vigil heeds."""
+
+
+def dead_among(process_ids: Mapping[int, int]) -> list[int]:
+    """Ranks of this node whose processes have ended; `process_ids` by rank."""
+    return [rank for rank, pid in process_ids.items() if not _lives(pid)]
+
+
+def _lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state not in "ZX"
+
+
+def report_the_dead(process_ids: Mapping[int, int], journal: Path) -> None:
+    """Say once on this node which ranks have died, and what they were at."""
+    for rank in dead_among(process_ids):
+        if _is_first(f"mpinas-{process_ids[rank]}"):
+            work = work_of(rank, _tail(journal))
+            print(last_words(rank, process_ids[rank], socket.gethostname(), work), file=sys.stderr, flush=True)
+
+
+#: Held as long as this process lives, so that no other says the same.
+_CLAIMS: list[socket.socket] = []
+
+
+def _is_first(name: str) -> bool:
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(f"\0{name}")  # a name that goes with the process
+    except OSError:
+        claim.close()
+        return False
+    _CLAIMS.append(claim)
+    return True
+
+
+def _tail(journal: Path) -> bytes:
+    try:
+        with open(journal, "rb") as file:
+            file.seek(max(0, journal.stat().st_size - TAIL_BYTES))
+            return file.read()
+    except OSError:
+        return b""
+
+
+def work_of(rank: int, tail: bytes) -> str:
+    """What a rank was at when the journal ended, in words; "" where it had no order.
+
+    `tail`: the last lines of a journal; the first of them may be cut.
+    """
+    work, leader = "", -1
+    for line in tail.splitlines():
+        try:
+            event = msgspec.json.decode(line)
+            kind = event["event"]
+        except (msgspec.DecodeError, TypeError, KeyError):
+            continue
+        if kind == "Ordered" and rank in event["members"]:
+            leader = event["members"][0]
+            what = "the supernet" if event["work"] == "supernet" else f"candidate {event['candidate']}"
+            work = f"{what} ({event['work']}, ranks {', '.join(map(str, event['members']))})"
+        elif kind == "Begun" or (event.get("group") == leader and kind != "Progress"):
+            work, leader = "", -1
+    return work
+
+
+def last_words(rank: int, pid: int, host: str, work: str) -> str:
+    """The line about a dead rank."""
+    doing = f"was at work on {work}" if work else "had no order"
+    return (
+        f"mpinas: rank {rank} on {host} (process {pid}) has died; it {doing}. The job ends; nothing finished is lost, "
+        "and `mpinas search --resume --run DIR` goes on. Killed by signal 9, it was most often out of memory"
+    )

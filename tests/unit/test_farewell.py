@@ -1,0 +1,256 @@
+"""How a job ends before its search does, in virtual time: by the clock of its scheduler, by signals, by broken GPUs."""
+
+from dataclasses import replace
+
+import pytest
+from virtual_time import World
+
+from mpinas.coordination import events as ev
+from mpinas.coordination import messages as msg
+from mpinas.coordination.commands import Leave
+from mpinas.coordination.farewell import EPOCH_S, GOING_S, PARTING_S, SLACK
+from mpinas.coordination.ledger import BASELINE, FAILURES_MAX, NO_DEVICE, UNEXPECTED
+from mpinas.coordination.lifecycle import State
+
+
+class Limited(World):
+    """The scheduler ends the job so many seconds after its beginning; a training has 20 epochs."""
+
+    def __init__(self, *, ends_s=None, **arguments):
+        self._ends_s = ends_s
+        super().__init__(**{"rungs": (20,), "progress": True, **arguments})
+
+    def _set_up(self, task):
+        super()._set_up(task)
+        (begun,) = [entry for entry in self.timeline.queue if isinstance(entry[2], ev.Begun)]
+        self.timeline.queue.remove(begun)
+        ends_at = None if self._ends_s is None else self.time + self._ends_s
+        self.timeline.later(0.0, ev.Begun("0", self.machine.trainers, task, True, ends_at))
+
+
+class Epochs(Limited):
+    """Every epoch takes `epoch_s`."""
+
+    epoch_s = 2.0
+
+    def train(self, group, order):
+        seconds = self.epoch_s * (order.epochs - order.epochs_done)
+        _, answer = super().train(group, order)
+        return seconds, replace(answer, train_seconds=seconds)
+
+
+def reasons(world):
+    return [event.reason for _, event in world.journal if isinstance(event, ev.StopRequested)]
+
+
+def moments(world, kind):
+    return [time for time, event in world.journal if isinstance(event, kind)]
+
+
+def test_before_its_time_is_over_a_job_puts_its_trainings_aside_and_the_next_goes_on_from_there():
+    world = Epochs(groups=3, evaluations=12, ends_s=100.0).run()
+    (reason,) = reasons(world)
+    assert reason == "the job's time is over in 17 s"
+    asked = moments(world, ev.StopRequested)[0]
+    assert asked == pytest.approx(100.0 - SLACK * 2 - PARTING_S, abs=0.01)
+    paused = {event.candidate: event.epochs_done for _, event in world.journal if isinstance(event, msg.Paused)}
+    assert len(paused) == 3, "one of each group"
+    assert all(0 < epochs < 20 for epochs in paused.values())
+    assert max(moments(world, msg.Paused)) <= asked + 2.0
+    assert world.time <= 100.0 - PARTING_S, "nobody is cut off"
+    done = {event.candidate for _, event in world.journal if isinstance(event, msg.Evaluated)}
+    resumed = Epochs(groups=3, evaluations=12, journal=world.journal).run()
+    assert resumed.ledger.finished == "12 of 12 candidates evaluated"
+    orders = [order for _, order in resumed.sent if isinstance(order, msg.Evaluate)]
+    assert {order.candidate: order.epochs_done for order in orders if order.candidate in paused} == paused
+    assert not done & {order.candidate for order in orders}
+
+
+def test_nothing_is_ordered_in_the_last_seconds_though_trainers_are_idle():
+    world = Epochs(groups=3, evaluations=40, ends_s=100.0).run()
+    asked = moments(world, ev.StopRequested)[0]
+    assert max(moments(world, ev.Ordered)) <= asked
+
+
+def test_before_anything_is_known_of_epochs_one_is_taken_to_be_long_and_half_of_a_short_job_is_worked():
+    short = Limited(groups=1, evaluations=4, ends_s=300.0)
+    short.run(until=lambda w: w.ledger.groups)
+    assert short.coordinator.farewell.warn_at() == 300.0 - SLACK * EPOCH_S - PARTING_S
+    hasty = Limited(groups=1, evaluations=4, ends_s=20.0).run()
+    assert moments(hasty, ev.StopRequested) == [pytest.approx(10.0, abs=0.01)]
+
+
+def test_a_search_that_ends_in_time_is_finished():
+    world = Epochs(groups=3, evaluations=5, ends_s=3000.0).run()
+    assert world.ledger.finished
+    assert reasons(world) == []
+
+
+def test_what_cannot_be_put_aside_is_not_begun_when_it_would_not_come_to_its_end():
+    """Finalists: trained again from scratch, 40 s each."""
+    retrain_s = 40.0
+
+    class Finals(Epochs):
+        def retrain(self, group, order):
+            seconds, answer = super().retrain(group, order)
+            return retrain_s, answer
+
+    plan = {"groups": 1, "evaluations": 3, "finalists": 1, "finalist_seeds": 2}
+    searched = Finals(**plan).run(until=lambda w: any(isinstance(o, msg.Retrain) for _, o in w.sent)).time
+    cut = Finals(**plan, ends_s=searched + 45.0).run()
+    assert not [order for _, order in cut.sent if isinstance(order, msg.Retrain)]
+    (reason,) = reasons(cut)
+    assert reason.startswith("nothing that is left to do fits into the job's last 4")
+    rest = Finals(**plan, journal=cut.journal, ends_s=500.0).run()
+    assert rest.ledger.finished
+    assert len([order for _, order in rest.sent if isinstance(order, msg.Retrain)]) == 2, "of the baseline, the best"
+
+
+def test_what_would_fit_into_no_job_of_this_length_is_begun_all_the_same():
+    plan = {"groups": 1, "evaluations": 2, "finalists": 1, "finalist_seeds": 1}
+    first = Epochs(**plan).run(until=lambda w: any(isinstance(o, msg.Retrain) for _, o in w.sent))
+    journal = [
+        entry for entry in first.journal if not (isinstance(entry[1], ev.Ordered) and entry[1].work == "retrain")
+    ]
+    again = Epochs(**plan, journal=journal, ends_s=50.0)  # trained for 40 s: with the slack longer than the whole job
+    again.run(until=lambda w: w.sent or w.left)
+    assert [order for _, order in again.sent if isinstance(order, msg.Retrain)]
+
+
+@pytest.mark.parametrize(
+    ("signal", "waits_s"), [("SIGUSR2", 60.0), ("SIGTERM", 5.0), ("SIGINT", 0.0)], ids=["usr2", "term", "int"]
+)
+def test_a_signal_gives_groups_time_to_the_end_of_their_epoch_or_less(signal, waits_s):
+    class Slow(Epochs):
+        epoch_s = 200.0
+
+    world = Slow(groups=2, evaluations=6)
+    world.run(until=lambda w: len(w.ledger.groups) == 2)
+    asked = world.time + 1.0
+    world.later(1.0, ev.StopRequested(signal))
+    world.run()
+    gone = moments(world, msg.Stopped)[0]
+    assert gone - asked == pytest.approx(waits_s + 0.1, abs=0.2)
+    assert not moments(world, msg.Paused), "no epoch ended in that time"
+
+
+def test_a_second_signal_may_shorten_the_wait_and_never_lengthens_it():
+    class Slow(Epochs):
+        epoch_s = 200.0
+
+    world = Slow(groups=1, evaluations=6)
+    world.run(until=lambda w: w.ledger.groups)
+    asked = world.time
+    for delay_s, signal in ((0.0, "SIGUSR2"), (10.0, "SIGTERM"), (12.0, "SIGUSR2")):
+        world.later(delay_s, ev.StopRequested(signal))
+    world.run()
+    assert moments(world, msg.Stopped)[0] - asked == pytest.approx(15.1, abs=0.2)
+
+
+def test_a_warning_from_the_launcher_leaves_the_groups_until_just_before_the_end():
+    class Slow(Epochs):
+        epoch_s = 40.0
+
+    world = Slow(groups=1, evaluations=6, ends_s=300.0)
+    world.run(until=lambda w: w.ledger.groups)
+    began = moments(world, ev.Ordered)[0]
+    world.later(began + 161.0 - world.time, ev.StopRequested("SIGUSR2"))
+    world.run()
+    (paused,) = [event for _, event in world.journal if isinstance(event, msg.Paused)]
+    assert paused.epochs_done == 5
+    assert world.time == pytest.approx(began + 200.1, abs=0.2), "as soon as the epoch is over, and no later"
+
+
+def test_who_is_told_to_go_and_does_not_is_not_waited_for_for_ever():
+    world = World(groups=2, evaluations=6)
+    world.run(until=lambda w: len(w.ledger.groups) == 2)
+    for command in world.coordinator.handle(ev.StopRequested("SIGINT"), world.time):
+        assert not isinstance(command, Leave)
+    told = world.time
+    world.coordinator.handle(msg.Stopped(1), told + 0.1)
+    assert world.coordinator.due(told + 1.0) == told + GOING_S
+    assert world.coordinator.idle(told + GOING_S - 1) == []
+    assert world.coordinator.idle(told + GOING_S) == [Leave()]
+
+
+# --- failures that are not the candidate's, or may not be
+
+
+class Breaking(World):
+    """Orders to evaluate these candidates fail, as often and for the reason that `breaks` says."""
+
+    def __init__(self, breaks, **arguments):
+        self.breaks = {candidate: list(reasons) for candidate, reasons in breaks.items()}
+        super().__init__(**arguments)
+
+    def train(self, group, order):
+        if self.breaks.get(order.candidate):
+            reason = self.breaks[order.candidate].pop(0)
+            return 1.0, msg.EvaluationFailed(group, order.candidate, order.attempt, reason, "it broke", "traceback")
+        return super().train(group, order)
+
+
+def attempts(world, candidate):
+    return len([order for _, order in world.sent if order.candidate == candidate and isinstance(order, msg.Evaluate)])
+
+
+def test_what_nobody_expected_costs_an_attempt_and_twice_the_candidate():
+    world = Breaking({2: [UNEXPECTED], 3: [UNEXPECTED] * 2, 4: ["diverged"]}, groups=2, evaluations=10).run()
+    candidates = world.ledger.candidates
+    assert (candidates[2].state, attempts(world, 2)) == (State.EVALUATED, 2)
+    assert (candidates[3].state, attempts(world, 3)) == (State.FAILED, FAILURES_MAX[UNEXPECTED])
+    assert candidates[3].reason == "error: it broke"
+    assert (candidates[4].state, attempts(world, 4)) == (State.FAILED, 1), "the network's own"
+    assert world.ledger.finished == "10 of 10 candidates evaluated"
+
+
+def test_failures_are_counted_over_jobs():
+    world = Breaking({2: [UNEXPECTED]}, groups=1, evaluations=10)
+    world.run(until=lambda w: w.ledger.candidates[2].failures if 2 in w.ledger.candidates else False)
+    again = Breaking({2: [UNEXPECTED]}, groups=1, evaluations=10, journal=world.journal).run()
+    assert again.ledger.candidates[2].state is State.FAILED
+
+
+def test_the_baseline_is_tried_twice_as_well():
+    world = Breaking({BASELINE: [UNEXPECTED]}, groups=1, evaluations=4).run()
+    assert world.ledger.finished == "4 of 4 candidates evaluated"
+    hopeless = Breaking({BASELINE: [UNEXPECTED] * 2}, groups=1, evaluations=4).run()
+    assert hopeless.ledger.finished == "the baseline, to compare with, failed: error: it broke"
+
+
+def test_a_group_whose_gpu_is_lost_leaves_and_the_others_go_on_with_its_candidate():
+    world = Breaking({2: [NO_DEVICE]}, groups=3, evaluations=12)
+    world.run(until=lambda w: w.ledger.candidates[2].failures if 2 in w.ledger.candidates else False)
+    (lost,) = [leader for leader, order in world.sent if order.candidate == 2]
+    orders_before = len([1 for leader, _ in world.sent if leader == lost])
+    world.later(0.0, msg.Withdrawn(lost, "CUDA error"))
+    under_way = lost in world.ledger.groups  # it may have been given another order meanwhile
+    world.run()
+    assert len([1 for leader, _ in world.sent if leader == lost]) <= orders_before + under_way
+    assert world.ledger.candidates[2].state is State.EVALUATED
+    assert world.ledger.finished == "12 of 12 candidates evaluated"
+    assert world.ledger.stopped == 3, "it is there until the end"
+
+
+def test_when_no_gpu_is_left_the_job_ends_and_another_can_go_on():
+    world = World(groups=2, evaluations=12).run(until=lambda w: w.ledger.count(State.EVALUATED) == 3)
+    for rank in (1, 2):
+        world.later(0.0, msg.Withdrawn(rank, "CUDA error"))
+    world.run()
+    assert reasons(world) == ["no trainer is left whose GPU works"]
+    assert world.ledger.finished is None
+    assert World(groups=2, evaluations=12, journal=world.journal).run().ledger.finished
+
+
+def test_an_assessment_that_fails_for_no_fault_of_its_own_is_made_again():
+    class Once(World):
+        failed = False
+
+        def assess(self, group, order):
+            if not self.failed and order.candidate == BASELINE:
+                self.failed = True
+                return 1.0, msg.AssessmentFailed(group, order.candidate, order.attempt, NO_DEVICE, "CUDA error")
+            return super().assess(group, order)
+
+    world = Once(groups=2, evaluations=4).run()
+    assert world.ledger.candidates[BASELINE].test_metrics == {"error": 0.5}
