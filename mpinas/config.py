@@ -453,7 +453,7 @@ batch_size = 32              # of the whole group
 # teacher = ""               # "baseline", "supernet" or an ONNX file: candidates may learn from it (gene distillation)
 # device = "auto"            # "auto", "cpu" or "cuda"
 # threads = 0                # CPU threads of one trainer; 0: its share of the node's cores
-# checkpoint_seconds = 30    # put a training down at the end of an epoch, so often at most; a job that dies loses no more
+# checkpoint_seconds = 30    # write a training's checkpoint at the end of an epoch, when the last is so old
 # stall_seconds = 60         # a rank that gives no sign of life for so long ends the job
 
 # [supernet]                 # for strategy "supernet" and "warm", and teacher = "supernet"

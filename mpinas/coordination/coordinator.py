@@ -464,7 +464,7 @@ class Coordinator:
         return self.ledger.stop_reason is not None or self.ledger.finished is not None
 
     def _end(self, event: ev.Event, time: float, commands: list[Command]) -> None:
-        """What an event means for a job that ends: put trainings aside, send everybody home, leave when all have gone."""
+        """What an event means for a job that ends: trainings are put aside, everybody is sent home, at last it leaves."""
         if isinstance(event, ev.StopRequested) and self.ledger.finished is None:
             self.farewell.begin(event.reason, time)
             for leader, group in self.ledger.groups.items():

@@ -140,7 +140,7 @@ class Ledger:
             case _:
                 self._from_trainers(event, time)
 
-    def _from_trainers(self, event: ev.Event, time: float) -> None:
+    def _from_trainers(self, event: ev.Event, time: float) -> None:  # noqa: PLR0912 - one case an event
         """Take in what the trainers report."""
         match event:
             case msg.Ready(rank, host, device):

@@ -183,7 +183,7 @@ def coordinate(
     display: Display,
     begun: ev.Begun,
     stop: StopSignals,
-    pulse: tuple[Pulse, float] | None = None,
+    pulse: tuple[Pulse, float],
     clock: Callable[[], float] = time.time,
 ) -> None:
     """Run the job from its Begun to the end of its last trainer.
@@ -227,8 +227,7 @@ def coordinate(
             handled = 0
             gc.freeze()
         display.tick(clock(), coordinator.ledger)
-        if pulse is not None:
-            check_pulse(*pulse, coordinator.ledger)
+        check_pulse(*pulse, coordinator.ledger)
         if settled:
             shell.wait(backoff.next_s())
         waiting = shell.collect()

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,8 +27,7 @@ from mpinas.history.run_folder import RunFolder, plan_of, terms_of
 from mpinas.history.warm_start import start_genomes
 from mpinas.parallel import world as mpi
 from mpinas.parallel.layout import describe, largest_group, trainers_of
-from mpinas.parallel.neighbours import Vigil, report_the_dead
-from mpinas.parallel.pulse import PULSE_S, Pulse
+from mpinas.parallel.watch import Watch
 from mpinas.search import SearchSpace, make_search
 from mpinas.slurm.walltime import ask_scontrol, job_end
 
@@ -93,14 +90,19 @@ def _run(world: Any, arguments: Arguments, post: mpi.Post, began: float) -> bool
 
         mpi.on_all_ranks(world, horovod.check)
     trains = rank in trainers
-    position, process_ids = _node_of(world, trains)
+    position = _position_on_node(world, trains)
     largest = largest_group(len(trainers), plan.group_size, plan.group_size_max)
-    control, pulses = world.Dup(), world.Dup()
-    ended = False
+    control, ended = world.Dup(), False
+    watch = Watch(world, experiment.training.stall_seconds, RunFolder(path).journal_file, post)
     with ExitStack() as stack:
         desk: list[Desk] = []
         # before the data are read: exporters and device take seconds to start, too
-        mpi.on_rank_0(world, lambda: desk.append(stack.enter_context(Desk(path, experiment, arguments.resume, task))))
+        mpi.on_rank_0(
+            world,
+            lambda: desk.append(
+                stack.enter_context(Desk(path, experiment, arguments.resume, task, _end_of_job(arguments, began)))
+            ),
+        )
         means = mpi.on_all_ranks(
             world, lambda: gather_means(task, space, experiment, position, largest) if trains else None
         )
@@ -110,26 +112,12 @@ def _run(world: Any, arguments: Arguments, post: mpi.Post, began: float) -> bool
         if rank == 0:
             _say(f"task {task.name}, space {search.space} of {len(space):.1e} genomes; data read and ranks "
                  f"ready after {time.time() - began:.1f} s")  # fmt: skip
-        journal = RunFolder(path).journal_file
-        watch = Watchers(pulses, experiment.training.stall_seconds, partial(report_the_dead, process_ids, journal))
         with mpi.abort_on_user_error(world):
             if rank == 0:
-                ends_at = _end_of_job(arguments, began)
-                ended = desk[0].coordinate(control, trainers, plan, space, means, watch, ends_at, post)
+                ended = desk[0].coordinate(control, trainers, plan, space, means, watch)
             elif means is not None:
-                _train(world, control, RunFolder(path), experiment, means, watch, post)
+                _train(world, control, RunFolder(path), experiment, means, watch)
     return bool(world.bcast(ended, root=0))
-
-
-@dataclass(frozen=True, slots=True)
-class Watchers:
-    """What looks after the ranks of a job while it runs."""
-
-    #: A communicator for signs of life, and for how long there may be none (seconds).
-    pulses: Any
-    limit_s: float
-    #: Say which rank of this node has died.
-    report_the_dead: Callable[[], None]
 
 
 def _end_of_job(arguments: Arguments, began: float) -> float | None:
@@ -172,28 +160,21 @@ def _compressed(experiment: Experiment, methods: tuple[str, ...]) -> Experiment:
     return changed
 
 
-def _node_of(world: Any, trains: bool) -> tuple[tuple[int, int], dict[int, int]]:
-    """((this trainer's place, how many) among the trainers of this node, process ids of its ranks by rank)."""
+def _position_on_node(world: Any, trains: bool) -> tuple[int, int]:
+    """(this trainer's place, how many) among the trainers of this node."""
     from mpi4py import MPI
 
     node = world.Split_type(MPI.COMM_TYPE_SHARED)
     peers = node.Split(color=int(trains))
     place = (peers.Get_rank(), peers.Get_size())
-    process_ids = dict(node.allgather((world.Get_rank(), os.getpid())))
     peers.Free()
     node.Free()
-    return place, process_ids
+    return place
 
 
 def _train(
-    world: Any,
-    control: Any,
-    folder: RunFolder,
-    experiment: Experiment,
-    means: Means,
-    watch: Watchers,
-    post: mpi.Post,
-) -> None:
+    world: Any, control: Any, folder: RunFolder, experiment: Experiment, means: Means, watch: Watch
+) -> None:  # fmt: skip
     """A trainer rank's part of the job."""
     from mpinas.parallel.coordinator_loop import StopSignals
     from mpinas.parallel.group import Grouping
@@ -203,26 +184,19 @@ def _train(
     StopSignals.ignore()
     if experiment.edge.bridge == "local":
         be_polite()
-    crew = Crew(world.Get_rank(), trainer_of(means, experiment, folder), folder, Grouping(world), post)
-    pulse = Pulse(watch.pulses, peers=(0,))
-
-    def listen() -> None:
-        pulse.beat()
-        # the lowest trainer rank speaks first; where it cannot, the others do
-        if pulse.silent(watch.limit_s + (0.0 if world.Get_rank() == 1 else mpi.ABORT_S)):
-            mpi.end_job(world, f"rank 0 has given no sign of life for {watch.limit_s:g} s, says rank "
-                               f"{world.Get_rank()} on {socket.gethostname()}{post}; the job ends here, and "
-                               "`mpinas search --resume --run DIR` goes on")  # fmt: skip
-
-    with closing(Vigil(watch.report_the_dead, (PULSE_S, listen))):
+    crew = Crew(world.Get_rank(), trainer_of(means, experiment, folder), folder, Grouping(world), watch.post)
+    with watch.over_rank_0():
         run_trainer(crew, control)
 
 
 class Desk:
     """All that rank 0 holds open while the job runs: folder, journal, device, exporters. A context manager."""
 
-    def __init__(self, path: Path, experiment: Experiment, resume: bool, task: Task) -> None:
+    def __init__(
+        self, path: Path, experiment: Experiment, resume: bool, task: Task, ends_at: float | None
+    ) -> None:  # fmt: skip
         self.experiment = experiment
+        self._ends_at = ends_at
         self.task = task
         self._path = path
         self._resume = resume
@@ -291,9 +265,7 @@ class Desk:
         plan: Plan,
         space: SearchSpace,
         means: Means | None,
-        watch: Watchers,
-        ends_at: float | None,
-        post: mpi.Post,
+        watch: Watch,
     ) -> bool:
         """Run the search, to its end if there is time; True if it has come there. In a world of one, train as well."""
         from mpinas.parallel.channel import MpiChannel
@@ -315,14 +287,13 @@ class Desk:
         if means is None:
             channel: Any = MpiChannel(control)
         else:
-            channel = self._serial_channel(means, lambda: bool(stop.caught), post)
+            channel = self._serial_channel(means, lambda: bool(stop.caught), watch.post)
         shell = Shell(channel, self.device, self.exporters, self.folder, self.journal,
                       networks_of(self.task, self.experiment))  # fmt: skip
-        begun = ev.Begun(mpinas.__version__, len(trainers), self.task.name, self.simulated, ends_at)
-        pulse = None if means is not None else (Pulse(watch.pulses, trainers), watch.limit_s)
+        begun = ev.Begun(mpinas.__version__, len(trainers), self.task.name, self.simulated, self._ends_at)
         ledger = coordinator.ledger
         with (
-            closing(Vigil(watch.report_the_dead)),
+            watch.over_trainers(trainers) as pulse,
             closing(open_display(sys.stdout, search.evaluations, self.folder.logs / "search.log")) as display,
         ):
             coordinate(coordinator, shell, display, begun, stop, pulse)

@@ -17,9 +17,14 @@ LOOKED_AWAY_S = 5 * PULSE_S
 
 
 class Pulse:
-    """One end. `comm`: a communicator that nothing else is sent on; `peers`: the ranks of it to hear and to be heard by.
+    """One end; `beat` often, from one thread. It never blocks.
 
-    `beat` often, from one thread; it never blocks.
+    Parameters
+    ----------
+    comm
+        A communicator that nothing else is sent on.
+    peers
+        Ranks of it to hear, and to be heard by.
     """
 
     def __init__(self, comm: Any, peers: Iterable[int], clock: Callable[[], float] = time.monotonic) -> None:

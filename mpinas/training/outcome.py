@@ -22,7 +22,7 @@ class Failure:
     traceback: str = ""
 
 
-def explain(error: Exception) -> Failure:
+def explain(error: Exception) -> Failure:  # noqa: PLR0911 - one return a reason
     """The outcome that an exception stands for.
 
     Raises UserError where it is that of the whole job: the disk is full.

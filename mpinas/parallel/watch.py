@@ -1,0 +1,70 @@
+"""What looks after the ranks of a job while it runs: signs of life between them, and an eye on the neighbours' deaths.
+
+Must not know orders or the search.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mpinas.parallel import world as mpi
+from mpinas.parallel.neighbours import Vigil, report_the_dead
+from mpinas.parallel.pulse import PULSE_S, Pulse
+
+
+class Watch:
+    """Of one rank; to be made by all ranks together.
+
+    Parameters
+    ----------
+    limit_s
+        For how long a rank may give no sign of life.
+    journal
+        Tells what a dead rank was at.
+    post
+        What this rank is at.
+    """
+
+    def __init__(self, world: Any, limit_s: float, journal: Path, post: mpi.Post) -> None:
+        from mpi4py import MPI
+
+        self._world = world
+        self._pulses = world.Dup()
+        self._limit_s = limit_s
+        self.post = post
+        node = world.Split_type(MPI.COMM_TYPE_SHARED)
+        process_ids = dict(node.allgather((world.Get_rank(), os.getpid())))
+        node.Free()
+        self._report_the_dead = partial(report_the_dead, process_ids, journal)
+
+    @contextmanager
+    def over_trainers(self, trainers: tuple[int, ...]) -> Iterator[tuple[Pulse, float]]:
+        """On rank 0: their pulse, to be felt in its loop, and for how long one may be silent."""
+        others = [rank for rank in trainers if rank != self._world.Get_rank()]
+        with closing(Vigil(self._report_the_dead)):
+            yield Pulse(self._pulses, others), self._limit_s
+
+    @contextmanager
+    def over_rank_0(self) -> Iterator[None]:
+        """On a trainer, from another thread: the job ends when rank 0 is silent."""
+        pulse, rank = Pulse(self._pulses, peers=(0,)), self._world.Get_rank()
+        # the first trainer speaks first; where it cannot, the others do
+        limit_s = self._limit_s + (0.0 if rank == 1 else mpi.ABORT_S)
+
+        def listen() -> None:
+            pulse.beat()
+            if pulse.silent(limit_s):
+                mpi.end_job(
+                    self._world,
+                    f"rank 0 has given no sign of life for {limit_s:g} s, says rank {rank} on {socket.gethostname()}"
+                    f"{self.post}; the job ends here, and `mpinas search --resume --run DIR` goes on",
+                )
+
+        with closing(Vigil(self._report_the_dead, (PULSE_S, listen))):
+            yield

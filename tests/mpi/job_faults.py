@@ -1,0 +1,338 @@
+"""Faults against whole jobs, each as a trial whose outcome is counted: what broke, how it ended, how it went on.
+
+A trial: a small search on real digits, 3 ranks, one group of two trainers; at a moment drawn from the seed, while the
+group trains, the fault strikes. If the job ends by it, it is resumed. Then the search must be at its end, with nothing
+evaluated twice, nothing lost, and no process left. Used by `test_job_faults.py` (some, once) and `benchmarks/faults.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from launching import ROOT, mpi_environment, mpirun_command
+
+from mpinas.coordination import events as ev
+from mpinas.coordination import messages as msg
+from mpinas.errors import UserError
+from mpinas.history import journal
+from mpinas.history.run_folder import RunFolder
+from mpinas.report import results
+
+RANKS = 3
+EVALUATIONS = 6
+#: A rank that gives no sign of life for so long ends the job, here.
+STALL_S = 10
+EXPERIMENT = f"""
+[task]
+name = "task.py:Fragile"
+[search]
+evaluations = {EVALUATIONS}
+seed = 3
+population = 4
+[training]
+group_size = 2
+epochs = 30
+checkpoint_seconds = 1
+stall_seconds = {STALL_S}
+"""
+#: The digits, with a training that breaks once wherever a file of a certain name appears.
+TASK = '''
+import os
+from mpinas.examples.digits import DigitsTask
+
+class Fragile(DigitsTask):
+    def loss(self, outputs, targets):
+        try:
+            os.unlink(os.environ["MPINAS_TRIAL_FOLDER"] + "/break")
+        except FileNotFoundError:
+            return super().loss(outputs, targets)
+        raise RuntimeError("broken on purpose")
+'''
+MARK = "MPINAS_TRIAL"
+#: Nothing in a trial takes so long, on a machine as busy as it may be.
+LIMIT_S = 300.0
+#: What must be gone so long after the job has ended.
+GONE_S = 10.0
+#: The longest random wait before a fault, in seconds of training.
+LATEST_S = 6.0
+#: Size of the file system that is filled.
+DISK_BYTES = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one trial.
+
+    Attributes
+    ----------
+    ended_s
+        From the fault to the end of the job; None where it went on.
+    code
+        Exit code of the job that was broken.
+    named
+        It said what had broken: the rank, or the cause.
+    first_order_s
+        From the start of the next job to its first order; None where none was needed.
+    twice, lost
+        Candidates evaluated twice; candidates evaluated before the fault and not afterwards.
+    hung
+        A job that had to be killed, or processes that outlived theirs.
+    finished
+        The search came to its end.
+    """
+
+    fault: str
+    seed: int
+    ended_s: float | None
+    code: int | None
+    named: bool
+    first_order_s: float | None
+    twice: int
+    lost: int
+    hung: int
+    finished: bool
+    remark: str = ""
+
+
+class Job:
+    """One mpirun of a trial, and all processes that it brings about."""
+
+    def __init__(self, folder: Path, mark: str, run: Path, *, resume: bool) -> None:
+        self.folder, self.mark, self.run = folder, mark, run
+        arguments = ["--resume"] if resume else [str(folder / "experiment.toml")]
+        self.log = folder / ("resumed.log" if resume else "job.log")
+        self.began_s = time.monotonic()
+        environment = mpi_environment(**{MARK: mark, "MPINAS_TRIAL_FOLDER": str(folder)})
+        with open(self.log, "wb") as log:
+            self.process = subprocess.Popen(
+                [*mpirun_command(RANKS), sys.executable, "-m", "mpinas", "search", *arguments, "--run", str(run)],
+                cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+            )  # fmt: skip
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def ranks(self) -> dict[int, int]:
+        """Process id by rank."""
+        found = {}
+        for pid, environment in marked(self.mark):
+            rank = environment.get("OMPI_COMM_WORLD_RANK")
+            if rank is not None:
+                found[int(rank)] = pid
+        return found
+
+    def helper(self, role: str) -> int:
+        """Process id of the relay or the device agent."""
+        for pid, _ in marked(self.mark):
+            with contextlib.suppress(OSError):
+                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                if b"edge_bridge" in words and role.encode() in words:
+                    return pid
+        raise AssertionError(f"no {role} is running")
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Wait for a fact on disk; the job must be alive meanwhile."""
+        end_s = time.monotonic() + LIMIT_S
+        while not condition():
+            assert self.process.poll() is None, f"the job ended early:\n{self.said()}"
+            assert time.monotonic() < end_s, f"waited in vain:\n{self.said()}"
+            time.sleep(0.02)
+
+    def wait(self, limit_s: float = LIMIT_S) -> bool:
+        """Has it ended by itself?"""
+        try:
+            self.process.wait(limit_s)
+        except subprocess.TimeoutExpired:
+            for pid, _ in marked(self.mark):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            self.process.wait()
+            return False
+        return True
+
+
+def marked(mark: str) -> Iterator[tuple[int, Mapping[str, str]]]:
+    """(process id, environment) of every living process of a trial."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                content = (entry / "environ").read_bytes()
+                state = (entry / "stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                continue
+            if f"{MARK}={mark}".encode() in content.split(b"\0") and state != "Z":
+                pairs = (each.decode(errors="replace").partition("=") for each in content.split(b"\0"))
+                yield int(entry.name), {name: value for name, _, value in pairs}
+
+
+def history(run: Path) -> list[ev.Event]:
+    """Events so far; none where there is no journal yet."""
+    try:
+        return [event for _, event in journal.read(RunFolder(run).journal_file)]
+    except UserError:
+        return []
+
+
+def evaluated(run: Path) -> list[int]:
+    return [event.candidate for event in history(run) if type(event) is msg.Evaluated]
+
+
+def at_work(run: Path) -> ev.Ordered | None:
+    """The order to train a candidate that is being carried out; whose first epoch is over."""
+    order, seen = None, False
+    for event in history(run):
+        if type(event) is ev.Ordered:
+            order, seen = (event, False) if event.work == "evaluate" else (None, False)
+        elif isinstance(event, msg.Answer | ev.Begun):
+            order = None
+        seen = seen or type(event) is msg.Progress
+    return order if seen else None
+
+
+#: Strikes: (job, its run folder, random) -> what the job should say of it; "" where it should go on.
+Strike = Callable[[Job, Path, random.Random], str]
+
+
+def kill_rank(of: Callable[[ev.Ordered], int]) -> Strike:
+    def strike(job: Job, run: Path, rng: random.Random) -> str:
+        order = at_work(run) or next(e for e in reversed(history(run)) if type(e) is ev.Ordered)
+        rank = of(order)
+        os.kill(job.ranks()[rank], signal.SIGKILL)
+        return f"rank {rank}"
+
+    return strike
+
+
+def kill_helper(role: str) -> Strike:
+    def strike(job: Job, run: Path, rng: random.Random) -> str:
+        os.kill(job.helper(role), signal.SIGKILL)
+        return ""
+
+    return strike
+
+
+def raise_in_training(job: Job, run: Path, rng: random.Random) -> str:
+    (job.folder / "break").touch()
+    return ""
+
+
+def stall(job: Job, run: Path, rng: random.Random) -> str:
+    rank = rng.randrange(RANKS)
+    os.kill(job.ranks()[rank], signal.SIGSTOP)
+    return f"rank {rank}"
+
+
+def fill_disk(job: Job, run: Path, rng: random.Random) -> str:
+    with open(run.parent / "ballast", "wb") as file:
+        size = 1 << 20
+        while size:
+            try:
+                file.write(b"x" * size)
+                file.flush()
+            except OSError:
+                size //= 2
+    return "No space left on device"
+
+
+FAULTS: dict[str, Strike] = {
+    "SIGKILL coordinator": kill_rank(lambda order: 0),
+    "SIGKILL leader": kill_rank(lambda order: order.members[0]),
+    "SIGKILL member": kill_rank(lambda order: order.members[-1]),
+    "SIGKILL relay": kill_helper("relay"),
+    "SIGKILL agent": kill_helper("device"),
+    "exception in training": raise_in_training,
+    "SIGSTOP a rank": stall,
+    "disk full": fill_disk,
+}
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path) -> Iterator[Path]:
+    """A file system of a few megabytes; root alone can make one."""
+    folder.mkdir()
+    size = f"size={DISK_BYTES}"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(folder)], check=True)
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def trial(fault: str, seed: int, folder: Path) -> Outcome:
+    """Break one job in `folder`, which is there and empty, and see."""
+    (folder / "experiment.toml").write_text(EXPERIMENT)
+    (folder / "task.py").write_text(TASK)
+    with small_disk(folder / "disk") if fault == "disk full" else contextlib.nullcontext(folder) as place:
+        return _trial(fault, seed, folder, place / "run")
+
+
+def _trial(fault: str, seed: int, folder: Path, run: Path) -> Outcome:
+    rng, mark = random.Random(f"{fault}-{seed}"), uuid.uuid4().hex
+    job = Job(folder, mark, run, resume=False)
+    hung, remark, ended_s, first_order_s = 0, "", None, None
+    try:
+        job.until(lambda: len(evaluated(run)) >= rng.randrange(3) and at_work(run))
+        time.sleep(rng.uniform(0, LATEST_S))  # the moment is what is random
+        before = evaluated(run)
+        struck_s = time.monotonic()
+        expected = FAULTS[fault](job, run, rng)
+        if not job.wait():
+            hung, remark = 1, f"the job hung: {job.said()[-600:]}"
+        code, named = job.process.returncode, expected in job.said()
+        if code:
+            ended_s = time.monotonic() - struck_s
+        hung += _outlived(mark)
+        (run.parent / "ballast").unlink(missing_ok=True)
+        if results.load(RunFolder(run)).finished is None:
+            orders = _orders(run)
+            job = Job(folder, mark, run, resume=True)
+            job.until(lambda: _orders(run) > orders)
+            first_order_s = time.monotonic() - job.began_s
+            hung += not job.wait()
+            hung += _outlived(mark)
+    finally:
+        job.wait(0.0)
+    after = Counter(evaluated(run))
+    finished = results.load(RunFolder(run)).finished
+    good = finished is not None and finished.startswith(f"{EVALUATIONS} of {EVALUATIONS}")
+    if not good or not named:
+        remark = remark or f"expected {expected!r}; {job.said()[-1500:]}"
+    twice, lost = sum(count > 1 for count in after.values()), len(set(before) - set(after))
+    return Outcome(fault, seed, ended_s, code, named, first_order_s, twice, lost, hung, good, remark)
+
+
+def _orders(run: Path) -> int:
+    return sum(type(event) is ev.Ordered for event in history(run))
+
+
+def _outlived(mark: str) -> int:
+    """How many processes of a job are there some seconds after its end; they are killed."""
+    end_s = time.monotonic() + GONE_S
+    while (left := list(marked(mark))) and time.monotonic() < end_s:
+        time.sleep(0.1)
+    for pid, _ in left:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return len(left)
+
+
+def why_not(fault: str) -> str:
+    """Why a fault cannot be tried here; "" if it can."""
+    if fault == "disk full" and (os.geteuid() != 0 or shutil.which("mount") is None):
+        return "only root can mount a small file system"
+    return ""
+
+
+__all__ = ["FAULTS", "ROOT", "Outcome", "trial", "why_not"]
