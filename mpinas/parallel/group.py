@@ -5,21 +5,31 @@ Knows neither orders nor the coordinator: its members are world ranks, the leade
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from mpinas.parallel.channel import Backoff
 from mpinas.parallel.horovod import HorovodCollectives
+from mpinas.parallel.world import Stalled
 from mpinas.training.collectives import Collectives, SerialCollectives
 from mpinas.training.outcome import Failure, explain
 
 T = TypeVar("T")
 
+#: A rank that failed has freed the others; all then say how they fared, within so long (seconds).
+PATIENCE_S = 120.0
+#: One that is done waits longer: its leader may be writing files.
+DONE_PATIENCE_S = 3600.0
+
 
 class Grouping:
     """Forms groups of `world`'s ranks; without a world there is one rank, and it is alone."""
 
-    def __init__(self, world: Any = None) -> None:
+    def __init__(self, world: Any = None, patience_s: float = PATIENCE_S) -> None:
         self._world = world
+        self._patience_s = patience_s
         self._everyone = None if world is None else world.Get_group()
 
     def together(self, members: tuple[int, ...], act: Callable[[Collectives], T]) -> T | Failure:
@@ -27,6 +37,11 @@ class Grouping:
 
         Called by all members and nobody else; several groups at once do not wait for each other. A rank that fails
         leaves the Horovod world, which frees those that wait for it; then all say how they fared.
+
+        Raises
+        ------
+        Stalled
+            Another does not come to say it.
         """
         if len(members) == 1:
             return _attempt(act, SerialCollectives())
@@ -35,21 +50,34 @@ class Grouping:
         # a rank leads one group at a time: its number keeps apart the groups that are made at the same time
         comm = self._world.Create_group(ranks, tag=members[0])
         try:
-            return _attempt_on(comm, act)
+            return self._attempt_on(comm, act)
         finally:
             comm.Free()
             ranks.Free()
 
+    def _attempt_on(self, comm: Any, act: Callable[[Collectives], T]) -> T | Failure:
+        collectives = HorovodCollectives(comm)
+        collectives.open()
+        outcome = _attempt(act, collectives)
+        failed = isinstance(outcome, Failure)
+        if failed:
+            collectives.close()  # frees the peers that wait for this rank
+        _meet(comm, self._patience_s if failed else DONE_PATIENCE_S)
+        failures = comm.allgather(outcome if isinstance(outcome, Failure) else None)
+        collectives.close()
+        return _first_cause(failures) or outcome
 
-def _attempt_on(comm: Any, act: Callable[[Collectives], T]) -> T | Failure:
-    collectives = HorovodCollectives(comm)
-    collectives.open()
-    outcome = _attempt(act, collectives)
-    if isinstance(outcome, Failure):
-        collectives.close()  # frees the peers that wait for this rank
-    failures = comm.allgather(outcome if isinstance(outcome, Failure) else None)
-    collectives.close()
-    return _first_cause(failures) or outcome
+
+def _meet(comm: Any, limit_s: float) -> None:
+    """Wait for all members; raise Stalled where one does not come."""
+    everybody, backoff, until_s = comm.Ibarrier(), Backoff(), time.monotonic() + limit_s
+    while not everybody.Test():
+        if time.monotonic() > until_s:
+            raise Stalled(
+                f"a rank of a group of {comm.Get_size()}, of which {socket.gethostname()} has one, has hung: the others "
+                f"have waited {limit_s:g} s for it to end its part"
+            )
+        time.sleep(backoff.next_s())
 
 
 def _attempt(act: Callable[[Collectives], T], collectives: Collectives) -> T | Failure:

@@ -55,6 +55,9 @@ def start() -> Any:
             )
     # more ranks than cores: without this an allreduce of 8 kB takes 100 ms instead of 0.1 ms
     os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+    # a rank that hangs in a collective for so long fails its group; leaders write files meanwhile, so not too soon
+    os.environ.setdefault("HOROVOD_STALL_CHECK_TIME_SECONDS", "300")
+    os.environ.setdefault("HOROVOD_STALL_SHUTDOWN_TIME_SECONDS", "1800")
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:

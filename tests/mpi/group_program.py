@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 
 import numpy as np
 import torch
@@ -11,7 +12,9 @@ from mpi4py import MPI
 
 from mpinas import config
 from mpinas.models import Networks, baseline_genome, make_space
+from mpinas.parallel.group import Grouping
 from mpinas.parallel.horovod import HorovodCollectives
+from mpinas.parallel.world import Stalled, end_job
 from mpinas.tasks import Samples, make_task
 from mpinas.training.loop import Watch, judge, train
 from mpinas.training.recipe import Epochs, Recipe, make_optimizer
@@ -81,7 +84,21 @@ def buffers(comm):
     return None
 
 
+def hang(comm):
+    """The last rank never comes to the collective; then it must not be waited for for ever."""
+
+    def act(collectives):
+        if comm.Get_rank() == comm.Get_size() - 1:
+            threading.Event().wait()
+        return collectives.sum(torch.ones(1)).item()
+
+    try:
+        Grouping(comm, patience_s=2.0).together(tuple(range(comm.Get_size())), act)
+    except Stalled as error:
+        end_job(comm, str(error))
+
+
 if __name__ == "__main__":
-    found = {"gradient": gradient, "buffers": buffers}[sys.argv[1]](MPI.COMM_WORLD)
+    found = {"gradient": gradient, "buffers": buffers, "hang": hang}[sys.argv[1]](MPI.COMM_WORLD)
     if found is not None:
         print("FOUND " + json.dumps(found))

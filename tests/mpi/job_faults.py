@@ -2,7 +2,7 @@
 
 A trial: a small search on real digits, 3 ranks, one group of two trainers; at a moment drawn from the seed, while the
 group trains, the fault strikes. If the job ends by it, it is resumed. Then the search must be at its end, with nothing
-evaluated twice, nothing lost, and no process left. Used by `test_job_faults.py` (some, once) and `benchmarks/faults.py`.
+evaluated twice, nothing lost, no process left. For `test_job_faults.py` (each once) and `benchmarks/faults.py`.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ checkpoint_seconds = 1
 stall_seconds = {STALL_S}
 """
 #: The digits, with a training that breaks once wherever a file of a certain name appears.
-TASK = '''
+TASK = """
 import os
 from mpinas.examples.digits import DigitsTask
 
@@ -59,7 +59,7 @@ class Fragile(DigitsTask):
         except FileNotFoundError:
             return super().loss(outputs, targets)
         raise RuntimeError("broken on purpose")
-'''
+"""
 MARK = "MPINAS_TRIAL"
 #: Nothing in a trial takes so long, on a machine as busy as it may be.
 LIMIT_S = 300.0

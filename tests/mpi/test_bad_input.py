@@ -37,6 +37,16 @@ def flat_frames(data):
     data["frame"] = data["frame"][:, 0]
 
 
+def nan_frames(data):
+    data["frame"] = data["frame"].astype(np.float32)
+    data["frame"][3, 2, 2] = np.nan
+
+
+def no_lines(data):
+    for name in data:
+        data[name] = data[name][:0]
+
+
 CASES = {
     "no such experiment": ("missing.toml", None, {}, "no such experiment file"),
     "unknown key": ("e.toml", DIGITS + "[search]\nevaluatoins = 3\n", {}, "did you mean evaluations?"),
@@ -52,6 +62,16 @@ CASES = {
     "no labels": ("e.toml", LPBF + 'train = "unlabelled.hdf5"\n', {}, "unlabelled.hdf5"),
     "wrong shape": ("e.toml", LPBF + 'train = "flat.hdf5"\n', {}, "flat.hdf5"),
     "truncated": ("e.toml", LPBF + 'train = "cut.hdf5"\n', {}, "cut.hdf5"),
+    "NaN frame": ("e.toml", LPBF + 'train = "nan_frame.hdf5"\n', {}, "`frame` is float32"),
+    "no lines": ("e.toml", LPBF + 'train = "no_lines.hdf5"\n', {}, "no_lines.hdf5: no scan lines"),
+    "file twice": ("e.toml", LPBF + 'train = ["good.hdf5", "good.hdf5"]\n', {}, "give each once"),
+    "train is test": (
+        "e.toml",
+        LPBF + 'train = "good.hdf5"\ntest = "./good.hdf5"\n',
+        {},
+        "task.train and in task.test",
+    ),
+    "empty folder": ("e.toml", LPBF + 'train = "nothing"\n', {}, "no .hdf5 or .h5 file in this folder"),
     "one layer": ("e.toml", LPBF + 'train = "one.hdf5"\n', {}, "1 layer"),
     "bad test file": ("e.toml", LPBF + 'train = "good.hdf5"\ntest = "cut.hdf5"\n', {}, "cut.hdf5"),
     "controller set": ("e.toml", DIGITS, {"HOROVOD_CONTROLLER": "gloo"}, "unset it"),
@@ -71,6 +91,9 @@ def test_one_line_and_exit_code_2(mpirun, tmp_path, case):
     write_recording(tmp_path / "unlabelled.hdf5", labels=False)
     write_recording(tmp_path / "flat.hdf5", spoil=flat_frames)
     write_recording(tmp_path / "one.hdf5", layers=1)
+    write_recording(tmp_path / "nan_frame.hdf5", spoil=nan_frames)
+    write_recording(tmp_path / "no_lines.hdf5", spoil=no_lines)
+    (tmp_path / "nothing").mkdir()
     before = {path.name for path in tmp_path.iterdir()}
     done = mpirun(2, "-m", "mpinas", "search", name, "--run", "run", check=False, env=environment, timeout=60)
     assert done.returncode == 2, done.stdout + done.stderr

@@ -28,3 +28,12 @@ def test_batchnorm_statistics_are_equal_and_validation_is_that_of_one_process(mp
     assert result["equal_on_all_ranks"]
     assert result["errors"][0] == result["errors"][1]
     assert result["entropies"][0] == pytest.approx(result["entropies"][1], rel=1e-5)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_rank_that_hangs_ends_the_job_instead_of_hanging_it(mpirun, ranks):
+    limits = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "1", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "2"}
+    done = mpirun(ranks, PROGRAM, "hang", check=False, env=limits)
+    assert done.returncode == 75, done.stdout + done.stderr
+    assert f"a rank of a group of {ranks}" in done.stderr
+    assert "has hung: the others have waited 2 s for it" in done.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,6 @@ from launching import ROOT, mpi_environment, mpirun_command
 
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
-from mpinas.coordination.lifecycle import State
 from mpinas.errors import UserError
 from mpinas.history import journal
 from mpinas.history.run_folder import RunFolder
@@ -167,21 +167,58 @@ def test_killed_in_the_middle_and_resumed_nothing_is_lost_or_done_again(experime
     assert len(set(all_evaluated)) == len(all_evaluated) == 4
 
 
-def test_asked_to_stop_it_stops_and_goes_on_later(experiment, tmp_path):
+def epoch_seen(run: Path) -> bool:
+    return (run / "journal.jsonl").exists() and b"Progress" in (run / "journal.jsonl").read_bytes()
+
+
+def paused_in(run: Path) -> dict[int, int]:
+    """Epochs done by candidate that was put aside."""
+    history = journal.read(RunFolder(run).journal_file)
+    return {event.candidate: event.epochs_done for _, event in history if type(event) is msg.Paused}
+
+
+def test_asked_to_stop_it_puts_trainings_aside_and_goes_on_later_from_there(experiment, tmp_path):
     run = tmp_path / "run"
-    job = start(3, tmp_path, str(experiment), "--run", "run", "--set", "training.epochs=40")
-    until(lambda: (run / "journal.jsonl").exists() and b"Ordered" in (run / "journal.jsonl").read_bytes(), job)
+    job = start(3, tmp_path, str(experiment), "--run", "run", "--set", "training.epochs=60")
+    until(lambda: epoch_seen(run), job)
     job.send_signal(signal.SIGUSR2)  # mpirun passes it on to the ranks
-    output, _ = job.communicate(timeout=60)
+    output, _ = job.communicate(timeout=90)
     assert "SIGUSR2: stopping" in output
-    ledger = results.load(RunFolder(run))
-    assert ledger.count(State.TRAINING) == 1
-    assert ledger.finished is None
+    assert job.returncode == 75, "not finished: the same job can go on"
+    assert results.load(RunFolder(run)).finished is None
+    (candidate, epochs), *_ = paused_in(run).items()
+    assert 0 < epochs < 60
     assert processes_of(tmp_path) == []
     again = start(3, tmp_path, "--resume", "--run", "run", "--set", "search.evaluations=2")
     output, _ = again.communicate(timeout=240)
     assert again.returncode == 0, output
     check_finished(run, 2)
+    progress = [e.epoch for _, e in journal.read(RunFolder(run).journal_file)
+                if type(e) is msg.Progress and e.candidate == candidate]  # fmt: skip
+    assert progress == list(range(1, 61)), "no epoch twice, none left out"
+
+
+def test_before_its_time_is_over_a_job_ends_by_itself_and_the_next_goes_on(mpirun, experiment, tmp_path):
+    long = ("--set", "training.epochs=100000", "--set", "training.group_size=1")
+    done = mpirun(3, "-m", "mpinas", "search", str(experiment), "--run", "run", *long, "--time-limit", "1:15",
+                  check=False)  # fmt: skip
+    assert done.returncode == 75, done.stderr
+    assert re.search(r"the job's time is over in \d+ s: stopping; `--resume` goes on", done.stdout)
+    history = history_of(tmp_path / "run")
+    (begun,) = [event for event in history if type(event) is ev.Begun]
+    assert begun.ends_at is not None
+    ended = [time for time, _ in journal.read(RunFolder(tmp_path / "run").journal_file)][-1]
+    assert ended < begun.ends_at
+    assert paused_in(tmp_path / "run").keys() == {event.candidate for event in history if type(event) is ev.Ordered}, (
+        "all that was begun was put aside"
+    )
+
+
+def test_a_walltime_that_is_none_is_refused_in_one_line(mpirun, experiment, tmp_path):
+    done = mpirun(2, "-m", "mpinas", "search", str(experiment), "--run", "run", "--time-limit", "soon", check=False)
+    assert done.returncode == 2
+    assert [line for line in done.stderr.splitlines() if line.startswith("mpinas: error: --time-limit: 'soon' is no")]
+    assert not (tmp_path / "run").exists()
 
 
 def test_results_can_be_read_while_the_job_runs_and_a_finished_run_can_be_made_longer(experiment, tmp_path):

@@ -92,7 +92,7 @@ def test_what_cannot_be_put_aside_is_not_begun_when_it_would_not_come_to_its_end
 
     class Finals(Epochs):
         def retrain(self, group, order):
-            seconds, answer = super().retrain(group, order)
+            _seconds, answer = super().retrain(group, order)
             return retrain_s, answer
 
     plan = {"groups": 1, "evaluations": 3, "finalists": 1, "finalist_seeds": 2}

@@ -1,5 +1,7 @@
 """Both layouts, the oddities of real files, and one line of text for each kind of bad file."""
 
+import os
+import tempfile
 from pathlib import Path
 
 import h5py
@@ -206,6 +208,19 @@ def test_bad_input_gets_one_line_that_says_where(tmp_path, case):
         open_recording(build(tmp_path), need_labels=True)
     assert "\n" not in str(caught.value)
     assert case == "no path" or str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_folder_that_may_not_be_read_gets_one_line():
+    with tempfile.TemporaryDirectory() as folder:  # others may not enter the folders of pytest
+        simple_file(Path(folder) / "a.hdf5")
+        Path(folder).chmod(0o711)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(UserError, match="cannot be read: Permission denied; check its permissions"):
+                open_recording(folder)
+        finally:
+            os.seteuid(0)
 
 
 def test_damaged_frames_are_reported_when_they_are_read(tmp_path):

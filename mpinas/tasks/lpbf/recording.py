@@ -112,13 +112,21 @@ def open_recording(
     With `need_labels` (training files) a layer without the labels' dataset, and labels that are not usable, are
     refused; without it such lines simply have no labels. Raises UserError, one line, for whatever is wrong.
     """
+    return Recording(recording_files(paths), labels, need_labels)
+
+
+def recording_files(paths: Path | str | Iterable[Path | str]) -> list[Path]:
+    """The files that these name, folders looked into. Raises UserError where there is none."""
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     if not given:
         raise UserError("no recording given; name an HDF5 file or a folder of them")
     files: list[Path] = []
     for path in map(Path, given):
         if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+            try:
+                inside = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read: {error.strerror}; check its permissions") from None
             if not inside:
                 raise UserError(f"{path}: no .hdf5 or .h5 file in this folder; give a folder of recordings")
             files.extend(inside)
@@ -126,7 +134,7 @@ def open_recording(
             raise UserError(f"{path}: no such file; check the path")
         else:
             files.append(path)
-    return Recording(files, labels, need_labels)
+    return files
 
 
 def _open(path: Path) -> h5py.File:

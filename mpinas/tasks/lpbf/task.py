@@ -9,7 +9,7 @@ import torch
 from mpinas import config
 from mpinas.errors import UserError
 from mpinas.tasks.kinds import Regression
-from mpinas.tasks.lpbf.recording import open_recording
+from mpinas.tasks.lpbf.recording import open_recording, recording_files
 from mpinas.tasks.lpbf.split import split_layers
 from mpinas.tasks.lpbf.targets import column_name, formula, labels_of, normalised, to_metadata
 from mpinas.tasks.lpbf.windows import View, Windows, extract
@@ -27,6 +27,7 @@ class LpbfTask(Regression):
             raise UserError("task.train is missing: name the labelled recordings (`mpinas data simulate` makes some)")
         if settings.frames < 7:
             raise UserError(f"task.frames = {settings.frames}: the baseline's 5x5x5 convolution needs 7 or more")
+        _refuse_to_test_on(settings.train, settings.test)
         self._settings = settings
         self._seed = seed
         self._labels = labels_of(settings)
@@ -83,3 +84,13 @@ class LpbfTask(Regression):
             f"rmse_{column_name(target)}": target.scale * (square / count) ** 0.5
             for target, square in zip(self._labels.targets, squares, strict=True)
         }
+
+
+def _refuse_to_test_on(train: tuple[str, ...], test: tuple[str, ...]) -> None:
+    """Raise UserError where a file is to be trained on and tested on: the test error would be worth nothing."""
+    if not test:
+        return
+    known = {file.resolve() for file in recording_files(train)}
+    for file in recording_files(test):
+        if file.resolve() in known:
+            raise UserError(f"{file}: in task.train and in task.test; a network is not tested on what it has seen")

@@ -1,0 +1,167 @@
+"""Signs of life and the neighbours' deaths, by value; whole jobs are in tests/mpi/test_job_faults.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from mpinas.coordination import events as ev
+from mpinas.coordination import messages as msg
+from mpinas.history.journal import Journal
+from mpinas.parallel.neighbours import Vigil, dead_among, last_words, report_the_dead, take_notice, work_of
+from mpinas.parallel.pulse import LOOKED_AWAY_S, PULSE_S, Pulse
+
+
+class Wire:
+    """A communicator of some ranks in one process: what is sent has arrived."""
+
+    def __init__(self, rank: int, boxes: dict[int, list[int]]) -> None:
+        self.rank, self.boxes = rank, boxes
+
+    def Get_rank(self) -> int:  # noqa: N802 - as mpi4py calls it
+        return self.rank
+
+    def isend(self, value: int, dest: int) -> Wire:
+        self.boxes[dest].append(value)
+        return self
+
+    def Test(self) -> bool:  # noqa: N802 - as mpi4py calls it
+        return True
+
+    def improbe(self) -> Wire | None:
+        return self if self.boxes[self.rank] else None
+
+    def recv(self) -> int:
+        return self.boxes[self.rank].pop(0)
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def test_who_is_silent_for_too_long_is_told_of_and_nobody_else():
+    clock, boxes = Clock(), {rank: [] for rank in range(3)}
+    coordinator = Pulse(Wire(0, boxes), (1, 2), clock)
+    trainers = [Pulse(Wire(rank, boxes), (0,), clock) for rank in (1, 2)]
+    for step in range(20):
+        clock.now_s += PULSE_S
+        trainers[0].beat()
+        if step < 5:
+            trainers[1].beat()
+        coordinator.beat()
+        assert coordinator.silent(30.0) == []
+        assert trainers[0].silent(30.0) == []
+    clock.now_s += PULSE_S
+    coordinator.beat()
+    assert coordinator.silent(30.0) == [2]
+    assert coordinator.silent(40.0) == []
+    assert coordinator.silent(1.0) == [1, 2]
+
+
+def test_signs_come_once_in_a_while_however_often_one_asks():
+    clock, boxes = Clock(), {0: [], 1: []}
+    pulse = Pulse(Wire(1, boxes), (0,), clock)
+    for _ in range(1000):
+        pulse.beat()
+        clock.now_s += PULSE_S / 100
+    assert 9 <= len(boxes[0]) <= 11
+
+
+def test_who_was_stopped_itself_does_not_blame_the_others():
+    clock, boxes = Clock(), {0: [], 1: []}
+    pulse = Pulse(Wire(0, boxes), (1,), clock)
+    pulse.beat()
+    clock.now_s += 10 * LOOKED_AWAY_S
+    pulse.beat()
+    assert pulse.silent(LOOKED_AWAY_S) == []
+    for _ in range(6):
+        clock.now_s += PULSE_S
+        pulse.beat()
+    assert pulse.silent(LOOKED_AWAY_S) == [1], "but if they go on to be silent, they are"
+
+
+def written(path: Path, *events: ev.Event) -> bytes:
+    journal = Journal(path)
+    for time, event in enumerate(events):
+        journal.append(float(time), event)
+    journal.close()
+    return path.read_bytes()
+
+
+BEGUN = ev.Begun("0", 4, "digits", False)
+
+
+def test_what_a_dead_rank_was_at_is_read_from_the_end_of_the_journal(tmp_path):
+    answer = msg.Evaluated(1, 7, 1, {"error": 0.5}, 1.0)
+    tail = written(
+        tmp_path / "journal",
+        BEGUN,
+        ev.Ordered(7, 1, (1, 2), "evaluate"),
+        ev.Ordered(8, 1, (3, 4), "evaluate"),
+        msg.Progress(1, 7, 1, 1, 9, 0.5),
+    )
+    assert work_of(2, tail) == "candidate 7 (evaluate, ranks 1, 2)"
+    assert work_of(4, tail[40:]) == "candidate 8 (evaluate, ranks 3, 4)", "the first line may be cut"
+    assert work_of(5, tail) == ""
+    answered = written(tmp_path / "answered", BEGUN, ev.Ordered(7, 1, (1, 2), "evaluate"), answer)
+    assert work_of(2, answered) == ""
+    shared = written(tmp_path / "shared", BEGUN, ev.Ordered(msg.SUPERNET, 1, (1, 2), "supernet"))
+    assert work_of(1, shared) == "the supernet (supernet, ranks 1, 2)"
+    resumed = written(tmp_path / "resumed", BEGUN, ev.Ordered(7, 1, (1, 2), "evaluate"), BEGUN)
+    assert work_of(1, resumed) == ""
+    assert work_of(1, b"") == ""
+
+
+def test_the_last_words_name_rank_host_process_and_candidate():
+    assert last_words(3, 4711, "node7", "candidate 5 (evaluate, ranks 3, 4)").startswith(
+        "mpinas: rank 3 on node7 (process 4711) has died; it was at work on candidate 5 (evaluate, ranks 3, 4). "
+    )
+    assert "it had no order" in last_words(3, 4711, "node7", "")
+
+
+@pytest.fixture
+def dead() -> int:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    return child.pid
+
+
+def test_the_dead_are_told_of_once_on_a_node(dead, tmp_path, capfd):
+    processes = {0: os.getpid(), 1: dead}
+    assert dead_among(processes) == [1]
+    for _ in range(2):
+        report_the_dead(processes, tmp_path / "no-journal")
+    assert capfd.readouterr().err.count("rank 1 on") == 1
+
+
+def test_a_process_that_nobody_has_waited_for_is_dead():
+    child = subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE)
+    child.stdout.read()  # ends with the process
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
+    assert dead_among({1: child.pid}) == [1]
+    child.wait()
+    child.stdout.close()
+
+
+def test_a_vigil_wakes_at_a_launchers_signal_and_in_between():
+    before = signal.signal(signal.SIGCONT, take_notice)
+    woken, ticked = threading.Event(), threading.Event()
+    vigil = Vigil(woken.set, (0.01, ticked.set))
+    try:
+        assert ticked.wait(10)
+        assert not woken.is_set()
+        os.kill(os.getpid(), signal.SIGCONT)
+        assert woken.wait(10)
+    finally:
+        vigil.close()
+        signal.signal(signal.SIGCONT, before)
+    assert signal.set_wakeup_fd(-1) == -1, "as it was before"
