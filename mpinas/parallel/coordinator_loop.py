@@ -22,6 +22,7 @@ from mpinas.coordination.ledger import Ledger
 from mpinas.coordination.messages import SupernetTrained
 from mpinas.edge.client import EdgeClient
 from mpinas.history.journal import Journal
+from mpinas.history.lock import RunLock
 from mpinas.history.run_folder import RunFolder
 from mpinas.history.shard import read_shard
 from mpinas.models import Networks
@@ -85,6 +86,7 @@ class Shell:
         exporters: Exporters,
         folder: RunFolder,
         journal: Journal,
+        lock: RunLock,
         networks: Networks,
     ) -> None:
         self._channel = channel
@@ -92,6 +94,7 @@ class Shell:
         self._exporters = exporters
         self._folder = folder
         self._journal = journal
+        self._lock = lock
         self._networks = networks
         #: What waits for an artifact that is being written a second time.
         self._again: dict[int, list[co.Measure]] = {}
@@ -148,8 +151,9 @@ class Shell:
         samples = str(calibration) if calibration.is_file() else ""
         return Request(candidate, genome, of.space, of.input_shape, of.outputs, path, samples, of.baseline)
 
-    def collect(self) -> list[ev.Event]:
-        """What has happened since the last call; does not wait."""
+    def collect(self, now: float) -> list[ev.Event]:
+        """What has happened since the last call; does not wait. Raises UserError where the run is another job's now."""
+        self._lock.beat(now)
         exported = [event for reply in self._exporters.poll() for event in self._exported(reply)]
         failed, self._failed = self._failed, []
         return [*self._channel.receive(), *exported, *self._device.poll(), *failed]
@@ -230,7 +234,7 @@ def coordinate(
         check_pulse(*pulse, coordinator.ledger)
         if settled:
             shell.wait(backoff.next_s())
-        waiting = shell.collect()
+        waiting = shell.collect(clock())
         waiting += [ev.StopRequested(name) for name in stop.caught[stops_seen:]]
         stops_seen = len(stop.caught)
         latest = max(latest, clock())

@@ -74,8 +74,8 @@ def _meet(comm: Any, limit_s: float) -> None:
     while not everybody.Test():
         if time.monotonic() > until_s:
             raise Stalled(
-                f"a rank of a group of {comm.Get_size()}, of which {socket.gethostname()} has one, has hung: the others "
-                f"have waited {limit_s:g} s for it to end its part"
+                f"a rank of a group of {comm.Get_size()}, one of them on {socket.gethostname()}, has hung: "
+                f"the others have waited {limit_s:g} s for it to end its part"
             )
         time.sleep(backoff.next_s())
 

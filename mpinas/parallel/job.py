@@ -23,6 +23,7 @@ from mpinas.coordination.messages import Order, Report
 from mpinas.coordination.plan import Plan
 from mpinas.errors import UserError
 from mpinas.history.journal import Journal
+from mpinas.history.lock import RunLock
 from mpinas.history.run_folder import RunFolder, plan_of, terms_of
 from mpinas.history.warm_start import start_genomes
 from mpinas.parallel import world as mpi
@@ -161,15 +162,16 @@ def _compressed(experiment: Experiment, methods: tuple[str, ...]) -> Experiment:
 
 
 def _position_on_node(world: Any, trains: bool) -> tuple[int, int]:
-    """(this trainer's place, how many) among the trainers of this node."""
+    """(this trainer's place among those of its node, how many of them share its cores)."""
     from mpi4py import MPI
 
     node = world.Split_type(MPI.COMM_TYPE_SHARED)
     peers = node.Split(color=int(trains))
-    place = (peers.Get_rank(), peers.Get_size())
+    cores = peers.allgather(frozenset(os.sched_getaffinity(0)))
+    place = peers.Get_rank()
     peers.Free()
     node.Free()
-    return place
+    return place, sum(not cores[place].isdisjoint(others) for others in cores)
 
 
 def _train(
@@ -211,6 +213,8 @@ class Desk:
         self.simulated = self.task.simulated
         self.folder = RunFolder.existing(self._path) if self._resume else RunFolder.create(self._path, self.experiment)
         try:
+            self.lock = self._stack.enter_context(RunLock.acquire(self.folder.lock_file))
+            self.lock.keep_beating()
             self.journal = self._stack.enter_context(closing(Journal(self.folder.journal_file)))
             if self._resume:
                 self.folder.prepare()
@@ -288,8 +292,8 @@ class Desk:
             channel: Any = MpiChannel(control)
         else:
             channel = self._serial_channel(means, lambda: bool(stop.caught), watch.post)
-        shell = Shell(channel, self.device, self.exporters, self.folder, self.journal,
-                      networks_of(self.task, self.experiment))  # fmt: skip
+        networks = networks_of(self.task, self.experiment)
+        shell = Shell(channel, self.device, self.exporters, self.folder, self.journal, self.lock, networks)
         begun = ev.Begun(mpinas.__version__, len(trainers), self.task.name, self.simulated, self._ends_at)
         ledger = coordinator.ledger
         with (

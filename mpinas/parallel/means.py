@@ -36,7 +36,7 @@ class Means:
 def gather_means(
     task: Task, space: SearchSpace, experiment: Experiment, position: tuple[int, int], largest_group: int
 ) -> Means:
-    """Read the data and take a device. `position`: this trainer's place on its node, and how many there are.
+    """Read the data and take a device. `position`: this trainer's place on its node, and how many share its cores.
 
     Raises
     ------

@@ -9,17 +9,19 @@ import torch
 from mpinas.errors import UserError
 
 
-def local_device(kind: str, threads: int, local_rank: int, local_size: int) -> torch.device:
-    """The device of trainer `local_rank` of `local_size` on this node; sets torch's CPU threads.
+def local_device(kind: str, threads: int, local_rank: int, sharing: int) -> torch.device:
+    """The device of trainer `local_rank` of this node; sets torch's CPU threads.
 
-    Where the launcher shows each rank its own GPU there is one to see; where it shows all, they are dealt in turn.
+    `threads` 0: its share of the cores that it may use with `sharing` trainers, itself among them; a launcher may have
+    given each its own. Where the launcher shows each rank its own GPU there is one to see; where it shows all, they are
+    dealt in turn.
 
     Raises
     ------
     UserError
         A GPU is asked for and there is none.
     """
-    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // local_size))
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) // sharing))
     if kind == "cpu" or (kind == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
