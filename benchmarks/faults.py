@@ -72,7 +72,7 @@ def tried(fault: str, seed: int) -> Outcome:
     try:
         outcome = trial(fault, seed, folder)
     except AssertionError as error:
-        return Outcome(fault, seed, None, None, False, None, 0, 0, 1, False, f"{folder}: {error}"[:2000])
+        return Outcome(fault, seed, None, None, False, None, None, 0, 0, 1, False, f"{folder}: {error}"[:2000])
     if good(outcome):
         shutil.rmtree(folder)
     return outcome
@@ -85,7 +85,7 @@ def good(outcome: Outcome) -> bool:
 def table(outcomes: Iterable[Outcome]) -> str:
     """One row for each fault, and how it was filled."""
     rows = [
-        "| fault | trials | hangs, or processes left | lost | evaluated twice | says what broke | reached the end "
+        "| fault | trials | hangs, or processes left | lost | evaluated twice | says what broke, and its work | reached the end "
         "| fault to exit, p50 / max | start to first order, p50 / max |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
@@ -97,6 +97,8 @@ def table(outcomes: Iterable[Outcome]) -> str:
             continue
         ended = [each for each in some if each.ended_s is not None]
         named = f"{sum(each.named for each in ended)} of {len(ended)}" if ended else "goes on"
+        if any(each.work_named is not None for each in ended):
+            named += f", {sum(bool(each.work_named) for each in ended)}"
         counts = [sum(getattr(each, what) for each in some) for what in ("hung", "lost", "twice")]
         cells = [fault, len(some), *counts, named, sum(each.finished for each in some)]
         cells += [spread(some, lambda each: each.ended_s), spread(some, lambda each: each.first_order_s)]

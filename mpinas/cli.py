@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import mpinas
 from mpinas.errors import UserError
+
+if TYPE_CHECKING:
+    from mpinas.parallel.job import Arguments
 
 PATH = click.Path(path_type=Path)
 
@@ -33,16 +36,41 @@ def cli(context: click.Context) -> None:
 @click.option("--resume", is_flag=True, help="Go on with the run in --run.")
 @click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable.")
 @click.option("--edge", metavar="local|BRIDGE.json", help="Where latencies come from; overrides [edge] bridge.")
+@click.option("--time-limit", metavar="HH:MM:SS", help="End in peace within this time.  [default: as Slurm says]")
 def search(
-    experiment: Path | None, run: Path | None, resume: bool, overrides: tuple[str, ...], edge: str | None
+    experiment: Path | None,
+    run: Path | None,
+    resume: bool,
+    overrides: tuple[str, ...],
+    edge: str | None,
+    time_limit: str | None,
 ) -> None:
-    """Search for networks as EXPERIMENT says (default: experiment.toml). Start it with mpirun or srun."""
+    """Search for networks as EXPERIMENT says (default: experiment.toml). Start it with mpirun or srun.
+
+    Exit code 75: it ended before the search did, because of its time or a signal; --resume goes on.
+    """
     from mpinas.parallel.job import Arguments
-    from mpinas.parallel.job import run as run_job
 
     if edge is not None:
         overrides = (*overrides, f"edge.bridge={edge}")
-    run_job(Arguments(experiment, run, resume, tuple(overrides)))
+    _run_job(Arguments(experiment, run, resume, tuple(overrides), time_limit_s=_seconds(time_limit)))
+
+
+def _seconds(time_limit: str | None) -> float | None:
+    from mpinas.slurm.walltime import parse_duration
+
+    try:
+        return None if time_limit is None else parse_duration(time_limit)
+    except ValueError as error:
+        raise UserError(f"--time-limit: {error}") from None
+
+
+def _run_job(arguments: Arguments) -> None:
+    from mpinas.parallel.job import run
+    from mpinas.parallel.world import UNFINISHED
+
+    if not run(arguments):
+        sys.exit(UNFINISHED)
 
 
 @cli.command()
@@ -58,10 +86,9 @@ def compress(experiment: Path, methods: tuple[str, ...], run: Path | None, overr
     candidates of a search are. `mpinas search --resume --run DIR` goes on.
     """
     from mpinas.parallel.job import Arguments
-    from mpinas.parallel.job import run as run_job
 
     methods = methods or ("prune", "distill", "quantise")
-    run_job(Arguments(experiment, run, overrides=tuple(overrides), compress=methods))
+    _run_job(Arguments(experiment, run, overrides=tuple(overrides), compress=methods))
 
 
 @cli.command()
@@ -241,3 +268,125 @@ def simulate(path: Path, layout: str, objects: str, layers: int, lines: int, see
         files = write(path, plan, lambda done, total: bar.update(1))
     for file in files:
         click.echo(f"{file}: simulated, {layers * lines * (len(plan.objects) if layout == 'v1.0' else 1)} scan lines")
+
+
+@cli.command()
+@click.argument("system", required=False)
+@click.option("--list", "list_systems", is_flag=True, help="Name the systems that are known, and end.")
+@click.option("--nodes", type=click.IntRange(1), metavar="N", help="Nodes of the trainers.")
+@click.option("--time", metavar="HH:MM:SS", help="Walltime, as for sbatch. The job goes on when it is over.")
+@click.option("--account", default="", help="The project that pays.")
+@click.option("--partition", default="", help="[default: the system's first]")
+@click.option("--layout", type=click.Choice(["extra-task", "heterogeneous"]), default="extra-task", show_default=True,
+              help="Rank 0 beside the trainers of the first node, or on a node without GPUs.")  # fmt: skip
+@click.option("--experiment", default="experiment.toml", show_default=True, metavar="FILE")
+@click.option("--run", default="", metavar="DIR", help="Folder of the run.  [default: runs/EXPERIMENT]")
+@click.option("--bridge", default="", metavar="BRIDGE.json", help="Connection file of the relay to the device.")
+@click.option("--key", default="", metavar="FILE", help="This job's secret key, for the relay.")
+@click.option("--max-requeues", type=int, default=20, show_default=True, help="So often the job goes on by itself.")
+@click.option("-o", "--output", type=PATH, help="File to write.  [default: the terminal]")
+def jobscript(system: str | None, list_systems: bool, output: Path | None, **asked: Any) -> None:
+    """Write the Slurm job script of a search on SYSTEM: a name of --list, or the path of your own TOML file.
+
+    See docs/platforms.
+    """
+    from mpinas.slurm.jobscript import render
+    from mpinas.slurm.request import Request
+    from mpinas.slurm.system import described, load_system, system_names
+
+    if list_systems:
+        click.echo("\n".join(described(load_system(name)) for name in system_names()))
+        return
+    for option, value in (("SYSTEM", system), ("--nodes", asked["nodes"]), ("--time", asked["time"])):
+        if value is None:
+            raise UserError(f"{option} is missing: mpinas jobscript SYSTEM --nodes N --time HH:MM:SS, or --list")
+    text = render(load_system(str(system)), Request(**asked))
+    if output is None:
+        click.echo(text, nl=False)
+        return
+    try:
+        with open(output, "x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UserError(f"{output}: exists already; name another file or remove it") from None
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.strerror}") from None
+    click.echo(f"{output} written; read it, then: sbatch {output}")
+
+
+@cli.command()
+@click.option("--bridge", type=PATH, metavar="BRIDGE.json", help="Look at the way to this relay, too.")
+@click.option("--key", type=PATH, help="Key file of a job, for --bridge.")
+@click.option("--run-folder", type=PATH, metavar="DIR", help="Look at the file system that DIR is or would be on.")
+@click.option("--ranks", is_flag=True, help="Only print who is where: rank, host, role, cores, GPU.")
+@click.option("--limit", "limit_s", type=click.FloatRange(1, 3600), default=60, show_default=True,
+              help="Longest wait for each thing looked at, in seconds.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def doctor(
+    bridge: Path | None, key: Path | None, run_folder: Path | None, ranks: bool, limit_s: float, as_json: bool
+) -> None:
+    """Would a search work here? Looks at packages, MPI, Horovod, GPUs, cores, files, bridge and time left.
+
+    On a login node by itself, in a job under mpirun or srun. Says what to do about each fault, and ends with 2 if
+    there is one.
+    """
+    import os
+
+    from mpinas.doctor.examination import Request, run
+
+    sys.exit(run(Request(bridge, key, run_folder, ranks, as_json, limit_s), os.environ))
+
+
+@cli.command()
+@click.argument("run", type=PATH)
+@click.option("--watch", "watching", is_flag=True, help="Look again every few seconds, until the run is over.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; with --watch one line each time.")
+def status(run: Path, watching: bool, as_json: bool) -> None:
+    """Show how the run in folder RUN is getting on: queued, running, stopped, died or finished. Reads only."""
+    import time
+
+    from rich.console import Console
+
+    from mpinas.report import status as report
+    from mpinas.report.status_text import lines_of
+
+    console = Console()
+
+    def show(found: report.Status) -> None:
+        if as_json:
+            click.echo(json.dumps(found.as_dict(), indent=None if watching else 1))
+            return
+        if watching and console.is_terminal:
+            console.clear()
+        click.echo("\n".join(lines_of(found)))
+
+    if watching:
+        report.watch(run, show)
+    else:
+        show(report.Observer(run).look(time.time()))
+
+
+@cli.command()
+@click.argument("run", type=PATH)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def verify(run: Path, as_json: bool) -> None:
+    """Look whether the run in folder RUN is whole: experiment, journal, every model and checkpoint. Reads only.
+
+    Says what to do about each fault, and ends with 2 if there is one.
+    """
+    import time
+    from dataclasses import asdict
+
+    import torch
+
+    from mpinas.history.run_folder import RunFolder
+    from mpinas.report import verify as report
+    from mpinas.training.checkpoint import read_archive
+
+    openers = report.Openers(
+        weights=lambda path: torch.load(path, map_location="cpu", weights_only=True),
+        checkpoint=read_archive,
+    )
+    found = report.verify(RunFolder.existing(run), openers, time.time())
+    click.echo(json.dumps([asdict(each) for each in found], indent=1) if as_json else "\n".join(report.lines_of(found)))
+    sys.exit(2 if any(each.level == report.FAULT for each in found) else 0)

@@ -140,14 +140,17 @@ class Coordinator:
             times += [until for _, until in self._limits()]
         return min((each for each in times if each > time), default=None)
 
-    def overdue(self, time: float) -> list[ev.Event]:
-        """That the job's time is over; answers that are not waited for any longer: all else is done, their device was
-        away or silent too long."""
-        if self._ends():
+    def time_over(self, time: float) -> list[ev.Event]:
+        """That the job should end now, by itself; at most once."""
+        if self._ends() or self._began is None:
             return []
-        if self._began is not None and (reason := self.farewell.reason_to_end(time)) is not None:
-            return [ev.StopRequested(reason)]
-        if self._waiting_since is None:
+        nothing_else = self.agenda.to_begin() == 0 if self.farewell.refused else False
+        reason = self.farewell.reason_to_end(time, nothing_else=nothing_else)
+        return [] if reason is None else [ev.StopRequested(reason)]
+
+    def overdue(self, time: float) -> list[ev.Event]:
+        """Answers that are not waited for any longer: all else is done, their device was away or silent too long."""
+        if self._waiting_since is None or self._ends():
             return []
         given_up: list[ev.Event] = []
         for (candidate, device, repetition), until in self._limits():
@@ -277,6 +280,7 @@ class Coordinator:
 
     def _order(self, time: float, commands: list[Command]) -> None:
         """Give trainers that are idle what there is to do."""
+        self.farewell.refused = False
         while self.ledger.idle:
             work = next(self._work(), None)
             if work is None:
@@ -414,10 +418,12 @@ class Coordinator:
         of = (self.ledger.count(State.EVALUATED), ready[-1] if ready else 0)
         if len(ready) < 2 or of == self._ranked_of:
             return
-        # Who goes on from a checkpoint was chosen for it: first.
-        going_on = [id_ for id_ in ready if self.ledger.candidates[id_].begun]
-        new = [id_ for id_ in ready if not self.ledger.candidates[id_].begun]
-        order = self.search.rank([self.ledger.candidates[id_].genome for id_ in new])
+        # Who goes on from a checkpoint, or was being trained when a job ended, was chosen for it: first.
+        candidates = self.ledger.candidates
+        chosen = {id_: candidates[id_].begun or candidates[id_].attempts > 0 for id_ in ready}
+        going_on = [id_ for id_ in ready if chosen[id_]]
+        new = [id_ for id_ in ready if not chosen[id_]]
+        order = self.search.rank([candidates[id_].genome for id_ in new])
         self.agenda.ranked, self._ranked_of = [*going_on, *(new[index] for index in order)], of
 
     def _predict(self, time: float, commands: list[Command]) -> None:
@@ -464,7 +470,7 @@ class Coordinator:
         return self.ledger.stop_reason is not None or self.ledger.finished is not None
 
     def _end(self, event: ev.Event, time: float, commands: list[Command]) -> None:
-        """What an event means for a job that ends: trainings are put aside, everybody is sent home, at last it leaves."""
+        """What an event means for a job that ends: trainings are put aside, all are sent home, at last it leaves."""
         if isinstance(event, ev.StopRequested) and self.ledger.finished is None:
             self.farewell.begin(event.reason, time)
             for leader, group in self.ledger.groups.items():

@@ -46,7 +46,7 @@ class Farewell:
         self._until: float | None = None
         #: When all were told to go.
         self.dismissed_at: float | None = None
-        #: Something was not begun because it would not have come to its end.
+        #: The most urgent work was not begun because it would not have come to its end.
         self.refused = False
 
     def watch(self, event: ev.Event, time: float, group: Group | None) -> None:
@@ -70,8 +70,11 @@ class Farewell:
         reserve_s = SLACK * (self._epoch_s or EPOCH_S) + PARTING_S
         return self._ends_at - min(reserve_s, (self._ends_at - self._began) / 2)
 
-    def reason_to_end(self, time: float) -> str | None:
-        """Why the job should end now by itself, in words; None: it need not."""
+    def reason_to_end(self, time: float, *, nothing_else: bool) -> str | None:
+        """Why the job should end now by itself, in words; None: it need not.
+
+        `nothing_else`: what was refused is all that is left to do.
+        """
         if self._ledger.trainers_expected and not self._ledger.trainers_able:
             return "no trainer is left whose GPU works"
         warn_at = self.warn_at()
@@ -80,7 +83,7 @@ class Farewell:
         left_s = self._ends_at - time
         if time >= warn_at:
             return f"the job's time is over in {left_s:.0f} s"
-        if self.refused and not self._ledger.groups:
+        if self.refused and nothing_else and not self._ledger.groups:
             return f"nothing that is left to do fits into the job's last {left_s:.0f} s"
         return None
 
@@ -99,6 +102,9 @@ class Farewell:
 
     def begin(self, reason: str, time: float) -> None:
         """The job is to end; asked again, the sooner of the two."""
+        if 0 in self._ledger.trainers:  # a world of one: nothing is under way when it can be asked
+            self._until = time
+            return
         known = None if self._ends_at is None else max(time, self._ends_at - PARTING_S)
         grace_s = GRACE_S.get(reason)
         until = time + GRACE_ELSE_S if known is None else known

@@ -149,7 +149,10 @@ class Ledger:
                     self.occupation.first_ready = self.occupation.last_report = time
             case msg.Progress():
                 self._outstanding(event)
-                self.known(event.candidate).epoch = event.epoch
+                it = self.known(event.candidate)
+                it.epoch = event.epoch
+                if event.epoch > it.furthest:
+                    it.furthest, it.interrupted = event.epoch, 0
             case msg.Evaluated():
                 self._evaluated(event, time)
             case msg.Paused():
@@ -165,7 +168,7 @@ class Ledger:
                 self.supernet.metrics, self.supernet.train_seconds = metrics, seconds
             case msg.SupernetFailed(reason=reason, detail=detail):
                 self._closed(event, time)
-                if not self._may_be_tried_again(self.supernet, reason):
+                if not self._may_be_tried_again(self.supernet, "supernet", reason):
                     self.supernet.reason = f"{reason}: {detail}"
             case msg.Withdrawn(rank):
                 self._withdrawn(rank)
@@ -202,11 +205,9 @@ class Ledger:
 
     def _begin(self, event: ev.Begun) -> None:
         """A new job: its trainers are not there yet, and nothing is under way any more."""
-        for candidate in list(self.standing[State.TRAINING]):
-            self._step(candidate, State.READY)
+        for candidate in self._take_back(State.TRAINING, State.READY):
             self.candidates[candidate].interrupted += 1
-        for candidate in list(self.standing[State.MEASURING]):
-            self._step(candidate, State.PROPOSED)
+        for candidate in self._take_back(State.MEASURING, State.PROPOSED):
             self.candidates[candidate].readings.clear()
         for it in self.candidates.values():
             it.verdicts = {device: each for device, each in it.verdicts.items() if each.accepted is not None}
@@ -226,6 +227,14 @@ class Ledger:
         self.devices_lost.clear()
         self.stop_reason = self.finished = self.enough = self.supernet.reason = None
         self.occupation.new_job(event.trainers)
+
+    def _take_back(self, left_in: State, to: State) -> list[int]:
+        """Candidates that a job has left in one state are in another again, before all there: they came first."""
+        back = list(self.standing[left_in])
+        for candidate in back:
+            self._step(candidate, to)
+        self.standing[to] = dict.fromkeys((*back, *self.standing[to]))
+        return back
 
     def _step(self, candidate: int, to: State) -> None:
         it = self.candidates[candidate]
@@ -411,24 +420,23 @@ class Ledger:
         if report.reason == NO_CHECKPOINT:
             self._step(it.id, State.READY)
             it.epochs_done = 0
-        elif self._may_be_tried_again(it, report.reason):
+        elif self._may_be_tried_again(it, "evaluate", report.reason):
             self._step(it.id, State.READY)
         else:
             self._end(it.id, State.FAILED, f"{report.reason}: {report.detail}")
 
     @staticmethod
-    def _may_be_tried_again(it: Candidate, reason: str) -> bool:
+    def _may_be_tried_again(it: Candidate, work: str, reason: str) -> bool:
         """Count a failure; False where it is the network's own, or has been tried often enough."""
-        allowed = FAILURES_MAX.get(reason, 1)
-        it.failures += 1
-        return it.failures < allowed
+        it.failures[work, reason] = it.failures.get((work, reason), 0) + 1
+        return it.failures[work, reason] < FAILURES_MAX.get(reason, 1)
 
     def _assessed(self, report: msg.Assessed | msg.AssessmentFailed, time: float) -> None:
         self._closed(report, time)
         it = self.candidates[report.candidate]
         if it.id not in self.finalists():
             return  # it has left the front meanwhile
-        if isinstance(report, msg.AssessmentFailed) and self._may_be_tried_again(it, report.reason):
+        if isinstance(report, msg.AssessmentFailed) and self._may_be_tried_again(it, "assess", report.reason):
             return
         it.assessed = True
         if isinstance(report, msg.Assessed):

@@ -13,11 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+from mpinas.children import child_environment, deaf_to_warnings
 from mpinas.errors import UserError
 
 #: Longest path of a unix socket on Linux.
@@ -31,27 +31,6 @@ DEVICE_OPTIONS = ("--any-core", "--reference-band", "0.25", "--cooling-seconds",
 #: A child that ends this often within this time will not be started again.
 RESTARTS = 5
 RESTARTS_WITHIN_S = 60.0
-#: Variables by which MPI and Slurm tell a process that it is a rank; a child that kept them could act as one.
-_LAUNCHER_PREFIXES = (
-    "OMPI_",
-    "PMIX_",
-    "PMI_",
-    "PMI2_",
-    "PRTE_",
-    "SLURM_",
-    "MPI_",
-    "MPICH_",
-    "I_MPI_",
-    "HYDRA_",
-    "HOROVOD_",
-)
-
-
-def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
-    """Environment for a child that must not take itself for an MPI rank."""
-    return {
-        name: value for name, value in environment.items() if not name.startswith(_LAUNCHER_PREFIXES) and name != "PMI"
-    }
 
 
 @dataclass(slots=True)
@@ -172,7 +151,7 @@ class LocalBridge:
 
 def _launch(arguments: tuple[str, ...], log: Path) -> subprocess.Popen[bytes]:
     stream: IO[bytes]
-    with open(log, "ab") as stream:
+    with open(log, "ab") as stream, deaf_to_warnings():
         return subprocess.Popen(
             [sys.executable, "-m", "edge_bridge", *arguments],
             stdin=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -54,6 +55,8 @@ class RunFolder:
         self.path = path
         self.experiment_file = path / "experiment.toml"
         self.journal_file = path / "journal.jsonl"
+        #: Who is at work on this folder, as long as somebody is.
+        self.lock_file = path / "running.json"
         self.models = path / "models"
         #: Untrained artifacts on their way to devices; empty between jobs.
         self.exports = path / "exports"
@@ -61,7 +64,7 @@ class RunFolder:
 
     @classmethod
     def create(cls, path: Path, experiment: Experiment) -> RunFolder:
-        """Make a new folder with the complete experiment file in it.
+        """Make a new folder with the complete experiment file in it; it is complete or not there.
 
         Raises
         ------
@@ -69,15 +72,18 @@ class RunFolder:
             It exists already, or cannot be made.
         """
         cls.check_new(path)
+        beside = cls(path.with_name(f".{path.name}.part-{os.getpid()}"))
+        shutil.rmtree(beside.path, ignore_errors=True)  # of a process that was killed and had the same number
         try:
-            path.mkdir(parents=True)
-            folder = cls(path)
-            write_experiment(experiment, folder.experiment_file)
-            folder.prepare()
+            beside.path.mkdir(parents=True)
+            write_experiment(experiment, beside.experiment_file)
+            beside.prepare()
+            beside.path.rename(path)  # not over a folder that has something in it
         except OSError as error:
-            shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(beside.path, ignore_errors=True)
+            cls.check_new(path)  # somebody else was quicker
             raise UserError(f"{path}: cannot be made: {error.strerror}") from None
-        return folder
+        return cls(path)
 
     @staticmethod
     def check_new(path: Path) -> None:

@@ -1,4 +1,10 @@
-"""Search space `cnn3d`: convolutional networks over space and time, small enough to keep up with a camera."""
+"""Search space `cnn3d`: convolutional networks over space and time, small enough to keep up with a camera.
+
+Must not know how networks are trained, nor that they may share weights.
+
+Source of the inverted residual block: M. Sandler et al., MobileNetV2, CVPR 2018; with ReLU in place of ReLU6, as in
+the other blocks.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +25,10 @@ def space(input_shape: tuple[int, int, int]) -> SearchSpace:
     Genes: `frames` taken from the middle of the window; `field`, side of the centre crop in pixels; `scale`, factor
     by which that is scaled down; `stem`: "fold" lays the frames into the channels of a 2D network, "conv3d" keeps
     time as an axis; stages with `depth` and `width` each, all but their first block residual; `kernel_time`,
-    `kernel_space`; `block`: plain or depthwise-separable convolutions; `head`: fully connected layers on the mean over
-    the picture, or on a coarse grid that keeps where things are, of `head_width`; and the training genes
-    `learning_rate`, `weight_decay` and `flips` (mirrored training samples). Inactive genes have one canonical value.
+    `kernel_space`; `block`: plain or depthwise-separable convolutions, or inverted residuals, `expansion` times wider
+    inside than what they take in; `head`: fully connected layers on the mean over the picture, or on a coarse grid
+    that keeps where things are, of `head_width`; and the training genes `learning_rate`, `weight_decay` and `flips`
+    (mirrored training samples). Inactive genes have one canonical value.
     """
     frames, height, width = input_shape
     side = min(height, width)
@@ -38,7 +45,8 @@ def space(input_shape: tuple[int, int, int]) -> SearchSpace:
         **{f"width{i}": list(WIDTHS) for i in range(1, STAGES_MAX + 1)},
         "kernel_time": [1, 3, 5],
         "kernel_space": [3, 5],
-        "block": ["plain", "separable"],
+        "block": ["plain", "separable", "inverted"],
+        "expansion": [2, 3, 4],
         "head": ["mean", "grid"],
         "head_width": [16, 32, 64, 128],
         "learning_rate": [5e-4, 1e-3, 2e-3, 4e-3, 8e-3],
@@ -55,6 +63,8 @@ def space(input_shape: tuple[int, int, int]) -> SearchSpace:
             genome["stem"] = "fold"
         if genome["stem"] == "fold":
             genome["kernel_time"] = 1
+        if genome["block"] != "inverted":
+            genome["expansion"] = smallest["expansion"]
         for stage in range(int(genome["stages"]) + 1, STAGES_MAX + 1):
             genome[f"depth{stage}"], genome[f"width{stage}"] = (
                 smallest[f"depth{stage}"],
@@ -109,7 +119,7 @@ class Network(nn.Module):
             width = int(genome[f"width{stage}"])
             for block in range(int(genome[f"depth{stage}"])):
                 stride = (2 if block == 0 else 1,) * dims
-                layers.append(_Block(dims, channels, width, kernel, stride, separable=genome["block"] == "separable"))
+                layers.append(_block(genome, channels, width, kernel, stride))
                 channels = width
         self.features = nn.Sequential(*layers)
         cell, cells = grid(genome) if genome["head"] == "grid" else (0, 1)
@@ -143,34 +153,46 @@ def grid(genome: Genome) -> tuple[int, int]:
 
 
 class _Block(nn.Module):
-    """Convolution, normalisation, ReLU; plain or depthwise-separable; with a way around where shapes allow."""
+    """A body, with a way around it where shapes allow, and ReLU unless what it gives stays linear."""
 
-    def __init__(
-        self,
-        dims: int,
-        inputs: int,
-        outputs: int,
-        kernel: tuple[int, ...],
-        stride: tuple[int, ...],
-        *,
-        separable: bool,
-    ) -> None:
+    def __init__(self, body: nn.Module, *, residual: bool, linear: bool) -> None:
         super().__init__()
-        self._residual = inputs == outputs and set(stride) == {1}
-        if separable:
-            self.body = nn.Sequential(
-                _conv(dims, inputs, inputs, kernel, stride, groups=inputs),
-                nn.ReLU(),
-                _conv(dims, inputs, outputs, (1,) * dims, (1,) * dims),
-            )
-        else:
-            self.body = _conv(dims, inputs, outputs, kernel, stride)
-        self.activation = nn.ReLU()
+        self._residual = residual
+        self.body = body
+        self.activation = nn.Identity() if linear else nn.ReLU()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.body(x)
         out: torch.Tensor = self.activation(x + y if self._residual else y)
         return out
+
+
+def _block(genome: Genome, inputs: int, outputs: int, kernel: tuple[int, ...], stride: tuple[int, ...]) -> _Block:
+    """The block of the genome's kind: each convolution with its normalisation, and ReLU between them."""
+    dims, kind = len(kernel), genome["block"]
+    point = (1,) * dims
+    layers: list[nn.Module]
+    if kind == "plain":
+        layers = [_conv(dims, inputs, outputs, kernel, stride)]
+    elif kind == "separable":
+        layers = [
+            _conv(dims, inputs, inputs, kernel, stride, groups=inputs),
+            _conv(dims, inputs, outputs, point, point),
+        ]
+    else:
+        wide = inputs * int(genome["expansion"])
+        layers = [
+            _conv(dims, inputs, wide, point, point),
+            _conv(dims, wide, wide, kernel, stride, groups=wide),
+            _conv(dims, wide, outputs, point, point),
+        ]
+    body = layers[0] if len(layers) == 1 else nn.Sequential(*_with_relu_between(layers))
+    residual = inputs == outputs and set(stride) == {1}
+    return _Block(body, residual=residual, linear=kind == "inverted")
+
+
+def _with_relu_between(layers: list[nn.Module]) -> list[nn.Module]:
+    return [each for layer in layers for each in (layer, nn.ReLU())][:-1]
 
 
 def _conv(

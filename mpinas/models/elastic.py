@@ -1,9 +1,10 @@
 """One set of weights for all networks of the space `cnn3d`: a supernet, and the subnets that are parts of it.
 
 A subnet is a `cnn3d.Network` whose tensors are cut out of the shared ones, so what a genome means is said in `cnn3d`
-alone. Its channels are the first of a layer, its kernel is the centre of the largest kernel, its blocks are the first
-of a stage, its frames are those in the middle of the window; resolution has no weights. Networks share no weights, or
-only some, where their features mean something else: see `Supernet`.
+alone. Its channels are the first of a layer, those that an inverted residual expands to as well; its kernel is the
+centre of the largest kernel, its blocks are the first of a stage, its frames are those in the middle of the window;
+resolution has no weights. Networks share no weights, or only some, where their features mean something else: see
+`Supernet`.
 
 Sources: H. Cai et al., Once-for-All, ICLR 2020; J. Yu et al., BigNAS, ECCV 2020.
 Must not know how the weights are trained.

@@ -61,6 +61,11 @@ class StopSignals:
         for number in self.SIGNALS:
             signal.signal(number, self._catch)
 
+    @property
+    def at_once(self) -> bool:
+        """Has one come after which there is no time left?"""
+        return any(name != "SIGUSR2" for name in self.caught)
+
     def _catch(self, number: int, frame: FrameType | None) -> None:
         self.caught.append(signal.Signals(number).name)
         if number != signal.SIGUSR2:
@@ -202,8 +207,8 @@ def coordinate(
     backoff = Backoff()
     latest = 0.0
     stops_seen = 0
-    #: Nothing has happened since `idle` had nothing to do.
-    settled = False
+    #: Nothing has happened since `idle` had nothing to do; until then it will not have.
+    settled, look_at = False, math.inf
     handled = 0
     gc.freeze()
     waiting: list[ev.Event] = [begun]
@@ -234,16 +239,21 @@ def coordinate(
         check_pulse(*pulse, coordinator.ledger)
         if settled:
             shell.wait(backoff.next_s())
-        waiting = shell.collect(clock())
-        waiting += [ev.StopRequested(name) for name in stop.caught[stops_seen:]]
-        stops_seen = len(stop.caught)
+        collected = shell.collect(clock())
         latest = max(latest, clock())
-        if waiting or (settled and latest < _or_never(coordinator.due(latest))):
+        # that the job is to end comes before what would give new orders
+        waiting = [
+            *(ev.StopRequested(name) for name in stop.caught[stops_seen:]),
+            *coordinator.time_over(latest),
+            *collected,
+        ]
+        stops_seen = len(stop.caught)
+        if waiting or (settled and latest < look_at):
             continue
         waiting = coordinator.overdue(latest)
         if not waiting:  # one piece of work, then look for events again: they come first
             commands = coordinator.idle(latest)
-            settled = not commands
+            settled, look_at = not commands, _or_never(coordinator.due(latest))
             if carry_out(commands):
                 return
 

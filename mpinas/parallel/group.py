@@ -18,8 +18,8 @@ from mpinas.training.outcome import Failure, explain
 
 T = TypeVar("T")
 
-#: A rank that failed has freed the others; all then say how they fared, within so long (seconds).
-PATIENCE_S = 120.0
+#: A rank that failed has freed the others from collectives; all then say how they fared, within so long (seconds).
+PATIENCE_S = 600.0
 #: One that is done waits longer: its leader may be writing files.
 DONE_PATIENCE_S = 3600.0
 

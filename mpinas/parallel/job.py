@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mpinas
+from mpinas.children import child_environment
 from mpinas.config import Experiment, check_resumable, read_experiment, write_experiment
 from mpinas.coordination import events as ev
 from mpinas.coordination.coordinator import Coordinator
@@ -33,6 +35,7 @@ from mpinas.search import SearchSpace, make_search
 from mpinas.slurm.walltime import ask_scontrol, job_end
 
 if TYPE_CHECKING:  # torch is imported only once it is clear that there is something to do
+    from mpinas.parallel.coordinator_loop import StopSignals
     from mpinas.parallel.means import Means
     from mpinas.tasks import Task
 
@@ -60,6 +63,7 @@ def run(arguments: Arguments) -> bool:
         UserError on rank 0 and LeaveAlike on the others, where the user can mend it; no run folder was left behind.
     """
     began = time.time()
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a warning that comes before anything is done would kill this rank
     world, post = mpi.start(), mpi.Post()
     with mpi.whole_or_nothing(world, post):
         return _run(world, arguments, post, began)
@@ -207,7 +211,6 @@ class Desk:
 
     def __enter__(self) -> Desk:
         """Raises UserError, and then leaves no new folder behind."""
-        from mpinas.edge.local import child_environment
         from mpinas.training.exporter import Exporters
 
         self.simulated = self.task.simulated
@@ -291,7 +294,7 @@ class Desk:
         if means is None:
             channel: Any = MpiChannel(control)
         else:
-            channel = self._serial_channel(means, lambda: bool(stop.caught), watch.post)
+            channel = self._serial_channel(means, coordinator, stop, watch.post)
         networks = networks_of(self.task, self.experiment)
         shell = Shell(channel, self.device, self.exporters, self.folder, self.journal, self.lock, networks)
         begun = ev.Begun(mpinas.__version__, len(trainers), self.task.name, self.simulated, self._ends_at)
@@ -309,7 +312,8 @@ class Desk:
             raise mpi.Stalled(f"told to go, {', '.join(f'rank {rank}' for rank in gone) or 'some ranks'} did not")
         return ledger.finished is not None
 
-    def _serial_channel(self, means: Means, should_stop: Callable[[], bool], post: mpi.Post) -> Any:
+    def _serial_channel(self, means: Means, coordinator: Coordinator, stop: StopSignals, post: mpi.Post) -> Any:
+        """Of a world of one: it looks at clock and signals while it trains, for nobody else does."""
         from mpinas.parallel.channel import SerialChannel
         from mpinas.parallel.group import Grouping
         from mpinas.parallel.means import trainer_of
@@ -320,7 +324,10 @@ class Desk:
         crew = Crew(0, trainer_of(means, self.experiment, self.folder), self.folder, Grouping(), post)
 
         def execute(order: Order, say: Callable[[Report], None]) -> None:
-            crew.execute(order, say, should_stop)
+            crew.execute(order, say, lambda: stop.at_once, should_pause)
+
+        def should_pause() -> bool:
+            return bool(stop.caught or coordinator.time_over(time.time()))
 
         return SerialChannel(execute, crew.ready())
 
@@ -335,7 +342,7 @@ def _of_use(ledger: Ledger) -> set[int]:
     begun = {
         it.id
         for it in ledger.candidates.values()
-        if it.state not in ENDED and max(it.epoch, it.epochs_done) > 0
+        if it.state not in ENDED and it.attempts > 0
         if not (it.state is State.EVALUATED and it.rung == last)
     }
     return begun | ledger.kept()

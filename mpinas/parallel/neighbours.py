@@ -34,7 +34,7 @@ class Vigil:
     """
 
     def __init__(
-        self, on_signal: Callable[[], None], every: tuple[float | None, Callable[[], None]] = (None, lambda: None)
+        self, on_signal: Callable[[], object], every: tuple[float | None, Callable[[], None]] = (None, lambda: None)
     ) -> None:
         self._on_signal = on_signal
         self._tick_s, self._on_tick = every
@@ -80,26 +80,29 @@ def _lives(pid: int) -> bool:
     return state not in "ZX"
 
 
-def report_the_dead(process_ids: Mapping[int, int], journal: Path) -> None:
-    """Say once on this node which ranks have died, and what they were at."""
-    for rank in dead_among(process_ids):
-        if _is_first(f"mpinas-{process_ids[rank]}"):
+def report_the_dead(process_ids: Mapping[int, int], journal: Path) -> list[int]:
+    """Say once on this node which ranks have died, and what they were at; all the dead."""
+    dead = dead_among(process_ids)
+    for rank in dead:
+        if claim(process_ids[rank]):
             work = work_of(rank, _tail(journal))
             print(last_words(rank, process_ids[rank], socket.gethostname(), work), file=sys.stderr, flush=True)
+    return dead
 
 
 #: Held as long as this process lives, so that no other says the same.
 _CLAIMS: list[socket.socket] = []
 
 
-def _is_first(name: str) -> bool:
-    claim = socket.socket(socket.AF_UNIX)
+def claim(pid: int) -> bool:
+    """May this process speak of that one's end? The first on this machine that asks may, as long as it lives."""
+    held = socket.socket(socket.AF_UNIX)
     try:
-        claim.bind(f"\0{name}")  # a name that goes with the process
+        held.bind(f"\0mpinas-{pid}")  # a name that goes with the process
     except OSError:
-        claim.close()
+        held.close()
         return False
-    _CLAIMS.append(claim)
+    _CLAIMS.append(held)
     return True
 
 

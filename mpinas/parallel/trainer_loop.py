@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from mpinas.coordination import messages as msg
-from mpinas.coordination.ledger import NO_DEVICE
+from mpinas.coordination.ledger import NO_DEVICE, UNEXPECTED
 from mpinas.history.run_folder import RunFolder
 from mpinas.parallel.channel import TrainerEnd
 from mpinas.parallel.group import Grouping
@@ -62,10 +62,10 @@ class Crew:
                 self.post.work = "the supernet" if order.candidate == msg.SUPERNET else f"candidate {order.candidate}"
                 outcome = self.grouping.together(order.members, work)
                 self.post.work = ""
+                if isinstance(outcome, Failure) and outcome.reason in (NO_DEVICE, UNEXPECTED):
+                    self._examine_device(say)  # before the answer, after which there may be another order
                 if leads:
                     _answer(order, outcome, say)
-                if isinstance(outcome, Failure) and outcome.reason == NO_DEVICE:
-                    self._examine_device(say)
 
     def _examine_device(self, say: Say) -> None:
         """Some rank's GPU has failed: if it is this one's, it takes no more orders."""

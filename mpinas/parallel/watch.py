@@ -47,7 +47,7 @@ class Watch:
     def over_trainers(self, trainers: tuple[int, ...]) -> Iterator[tuple[Pulse, float]]:
         """On rank 0: their pulse, to be felt in its loop, and for how long one may be silent."""
         others = [rank for rank in trainers if rank != self._world.Get_rank()]
-        with closing(Vigil(self._report_the_dead)):
+        with closing(Vigil(self._report_the_dead, (PULSE_S, self._look_at_neighbours))):
             yield Pulse(self._pulses, others), self._limit_s
 
     @contextmanager
@@ -58,6 +58,7 @@ class Watch:
         limit_s = self._limit_s + (0.0 if rank == 1 else mpi.ABORT_S)
 
         def listen() -> None:
+            self._look_at_neighbours()
             pulse.beat()
             if pulse.silent(limit_s):
                 mpi.end_job(
@@ -68,3 +69,9 @@ class Watch:
 
         with closing(Vigil(self._report_the_dead, (PULSE_S, listen))):
             yield
+
+    def _look_at_neighbours(self) -> None:
+        """Some launchers do not end a job when a rank has died."""
+        if dead := self._report_the_dead():
+            ranks = ", ".join(f"rank {rank}" for rank in dead)
+            mpi.end_job(self._world, f"the job ends because of {ranks} on {socket.gethostname()}")

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
-import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from mpinas.errors import UserError, disk_error, disk_trouble
+from mpinas.parallel.neighbours import claim
 
 T = TypeVar("T")
 
@@ -104,33 +106,21 @@ def whole_or_nothing(world: Any, post: Post) -> Iterator[None]:
     except Stalled as error:
         end_job(world, f"{error}; the job ends here, and `mpinas search --resume --run DIR` goes on")
     except KeyboardInterrupt:
-        if world.Get_rank() == 0:
-            sys.stdout.flush()
-            print("mpinas: interrupted", file=sys.stderr, flush=True)
-        world.Abort(130)
+        _abort(world, "mpinas: interrupted" if world.Get_rank() == 0 else "", 130)
     except BaseException as error:
         if (trouble := disk_trouble(error)) is not None:
-            _abort(world, disk_error(trouble))
-        text = traceback.format_exc()
-        sys.stdout.flush()
-        sys.stderr.write(f"mpinas: rank {world.Get_rank()} on {socket.gethostname()} failed{post}; the job ends here. "
-                         f"`mpinas search --resume --run DIR` goes on from the journal.\n{text}")  # fmt: skip
-        sys.stderr.flush()
-        world.Abort(1)
+            _abort(world, f"mpinas: error: {disk_error(trouble)}", 2)
+        _abort(world, f"mpinas: rank {world.Get_rank()} on {socket.gethostname()} failed{post}; the job ends here. "
+                      f"`mpinas search --resume --run DIR` goes on from the journal.\n{traceback.format_exc()}", 1)  # fmt: skip
 
 
 #: Asked to end the job, a launcher that is cut off may never answer.
-ABORT_S = 10.0
+ABORT_S = 10
 
 
 def end_job(world: Any, message: str) -> None:
     """Say why and end the job; from any thread, and on a node that is cut off too."""
-    sys.stdout.flush()
-    print(f"mpinas: {message}", file=sys.stderr, flush=True)
-    last_resort = threading.Timer(ABORT_S, os._exit, (UNFINISHED,))
-    last_resort.daemon = True
-    last_resort.start()
-    world.Abort(UNFINISHED)
+    _abort(world, f"mpinas: {message}", UNFINISHED)
 
 
 @contextmanager
@@ -139,13 +129,21 @@ def abort_on_user_error(world: Any) -> Iterator[None]:
     try:
         yield
     except UserError as error:
-        _abort(world, error)
+        _abort(world, f"mpinas: error: {error}", 2)
 
 
-def _abort(world: Any, error: UserError) -> None:
+def _abort(world: Any, message: str, code: int) -> None:
+    """Say why, and end all ranks. Under Slurm the code of the step is that of the kill: a job script finds ours in a
+    file that it has named."""
     sys.stdout.flush()
-    print(f"mpinas: error: {error}", file=sys.stderr, flush=True)
-    world.Abort(2)
+    if message:
+        print(message, file=sys.stderr, flush=True)
+    claim(os.getpid())  # no neighbour is to wonder what this rank died of
+    if (file := os.environ.get("MPINAS_CODE_FILE")) is not None:
+        with suppress(OSError):
+            Path(file).write_text(f"{code}\n")
+    signal.alarm(ABORT_S)  # ends this process even where Abort hangs and holds the interpreter
+    world.Abort(code)
 
 
 def on_rank_0(world: Any, act: Callable[[], T]) -> T:

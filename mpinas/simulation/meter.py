@@ -26,6 +26,10 @@ class Decides(Protocol):
         """What is done when no event waits."""
         ...
 
+    def time_over(self, time: float) -> list[Event]:
+        """That the job should end."""
+        ...
+
     def overdue(self, time: float) -> list[Event]:
         """What is not waited for any longer."""
         ...
@@ -65,6 +69,10 @@ class Metered:
         else:
             self.looked_s += took_s
         return commands
+
+    def time_over(self, time: float) -> list[Event]:
+        """As the coordinator's."""
+        return self.coordinator.time_over(time)
 
     def overdue(self, time: float) -> list[Event]:
         """The coordinator's."""

@@ -161,6 +161,11 @@ class World:
     def _think(self) -> bool:
         if self.time < self._free_again_s:
             return False
+        over = self.coordinator.time_over(self.time)
+        for event in over:
+            self.happen(event)
+        if over:
+            return True
         commands = self.coordinator.idle(self.time)
         for command in commands:
             self.execute(command)

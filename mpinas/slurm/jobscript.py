@@ -15,6 +15,8 @@ from mpinas.slurm.walltime import format_duration
 
 #: So long before the end Slurm tells the tasks (seconds): time to write checkpoints. It may tell them up to 60 s early.
 WARN_S = 180
+#: TERM so shortly before the end of the walltime is Slurm's, not a user's (seconds).
+LATE_S = 60
 
 _GPU_OF_TRAINER = """\
 # Each trainer sees one GPU: where Slurm lists all of the node, one of its list. ParaStation may have given the task one
@@ -36,6 +38,7 @@ gpu_of_task='
   if ((place >= @gpus@ || (place < 0) != (SLURM_PROCID == 0))); then
     echo "mpinas: rank $SLURM_PROCID is task $SLURM_LOCALID of node $SLURM_NODEID: tasks are not placed" \\
       "as this script asks, and would share GPUs; try --layout heterogeneous" >&2
+    echo 2 > "$MPINAS_CODE_FILE"
     exit 2
   fi
   export CUDA_VISIBLE_DEVICES=
@@ -51,12 +54,16 @@ if [ -e "$journal" ]; then search+=(--resume); else search+=("$experiment"); fi"
 
 _BEFORE = """\
 # Told to end by scancel (TERM): wait for the tasks, which were told, too, and do not requeue what was cancelled.
+# TERM in the last minute is that of the walltime: what was late for its end goes on all the same.
 told=
-trap 'told=yes' TERM INT
+trap '((SECONDS >= @late@)) || told=yes' TERM INT
 trap : USR2    # is for the tasks; should it come here as well, it ends nothing
 # Ranks leave with code 75 one after the other: the first must not take the others with it (the default of some
 # sites). But once one has left, the others have a minute: nothing hangs.
 options=(@options@)
+# What a rank wants the job to end with: by its own end the others are killed, and srun has the code of that.
+export MPINAS_CODE_FILE=$PWD/.mpinas-code-$SLURM_JOB_ID
+rm -f "$MPINAS_CODE_FILE"
 size() { stat -c %s "$journal" 2>/dev/null || echo 0; }
 before=$(size)"""
 
@@ -87,13 +94,16 @@ code=$?"""
 _AFTER = """\
 # 75: ended in peace and not finished. 128 and more: a rank was killed, or its node went. Both go on from the journal.
 # Anything else is the end. 0: finished; 2: one line above says what to mend; 1: a fault of the program.
+if [ -s "$MPINAS_CODE_FILE" ]; then code=$(< "$MPINAS_CODE_FILE"); fi
+rm -f "$MPINAS_CODE_FILE"
 if [ "$code" -ne 75 ] && [ "$code" -lt 128 ]; then exit "$code"; fi
 leave() { echo "mpinas: ended with code $code, $1; submit this script again to go on" >&2; exit "$code"; }
 if [ -n "$told" ]; then leave "because it was told to"; fi
 if [ "$code" -ge 128 ] && [ "$(size)" = "$before" ]; then leave "before it did anything"; fi
 if [ "${SLURM_RESTART_COUNT:-0}" -ge "$max_requeues" ]; then leave "after $max_requeues requeues"; fi
 echo "mpinas: ended with code $code; back into the queue, to go on"
-# A heterogeneous job is requeued by the number of its first component.
+# A heterogeneous job is requeued by the number of its first component. The requeue itself sends TERM, to scontrol too.
+trap '' TERM
 scontrol requeue "${SLURM_HET_JOB_ID:-$SLURM_JOB_ID}" && exit 0
 leave "and Slurm did not requeue it\""""
 
@@ -309,4 +319,6 @@ def _launch(system: System, job: Allocation) -> str:
         call = _SRUN_HETEROGENEOUS
     elif job.extra_task:
         call = _SRUN_EXTRA_TASK
-    return "\n".join([_fill(_BEFORE, options=" ".join(options)), _fill(call, **_words(system, job))])
+    late_s = max(int(job.time_s) // 2, int(job.time_s) - LATE_S)
+    before = _fill(_BEFORE, options=" ".join(options), late=str(late_s))
+    return "\n".join([before, _fill(call, **_words(system, job))])

@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 import msgspec
 
+from mpinas.children import deaf_to_warnings
 from mpinas.errors import UserError, disk_error, disk_trouble
 from mpinas.search import Genome
 
@@ -116,7 +117,7 @@ class _Exporter:
         self._start()
 
     def _start(self) -> None:
-        with open(self._log, "ab") as log:
+        with open(self._log, "ab") as log, deaf_to_warnings():
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "mpinas.training.exporter"],
                 stdin=subprocess.PIPE,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zipfile
 from pathlib import Path
 
 import torch
@@ -30,11 +31,20 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
     ------
     Dropped
         It is not there any more.
+    ValueError
+        It is not as it was written.
     """
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        content = path.read_bytes()
     except FileNotFoundError:
         why = "its trained model was removed when it left the front; a later measurement brought it back"
         raise Dropped(why) from None
+    try:
+        damaged = zipfile.ZipFile(io.BytesIO(content)).testzip()  # torch itself checks no sums
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path}: damaged: {error}") from None
+    if damaged is not None:
+        raise ValueError(f"{path}: damaged: a checksum of {damaged} is wrong")
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     model.load_state_dict(state)
     return model

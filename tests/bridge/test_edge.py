@@ -18,6 +18,7 @@ from bridge_processes import LIMIT_S, ROOT, Bridge, children_of, is_alive, kill,
 from onnx import TensorProto, load_from_string, numpy_helper
 
 from edge_bridge.errors import BridgeError
+from mpinas.children import child_environment, deaf_to_warnings
 from mpinas.edge import (
     DeviceBack,
     DeviceLost,
@@ -30,7 +31,7 @@ from mpinas.edge import (
     MeasurementSettings,
     open_edge,
 )
-from mpinas.edge.local import RESTARTS, LocalBridge, child_environment
+from mpinas.edge.local import RESTARTS, LocalBridge
 from mpinas.errors import UserError
 from mpinas.history.shard import read_shard, write_shard
 
@@ -152,6 +153,19 @@ def test_children_do_not_take_themselves_for_ranks():
     }  # fmt: skip
     kept = {"PATH": "/bin", "PYTHONPATH": "x", "OMP_NUM_THREADS": "1"}
     assert child_environment(launched | kept) == kept
+
+
+def test_children_never_hear_the_warning_that_a_launcher_sends_to_all_processes():
+    program = "import sys; print('here', flush=True); sys.stdin.read(); print('still here')"
+    with deaf_to_warnings():
+        child = subprocess.Popen(
+            [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )  # fmt: skip
+    assert child.stdout.readline() == "here\n"
+    child.send_signal(signal.SIGUSR2)
+    assert child.communicate("", timeout=LIMIT_S)[0] == "still here\n"
+    assert child.returncode == 0
+    assert signal.SIGUSR2 not in signal.pthread_sigmask(signal.SIG_BLOCK, ()), "this process still does"
 
 
 def test_a_device_that_goes_away_and_comes_back_is_reported(opened, bridge: Bridge, tmp_path):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -82,7 +83,9 @@ class Outcome:
     code
         Exit code of the job that was broken.
     named
-        It said what had broken: the rank, or the cause.
+        The rank or the cause was said, by the job or its launcher.
+    work_named
+        The job said what the rank was at; None where no rank died.
     first_order_s
         From the start of the next job to its first order; None where none was needed.
     twice, lost
@@ -98,6 +101,7 @@ class Outcome:
     ended_s: float | None
     code: int | None
     named: bool
+    work_named: bool | None
     first_order_s: float | None
     twice: int
     lost: int
@@ -210,7 +214,7 @@ def kill_rank(of: Callable[[ev.Ordered], int]) -> Strike:
         order = at_work(run) or next(e for e in reversed(history(run)) if type(e) is ev.Ordered)
         rank = of(order)
         os.kill(job.ranks()[rank], signal.SIGKILL)
-        return f"rank {rank}"
+        return rf"rank {rank} (on \S+ \(process|with PID)"
 
     return strike
 
@@ -231,7 +235,7 @@ def raise_in_training(job: Job, run: Path, rng: random.Random) -> str:
 def stall(job: Job, run: Path, rng: random.Random) -> str:
     rank = rng.randrange(RANKS)
     os.kill(job.ranks()[rank], signal.SIGSTOP)
-    return f"rank {rank}"
+    return rf"mpinas: rank {rank}\b.* has given no sign of life for"
 
 
 def fill_disk(job: Job, run: Path, rng: random.Random) -> str:
@@ -281,7 +285,7 @@ def trial(fault: str, seed: int, folder: Path) -> Outcome:
 def _trial(fault: str, seed: int, folder: Path, run: Path) -> Outcome:
     rng, mark = random.Random(f"{fault}-{seed}"), uuid.uuid4().hex
     job = Job(folder, mark, run, resume=False)
-    hung, remark, ended_s, first_order_s = 0, "", None, None
+    hung, remark, ended_s, first_order_s, work_named = 0, "", None, None, None
     try:
         job.until(lambda: len(evaluated(run)) >= rng.randrange(3) and at_work(run))
         time.sleep(rng.uniform(0, LATEST_S))  # the moment is what is random
@@ -290,7 +294,9 @@ def _trial(fault: str, seed: int, folder: Path, run: Path) -> Outcome:
         expected = FAULTS[fault](job, run, rng)
         if not job.wait():
             hung, remark = 1, f"the job hung: {job.said()[-600:]}"
-        code, named = job.process.returncode, expected in job.said()
+        code, named = job.process.returncode, re.search(expected, job.said()) is not None
+        if "SIGKILL" in fault and code:
+            work_named = "was at work on candidate" in job.said()
         if code:
             ended_s = time.monotonic() - struck_s
         hung += _outlived(mark)
@@ -310,7 +316,7 @@ def _trial(fault: str, seed: int, folder: Path, run: Path) -> Outcome:
     if not good or not named:
         remark = remark or f"expected {expected!r}; {job.said()[-1500:]}"
     twice, lost = sum(count > 1 for count in after.values()), len(set(before) - set(after))
-    return Outcome(fault, seed, ended_s, code, named, first_order_s, twice, lost, hung, good, remark)
+    return Outcome(fault, seed, ended_s, code, named, work_named, first_order_s, twice, lost, hung, good, remark)
 
 
 def _orders(run: Path) -> int:

@@ -88,7 +88,7 @@ def resumed(group, folder, unbroken):
         write_checkpoint(checkpoint_of(supernet, optimizer, settings(0, 1), 1), path)
     archive = group.broadcast_bytes(read_archive(path) if group.rank == 0 else b"")
     again = Supernet(SPACE, task.input_shape, task.outputs)
-    checkpoint = unpack(archive, identity(again, settings(1, 2)), 7, 1)
+    checkpoint = unpack(archive, identity(again, settings(1, 2)), 7)
     again.load_state_dict(checkpoint.model)
     optimizer = make_supernet_optimizer(again, settings(1, 2), group, checkpoint.optimizer)
     train_supernet(again, optimizer, task, samples, settings(1, 2), group, Watch(lambda *it: heard.append(it)))

@@ -11,6 +11,9 @@ from pathlib import Path
 import pytest
 from launching import mpi_environment
 
+#: Where nothing hangs: a busy machine must not look like a fault.
+PATIENT = ("--limit", "200")
+#: A torch that hangs on one rank.
 SILENT = "import os, signal\nif os.environ.get('PMIX_RANK') == '2': signal.pause()\nraise ImportError('none here')\n"
 
 
@@ -36,7 +39,7 @@ def faults(told: dict) -> dict[str, str]:
 
 
 def test_a_job_that_is_well(mpirun, tmp_path):
-    done = mpirun(3, "-m", "mpinas", "doctor", "--run-folder", "runs/first", "--json")
+    done = mpirun(3, "-m", "mpinas", "doctor", "--run-folder", "runs/first", "--json", *PATIENT)
     told = json.loads(done.stdout)
     assert faults(told) == {}
     rows = {it["check"]: (it["level"], it["found"]) for it in told["findings"]}
@@ -54,7 +57,7 @@ def test_a_job_that_is_well(mpirun, tmp_path):
 
 
 def test_who_is_where(mpirun):
-    done = mpirun(2, "-m", "mpinas", "doctor", "--ranks")
+    done = mpirun(2, "-m", "mpinas", "doctor", "--ranks", *PATIENT)
     head, first, second, library = done.stdout.splitlines()
     assert head.split() == ["rank", "host", "pid", "role", "local", "cores", "GPU"]
     assert (first.split()[0], first.split()[3:5]) == ("0", ["coordinator", "0"])
@@ -64,7 +67,7 @@ def test_who_is_where(mpirun):
 
 def test_a_job_of_its_own_kind_of_wrong(tmp_path):
     """Too few threads, a forbidden variable, and a launcher that MPI does not know: all three are told."""
-    done = doctor("--json", cwd=tmp_path, MPI4PY_RC_THREAD_LEVEL="funneled", HOROVOD_CONTROLLER="gloo",
+    done = doctor("--json", *PATIENT, cwd=tmp_path, MPI4PY_RC_THREAD_LEVEL="funneled", HOROVOD_CONTROLLER="gloo",
                   SLURM_STEP_NUM_TASKS="3")  # fmt: skip
     assert done.returncode == 2
     assert set(faults(json.loads(done.stdout))) == {"thread level", "environment", "launcher"}
@@ -72,7 +75,7 @@ def test_a_job_of_its_own_kind_of_wrong(tmp_path):
 
 def test_an_mpi_that_cannot_be_loaded_is_one_fault_among_findings(tmp_path):
     path = modules(tmp_path, mpi4py="raise ImportError('libmpi.so.40: cannot open')")
-    done = doctor(cwd=tmp_path, PYTHONPATH=path)
+    done = doctor(*PATIENT, cwd=tmp_path, PYTHONPATH=path)
     assert done.returncode == 2, done.stderr
     assert done.stderr == ""
     lines = done.stdout.splitlines()
@@ -82,7 +85,7 @@ def test_an_mpi_that_cannot_be_loaded_is_one_fault_among_findings(tmp_path):
 
 
 def test_a_library_that_kills_the_process_does_not_kill_the_doctor(tmp_path):
-    done = doctor("--json", cwd=tmp_path, PYTHONPATH=modules(tmp_path, torch="import os; os.abort()"))
+    done = doctor("--json", *PATIENT, cwd=tmp_path, PYTHONPATH=modules(tmp_path, torch="import os; os.abort()"))
     assert done.returncode == 2
     told = faults(json.loads(done.stdout))
     assert told["job"] == "signal 6: importing torch and Horovod"
@@ -91,7 +94,7 @@ def test_a_library_that_kills_the_process_does_not_kill_the_doctor(tmp_path):
 @pytest.mark.parametrize("arguments", [["--ranks"], []])
 def test_a_rank_that_hangs_is_named(mpirun, tmp_path, arguments):
     path = modules(tmp_path, torch=SILENT)
-    done = mpirun(3, "-m", "mpinas", "doctor", "--limit", "5", *arguments, check=False, env={"PYTHONPATH": path})
+    done = mpirun(3, "-m", "mpinas", "doctor", "--limit", "10", *arguments, check=False, env={"PYTHONPATH": path})
     assert done.returncode == 2, done.stderr
     assert "no word from rank 2" in (done.stderr if arguments else done.stdout)
     assert ("not all ranks are there" in done.stdout) == (not arguments)

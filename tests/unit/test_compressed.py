@@ -9,7 +9,7 @@ from torch import nn
 
 from mpinas.errors import UserError
 from mpinas.examples.digits import DigitsCnn
-from mpinas.models import swin3d
+from mpinas.models import cnn3d, swin3d
 from mpinas.models.baselines import LpbfCnn, LpbfSwin
 from mpinas.models.compressed import KEEPS, build, inherit, space
 from mpinas.models.protocol import TRAINING_GENES
@@ -19,10 +19,16 @@ from mpinas.training.export import export_onnx, onnx_difference
 SMALL = swin3d.Design(
     frames=4, side=20, patch=(2, 4, 4), embed=24, depths=(2, 1), heads=(3, 6), window=(2, 2, 2), mlp_ratio=2
 )  # fmt: skip
+INVERTED = {
+    "frames": 4, "field": 9, "scale": 1, "stem": "conv3d", "stem_width": 8, "stem_stride": 1, "stages": 1,
+    "depth1": 2, "width1": 16, "kernel_time": 3, "kernel_space": 3, "block": "inverted", "expansion": 4,
+    "head": "grid", "head_width": 16,
+}  # fmt: skip
 BASELINES = {
     "lpbf-cnn": (lambda: LpbfCnn((16, 41, 41), 2), (16, 41, 41)),
     "digits-cnn": (lambda: DigitsCnn((1, 8, 8), 10), (1, 8, 8)),
     "swin": (lambda: swin3d.Network(SMALL, 2), (4, 20, 20)),
+    "inverted": (lambda: cnn3d.Network(INVERTED, (4, 9, 9), 2), (4, 9, 9)),
 }
 
 
@@ -76,6 +82,12 @@ def test_a_compressed_swin_is_the_swin_of_that_width():
         name: shape for name, shape in known.items() if not name.startswith("head.")
     }
     assert [found[f"head.{at}.weight"] for at in (0, 2, 4)] == [(200, 384), (100, 200), (2, 100)]
+
+
+def test_of_an_inverted_residual_both_the_narrow_and_the_wide_channels_are_cut():
+    make, shape = BASELINES["inverted"]
+    found = shapes(build(genome("prune", 0.5), make(), shape))
+    assert [found[f"features.3.body.{at}.0.weight"][:2] for at in (0, 2, 4)] == [(32, 8), (32, 1), (8, 32)]
 
 
 def test_one_channel_is_always_left():

@@ -92,15 +92,17 @@ def test_the_supernet_is_as_large_as_its_largest_networks_and_what_these_lack(su
     expected = sum(p.numel() for p in cnn3d.Network(genome, SHAPE, 2).parameters())
     assert sum(p.numel() for p in alone.parameters()) == expected
     assert set(supernet.stems) == {"fold", "conv3d"}
-    assert set(supernet.stages) == {"fold-plain", "fold-separable", "conv3d-plain", "conv3d-separable"}
-    assert len(supernet.heads) == 4 * 2 * 3
+    kinds = ("plain", "separable", "inverted")
+    assert set(supernet.stages) == {f"{stem}-{kind}" for stem in ("fold", "conv3d") for kind in kinds}
+    assert len(supernet.heads) == 2 * 3 * 2 * 3
 
 
 def test_largest_and_smallest_of_each_family_bound_all_others():
     top, bottom = largest(SPACE), smallest(SPACE)
     families = [(g["stem"], g["block"], g["head"]) for g in top]
     assert families == [(g["stem"], g["block"], g["head"]) for g in bottom]
-    assert sorted(families) == sorted(itertools.product(("fold", "conv3d"), ("plain", "separable"), ("mean", "grid")))
+    kinds = ("plain", "separable", "inverted")
+    assert sorted(families) == sorted(itertools.product(("fold", "conv3d"), kinds, ("mean", "grid")))
     assert all(SPACE.repair(genome) == genome for genome in top + bottom)
     at = families.index(("conv3d", "plain", "grid"))
     big = {"frames": 8, "field": 24, "scale": 1, "stem_stride": 1, "stages": 3, "kernel_time": 3, "kernel_space": 5,
@@ -108,6 +110,8 @@ def test_largest_and_smallest_of_each_family_bound_all_others():
     assert top[at].items() >= big.items()
     small = {"frames": 2, "field": 12, "scale": 3, "stem_stride": 2, "stages": 1, "kernel_time": 1, "depth1": 1}
     assert bottom[at].items() >= small.items()
+    for family, most, least in zip(families, top, bottom, strict=True):
+        assert (most["expansion"], least["expansion"]) == ((4, 2) if family[1] == "inverted" else (2, 2))
 
 
 def test_one_frame_has_no_time_axis_so_the_smallest_with_one_takes_more():
@@ -131,7 +135,8 @@ def test_genomes_of_other_spaces_are_refused(supernet):
 BASE = {
     "frames": 8, "field": 24, "scale": 1, "stem": "fold", "stem_width": 12, "stem_stride": 1, "stages": 2,
     "depth1": 2, "depth2": 1, "depth3": 1, "width1": 16, "width2": 12, "width3": 8, "kernel_time": 1, "kernel_space": 5,
-    "block": "plain", "head": "mean", "head_width": 32, "learning_rate": 1e-3, "weight_decay": 0.0, "flips": False,
+    "block": "plain", "expansion": 2, "head": "mean", "head_width": 32,
+    "learning_rate": 1e-3, "weight_decay": 0.0, "flips": False,
 }  # fmt: skip
 
 
@@ -162,6 +167,49 @@ def test_time_kernels_are_the_centre_and_depthwise_channels_the_first(supernet):
     whole, narrow = weights_of(supernet, **thin), weights_of(supernet, **thin, width1=8)
     assert torch.equal(narrow["features.3.body.0.0.weight"], whole["features.3.body.0.0.weight"][:8])
     assert torch.equal(narrow["features.3.body.2.0.weight"], whole["features.3.body.2.0.weight"][:8, :8])
+
+
+def test_a_smaller_expansion_is_the_first_channels_of_the_expanded_layers(supernet):
+    """Channels inside: expansion times those that go in. The first stage takes in 12, here and at most."""
+    inverted = {"block": "inverted", "expansion": 4}
+    whole, small = weights_of(supernet, **inverted), weights_of(supernet, **{**inverted, "expansion": 2})
+    body = "features.2.body"
+    assert whole[f"{body}.0.0.weight"].shape == (48, 12, 1, 1)
+    assert torch.equal(small[f"{body}.0.0.weight"], whole[f"{body}.0.0.weight"][:24])
+    assert torch.equal(small[f"{body}.2.0.weight"], whole[f"{body}.2.0.weight"][:24])
+    assert torch.equal(small[f"{body}.2.1.running_var"], whole[f"{body}.2.1.running_var"][:24])
+    assert torch.equal(small[f"{body}.4.0.weight"], whole[f"{body}.4.0.weight"][:, :24])
+    thin = weights_of(supernet, **inverted, stem_width=8, width1=8, kernel_space=3)
+    assert torch.equal(thin[f"{body}.0.0.weight"], whole[f"{body}.0.0.weight"][:32, :8])
+    assert torch.equal(thin[f"{body}.2.0.weight"], whole[f"{body}.2.0.weight"][:32, :, 1:4, 1:4])
+    assert torch.equal(thin[f"{body}.4.0.weight"], whole[f"{body}.4.0.weight"][:8, :32])
+
+
+@pytest.mark.parametrize("stem", ["fold", "conv3d"])
+def test_subnets_of_every_expansion_are_plain_networks_equal_to_the_last_bit(supernet, stem):
+    rng = np.random.default_rng(7)
+    for expansion in (2, 3, 4):
+        genome = {**SPACE.sample(rng), "frames": 8, "stem": stem, "block": "inverted", "expansion": expansion}
+        genome = SPACE.repair(genome)
+        frames = frames_for(genome)
+        network = moved(supernet, genome).subnet(genome)
+        assert type(network) is cnn3d.Network
+        plain = cnn3d.Network(genome, SHAPE, 2).eval()
+        plain.load_state_dict(network.state_dict())
+        with torch.no_grad():
+            assert torch.equal(plain(frames), supernet(frames, genome))
+
+
+def test_training_a_smaller_expansion_leaves_the_other_channels_alone(supernet):
+    genome = {**BASE, "block": "inverted"}
+    supernet.train()(frames_for(genome), genome).sum().backward()
+    block = supernet.stages["fold-inverted"][0][0]
+    for at in (0, 2):
+        norm, grad = block.body[at][1], block.body[at][0].weight.grad
+        assert norm.running_var[:24].min() < 1
+        assert torch.equal(norm.running_var[24:], torch.ones(24))
+        assert grad[:24].abs().sum() > 0
+        assert torch.equal(grad[24:], torch.zeros_like(grad[24:]))
 
 
 @pytest.mark.parametrize(("window", "choices"), [(8, [2, 4, 8]), (5, [1, 2, 4, 5]), (5, [1, 2, 4]), (6, [1, 4])])

@@ -28,9 +28,29 @@ def test_facts_by_value():
     assert facts.activation_bytes == 4 * (64 * 64 + 64 * 64), "64 channels of 8 x 8 go into a ReLU and come out"
 
 
-@pytest.mark.parametrize("name", ["cnn3d", "swin3d", "swin3d-free"])
+def test_facts_of_inverted_residuals_by_value():
+    """8 channels on 8 x 8 become 24, 24 on 4 x 4, 12; then 12 become 36, 36, 12; and two matrices."""
+    genome = {
+        "frames": 1, "field": 8, "scale": 1, "stem": "fold", "stem_width": 8, "stem_stride": 1, "stages": 1,
+        "depth1": 2, "width1": 12, "kernel_time": 1, "kernel_space": 3, "block": "inverted", "expansion": 3,
+        "head": "mean", "head_width": 16,
+    }  # fmt: skip
+    facts = facts_of(genome, Networks("cnn3d", (1, 8, 8), 10))
+    weights = (9 * 8, 8 * 24, 9 * 24, 24 * 12, 12 * 36, 9 * 36, 36 * 12, 12 * 16, 16 * 10)
+    places = (64, 64, 16, 16, 16, 16, 16, 1, 1)
+    assert facts.parameters == sum(weights) + 2 * (8 + 24 + 24 + 12 + 36 + 36 + 12) + 16 + 10
+    assert facts.flops == 2 * sum(weight * count for weight, count in zip(weights, places, strict=True))
+    widest = 24 * 64 + 24 * 64 + 2 * 24
+    assert facts.activation_bytes == 4 * widest, "24 channels of 8 x 8 are normalised, by as many means and deviations"
+
+
+@pytest.mark.parametrize("name", ["cnn3d", "inverted", "swin3d", "swin3d-free"])
 def test_facts_are_those_of_the_network_as_it_runs(name):
-    choices = {} if name == "cnn3d" else {"depth1": [1], "depth2": [1], "depth3": [1], "patch_height": [4]}
+    choices = {"depth1": [1], "depth2": [1], "depth3": [1]}
+    if name in ("cnn3d", "inverted"):
+        choices, name = {"stem": ["conv3d"], "block": ["separable" if name == "cnn3d" else name]}, "cnn3d"
+    else:
+        choices["patch_height"] = [4]
     genome = make_space(name, SHAPE, choices).sample(np.random.default_rng(1))
     networks = Networks(name, SHAPE, OUTPUTS)
     network = networks.build(genome).eval()

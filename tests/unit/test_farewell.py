@@ -211,6 +211,24 @@ def test_failures_are_counted_over_jobs():
     assert again.ledger.candidates[2].state is State.FAILED
 
 
+def test_each_kind_of_failure_has_its_own_count():
+    world = Breaking({2: [NO_DEVICE, UNEXPECTED]}, groups=2, evaluations=10).run()
+    assert (world.ledger.candidates[2].state, attempts(world, 2)) == (State.EVALUATED, 3)
+
+
+def test_jobs_that_end_while_it_comes_further_each_time_do_not_count_against_a_candidate():
+    journal, ended = [], 0
+    for _ in range(8):
+        world = Epochs(groups=1, evaluations=2, journal=journal)
+        world.run(until=lambda w, before=ended: any(g.order.candidate == 0 for g in w.ledger.groups.values())
+                  and w.ledger.candidates[0].epoch > before)  # fmt: skip
+        ended, journal = world.ledger.candidates[0].epoch, world.journal
+        if ended == 8:
+            break
+    assert ended == 8
+    assert world.ledger.candidates[0].interrupted == 0
+
+
 def test_the_baseline_is_tried_twice_as_well():
     world = Breaking({BASELINE: [UNEXPECTED]}, groups=1, evaluations=4).run()
     assert world.ledger.finished == "4 of 4 candidates evaluated"

@@ -331,6 +331,8 @@ if os.environ.get("WAITS"):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
     print("pid", os.getpid(), flush=True)
     signal.pause()
+if wanted := os.environ.get("WANTS"):
+    open(os.environ["MPINAS_CODE_FILE"], "w").write(wanted + "\\n")
 code = int(os.environ.get("CODE", "0"))
 sys.exit(code)
 """
@@ -495,17 +497,26 @@ def test_a_requeue_that_slurm_refuses_says_how_to_go_on(cluster, two_tasks):
     assert said.endswith(f"mpinas: ended with code 75, and Slurm did not requeue it; {GO_ON}")
 
 
-def test_a_cancelled_job_is_not_requeued(cluster, two_tasks):
+def test_what_a_rank_wants_the_job_to_end_with_counts_and_not_what_srun_says(cluster, two_tasks):
+    code, _ = cluster.run(made(two_tasks, nodes=1, run="runs/first"), CODE="137", WORKS="yes", WANTS="2")
+    assert (code, cluster.lines("scontrol.log")) == (2, [])
+    assert not list(cluster.folder.glob(".mpinas-code-*"))
+    code, _ = cluster.run(made(two_tasks, nodes=1, run="runs/first"), CODE="137", WORKS="yes", WANTS="75")
+    assert (code, cluster.lines("scontrol.log")) == (0, ["requeue 77"])
+
+
+@pytest.mark.parametrize(("since_start_s", "requeued"), [("0", []), ("14341", ["requeue 77"])])
+def test_a_cancelled_job_is_not_requeued_but_one_whose_walltime_is_over_is(cluster, two_tasks, since_start_s, requeued):
     """Of scancel, the script and the tasks get TERM; the search then ends in peace."""
-    process = cluster.start(made(two_tasks, nodes=1), WAITS="yes")
+    process = cluster.start(made(two_tasks, nodes=1), WAITS="yes", SECONDS=since_start_s)
     for _ in range(2):  # the stand-in starts the tasks one after the other
         task = int(process.stdout.readline().split()[1])
         os.kill(process.pid, signal.SIGTERM)
         os.kill(task, signal.SIGTERM)
     _, said = process.communicate(timeout=250)
-    assert process.returncode == 75
-    assert said == f"mpinas: ended with code 75, because it was told to; {GO_ON}"
-    assert cluster.lines("scontrol.log") == []
+    assert cluster.lines("scontrol.log") == requeued
+    assert process.returncode == (0 if requeued else 75)
+    assert bool(requeued) or said == f"mpinas: ended with code 75, because it was told to; {GO_ON}"
 
 
 def test_outside_a_job_nothing_runs(cluster):

@@ -1,15 +1,23 @@
 """Networks: every genome builds, learns, exports, and computes the same in ONNX Runtime."""
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from torch.nn import functional as F
 
 from mpinas.errors import UserError
-from mpinas.models import Networks, baseline_genome, make_space
+from mpinas.models import Networks, baseline_genome, cnn3d, make_space
 from mpinas.training.deployed import Deployed
 from mpinas.training.export import export_onnx, onnx_difference
+from mpinas.training.precision import convert
 
 SHAPES = {"lpbf": ((16, 41, 41), 2), "digits": ((1, 8, 8), 10), "odd": ((5, 13, 17), 3)}
+INVERTED = {
+    "frames": 4, "field": 17, "scale": 1, "stem": "fold", "stem_width": 8, "stem_stride": 1, "stages": 2,
+    "depth1": 2, "width1": 12, "depth2": 1, "width2": 16, "depth3": 1, "width3": 8, "kernel_time": 1,
+    "kernel_space": 5, "block": "inverted", "expansion": 3, "head": "mean", "head_width": 16,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -51,6 +59,48 @@ def test_exported_networks_compute_the_same(tmp_path, seed):
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"], "nothing half-written is left"
 
 
+def test_an_inverted_residual_widens_looks_in_each_channel_and_gives_back_linearly():
+    network = cnn3d.Network(INVERTED, (4, 17, 17), 2).eval()
+    strided, residual = network.features[2:4]
+    weights = [[each for each in block.parameters() if each.dim() > 1] for block in (strided, residual)]
+    assert [[tuple(each.shape) for each in block] for block in weights] == [
+        [(24, 8, 1, 1), (24, 1, 5, 5), (12, 24, 1, 1)],
+        [(36, 12, 1, 1), (36, 1, 5, 5), (12, 36, 1, 1)],
+    ]
+    unit = (1 + 1e-5) ** -0.5  # what fresh normalisation multiplies by
+    x = torch.randn(2, 8, 9, 9)
+    wide, each, narrow = weights[0]
+    inside = F.conv2d((F.conv2d(x, wide) * unit).relu(), each, padding=2, stride=2, groups=24)
+    expected = F.conv2d((inside * unit).relu(), narrow) * unit
+    assert expected.min() < 0, "no ReLU at the end"
+    assert torch.allclose(strided(x), expected, atol=1e-5)
+    x = torch.randn(2, 12, 5, 5)
+    wide, each, narrow = weights[1]
+    inside = F.conv2d((F.conv2d(x, wide) * unit).relu(), each, padding=2, groups=36)
+    assert torch.allclose(residual(x), x + F.conv2d((inside * unit).relu(), narrow) * unit, atol=1e-5)
+
+
+@pytest.mark.parametrize(("stem", "integer"), [("fold", 1 + 3 * 3), ("conv3d", 0)])
+def test_inverted_residuals_run_elsewhere_in_floats_and_in_integers(tmp_path, stem, integer):
+    torch.manual_seed(0)
+    network = cnn3d.Network({**INVERTED, "stem": stem, "kernel_time": 1 if stem == "fold" else 3}, (4, 17, 17), 2)
+    rng = np.random.default_rng(0)
+    inputs = (rng.random((64, 4, 17, 17)) * rng.uniform(20, 256, (64, 1, 1, 1))).astype(np.uint8)
+    for _ in range(20):  # moves the BatchNorm statistics away from their start
+        network(torch.from_numpy(inputs))
+    path = tmp_path / "model.onnx"
+    export_onnx(network, (4, 17, 17), path, {})
+    assert onnx_difference(network, path, inputs) < 1e-4
+    assert "BatchNormalization" not in {node.op_type for node in onnx.load(path).graph.node}
+    expected = Deployed(path).run(inputs)
+    convert(path, "int8", inputs)
+    graph = onnx.load(path).graph
+    rounded = {each.output[0] for each in graph.node if each.op_type == "DequantizeLinear"}
+    assert sum(node.op_type == "Conv" and {*node.input[:2]} <= rounded for node in graph.node) == integer
+    off = np.sqrt(np.square(Deployed(path).run(inputs) - expected).mean()) / np.ptp(expected, axis=0).mean()
+    assert 0 < off < 0.1
+
+
 def test_baselines_are_the_published_networks():
     lpbf = Networks("cnn3d", (32, 41, 41), 2).build(baseline_genome("lpbf-cnn"))
     assert lpbf(torch.zeros((2, 32, 41, 41), dtype=torch.uint8)).shape == (2, 2)
@@ -68,6 +118,14 @@ def test_inactive_genes_have_one_value():
     short = space.repair({**genome, "stages": 1, "frames": 1})
     assert (short["width3"], short["depth3"], short["stem"], short["kernel_time"]) == (8, 1, "fold", 1)
     assert space.repair({**genome, "stages": 1, "frames": 1, "width3": 12}) == short
+
+
+@pytest.mark.parametrize("block", ["plain", "separable", "inverted"])
+def test_only_inverted_residuals_expand(block):
+    space = make_space("cnn3d", (16, 41, 41), {"expansion": [3, 4]})
+    genome = {**space.sample(np.random.default_rng(0)), "block": block}
+    found = {space.repair({**genome, "expansion": factor})["expansion"] for factor in (3, 4)}
+    assert found == ({3, 4} if block == "inverted" else {2})
 
 
 def test_unknown_space_is_named():

@@ -1,0 +1,42 @@
+"""How a job starts child processes: they are no MPI ranks, and signals that are meant for ranks are not for them."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+#: Variables by which MPI and Slurm tell a process that it is a rank; a child that kept them could act as one.
+_LAUNCHER_PREFIXES = (
+    "OMPI_",
+    "PMIX_",
+    "PMI_",
+    "PMI2_",
+    "PRTE_",
+    "SLURM_",
+    "MPI_",
+    "MPICH_",
+    "I_MPI_",
+    "HYDRA_",
+    "HOROVOD_",
+)
+
+
+def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
+    """Environment for a child that must not take itself for an MPI rank."""
+    return {
+        name: value for name, value in environment.items() if not name.startswith(_LAUNCHER_PREFIXES) and name != "PMI"
+    }
+
+
+@contextmanager
+def deaf_to_warnings() -> Iterator[None]:
+    """What is started meanwhile never gets SIGUSR2, by which Slurm warns every process of a step, children too.
+
+    Blocked signals stay blocked over exec; one that comes for this process meanwhile comes afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

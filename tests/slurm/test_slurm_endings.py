@@ -1,0 +1,66 @@
+"""Jobs that end before their search does: the walltime is over, a node goes. The job goes on, and loses nothing."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from cluster.slurm import until
+from submissions import Submission, begun, check_finished, epochs_trained, evaluations
+
+#: Two trainers with a GPU each and rank 0, on one node.
+TWO_GPUS = """
+gpus = 2
+cores = 3
+partitions = [{name = "main"}]
+"""
+#: One rank on each node that a job has.
+A_RANK_A_NODE = """
+cores = 1
+cores_per_rank = 1
+partitions = [{name = "all"}]
+"""
+
+
+@pytest.fixture
+def submission(tmp_path):
+    return Submission(tmp_path)
+
+
+@pytest.mark.timeout(900)
+def test_a_walltime_of_two_minutes_ends_in_peace_and_the_requeued_job_finishes(one_node, submission):
+    # 6 candidates of 15 epochs of 2 s and more on 2 trainers: 90 s after the start, which takes 10 s, or much longer
+    submission.prepare(evaluations=6, epochs=15, epoch_s=2.0)
+    number = one_node.submit(submission.script(TWO_GPUS, 1, time="0:02:00"), cwd=submission.folder)
+    job = one_node.wait(number, 880)
+    told = submission.output()
+    assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0"), told
+    check_finished(submission.run, 6)
+    requeues = int(job["Restarts"])
+    assert requeues >= 1
+    assert told.count("ended with code 75; back into the queue, to go on") == requeues
+    assert begun(submission.run) == [2] * (requeues + 1)
+    assert not re.search("DUE TO TIME LIMIT|Killed|Traceback|did not requeue", told), told
+    assert "started again" not in told, "Slurm's signal comes to relay, agent and exporters, too: they must bear it"
+    assert set(epochs_trained(submission.run).values()) == {1}, "half-trained candidates go on where they were"
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("place", [0, 1], ids=["the coordinator's", "a trainer's"])
+def test_a_node_whose_link_is_cut_is_replaced(three_nodes, submission, place):
+    submission.prepare(evaluations=4, epochs=6, epoch_s=1.0)
+    number = three_nodes.submit(submission.script(A_RANK_A_NODE, 2), cwd=submission.folder)
+    until(lambda: sum(evaluations(submission.run).values()) >= 1, 300, "nothing was evaluated")
+    hosts = three_nodes.run("scontrol", "show", "hostnames", three_nodes.job(number)["NodeList"]).stdout.split()
+    assert len(hosts) == 2
+    three_nodes.cut(hosts[place])
+    try:
+        job = three_nodes.wait(number, 400)
+    finally:
+        three_nodes.mend(hosts[place])
+    assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("COMPLETED", "0:0", "1"), submission.output()
+    others = three_nodes.run("scontrol", "show", "hostnames", job["NodeList"]).stdout.split()
+    assert len(others) == 2
+    assert hosts[place] not in others
+    check_finished(submission.run, 4)
+    assert begun(submission.run) == [1, 1]
