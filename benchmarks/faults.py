@@ -85,8 +85,8 @@ def good(outcome: Outcome) -> bool:
 def table(outcomes: Iterable[Outcome]) -> str:
     """One row for each fault, and how it was filled."""
     rows = [
-        "| fault | trials | hangs, or processes left | lost | evaluated twice | says what broke, and its work | reached the end "
-        "| fault to exit, p50 / max | start to first order, p50 / max |",
+        "| fault | trials | hangs, or processes left | lost | evaluated twice | says what broke, and its work "
+        "| reached the end | fault to exit, p50 / max | start to first order, p50 / max |",
         "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     by_fault: dict[str, list[Outcome]] = {}

@@ -110,8 +110,9 @@ def whole_or_nothing(world: Any, post: Post) -> Iterator[None]:
     except BaseException as error:
         if (trouble := disk_trouble(error)) is not None:
             _abort(world, f"mpinas: error: {disk_error(trouble)}", 2)
-        _abort(world, f"mpinas: rank {world.Get_rank()} on {socket.gethostname()} failed{post}; the job ends here. "
-                      f"`mpinas search --resume --run DIR` goes on from the journal.\n{traceback.format_exc()}", 1)  # fmt: skip
+        who = f"rank {world.Get_rank()} on {socket.gethostname()} failed{post}"
+        goes_on = "the job ends here. `mpinas search --resume --run DIR` goes on from the journal."
+        _abort(world, f"mpinas: {who}; {goes_on}\n{traceback.format_exc()}", 1)
 
 
 #: Asked to end the job, a launcher that is cut off may never answer.

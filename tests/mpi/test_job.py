@@ -141,6 +141,14 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
+def check_all_gone(folder: Path) -> None:
+    """No process of a job is left soon after its end."""
+    end = time.monotonic() + 30
+    while processes_of(folder) and time.monotonic() < end:
+        time.sleep(0.05)
+    assert processes_of(folder) == [], "children outlived the job"
+
+
 @pytest.mark.parametrize("ranks_after", [3, 2])
 def test_killed_in_the_middle_and_resumed_nothing_is_lost_or_done_again(experiment, tmp_path, ranks_after):
     run = tmp_path / "run"
@@ -151,10 +159,7 @@ def test_killed_in_the_middle_and_resumed_nothing_is_lost_or_done_again(experime
         if command.exists() and b"edge_bridge" not in command.read_bytes() and b"exporter" not in command.read_bytes():
             os.kill(pid, signal.SIGKILL)  # mpirun and all ranks; relay, agent and exporter must find out themselves
     job.communicate(timeout=30)
-    end = time.monotonic() + 30
-    while processes_of(tmp_path) and time.monotonic() < end:
-        time.sleep(0.05)
-    assert processes_of(tmp_path) == [], "children outlived the job"
+    check_all_gone(tmp_path)
 
     before = evaluated_in(run)
     resumed = start(ranks_after, tmp_path, "--resume", "--run", "run")
@@ -188,7 +193,7 @@ def test_asked_to_stop_it_puts_trainings_aside_and_goes_on_later_from_there(expe
     assert results.load(RunFolder(run)).finished is None
     (candidate, epochs), *_ = paused_in(run).items()
     assert 0 < epochs < 60
-    assert processes_of(tmp_path) == []
+    check_all_gone(tmp_path)
     again = start(3, tmp_path, "--resume", "--run", "run", "--set", "search.evaluations=2")
     output, _ = again.communicate(timeout=240)
     assert again.returncode == 0, output
@@ -209,9 +214,55 @@ def test_before_its_time_is_over_a_job_ends_by_itself_and_the_next_goes_on(mpiru
     assert begun.ends_at is not None
     ended = [time for time, _ in journal.read(RunFolder(tmp_path / "run").journal_file)][-1]
     assert ended < begun.ends_at
-    assert paused_in(tmp_path / "run").keys() == {event.candidate for event in history if type(event) is ev.Ordered}, (
-        "all that was begun was put aside"
-    )
+    begun_with = {event.candidate for event in history if type(event) is ev.Ordered}
+    seen = {event.candidate for event in history if type(event) is msg.Progress}
+    assert paused_in(tmp_path / "run").keys() >= seen, "all that came to the end of an epoch was put aside"
+    assert begun_with
+
+
+SLOW = f"""
+[task]
+name = "{Path(__file__).with_name("slow_digits.py")}:SlowDigits"
+options = {{step_seconds = 0.5}}
+[search]
+evaluations = 4
+[training]
+epochs = 1000
+batch_size = 4
+"""
+
+
+def ordered(run: Path) -> bool:
+    return (run / "journal.jsonl").exists() and b"Ordered" in (run / "journal.jsonl").read_bytes()
+
+
+def test_a_job_leaves_in_time_though_no_epoch_ends_and_nothing_else_happens(tmp_path):
+    """An epoch takes two minutes; of the signal only rank 0 hears."""
+    (tmp_path / "slow.toml").write_text(SLOW)
+    job = start(3, tmp_path, "slow.toml", "--run", "run")
+    until(lambda: ordered(tmp_path / "run"), job)
+    for pid in processes_of(tmp_path):
+        if b"OMPI_COMM_WORLD_RANK=0" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            os.kill(pid, signal.SIGTERM)
+    output, _ = job.communicate(timeout=100)
+    assert job.returncode == 75, output
+    assert "SIGTERM: stopping" in output
+    assert not epoch_seen(tmp_path / "run")
+
+
+@pytest.mark.parametrize("way", ["--time-limit", "SIGUSR2"])
+def test_a_world_of_one_puts_its_training_aside_as_well(experiment, tmp_path, way):
+    run, long = tmp_path / "run", ("--set", "training.epochs=100000")
+    arguments = ["search", str(experiment), "--run", "run", *long, *(["--time-limit", "1:00"] if way[0] == "-" else [])]
+    job = subprocess.Popen([sys.executable, "-m", "mpinas", *arguments], cwd=tmp_path, stdout=subprocess.PIPE,
+                           stderr=subprocess.STDOUT, text=True)  # fmt: skip
+    if way == "SIGUSR2":
+        until(lambda: ordered(run), job)
+        job.send_signal(signal.SIGUSR2)
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode == 75, output
+    assert list(paused_in(run)) == [0], output
+    assert results.load(RunFolder(run)).candidates[0].epochs_done > 0
 
 
 def test_a_walltime_that_is_none_is_refused_in_one_line(mpirun, experiment, tmp_path):

@@ -57,7 +57,7 @@ class Submission:
         """Write the experiment. `epoch_s`: how long an epoch lasts at least, whatever the machine."""
         task = 'name = "digits"'
         if epoch_s:
-            shutil.copy(Path(__file__).with_name("slow_digits.py"), self.folder)
+            shutil.copy(Path(__file__).parents[1] / "mpi" / "slow_digits.py", self.folder)
             task = f'name = "slow_digits.py:SlowDigits"\noptions = {{epoch_seconds = {epoch_s}}}'
         text = EXPERIMENT.format(task=task, evaluations=evaluations, epochs=epochs, stall_s=STALL_S)
         (self.folder / "experiment.toml").write_text(text)

@@ -109,7 +109,6 @@ def test_pids_of_another_boot_or_container_mean_nothing(file, same):
     [
         ({"job": "7", "cluster": "c"}, {"job": "8", "cluster": "c"}, "RUNNING", Life.UNKNOWN),
         ({"job": "7", "cluster": "c"}, {"job": "8", "cluster": "c"}, "SUSPENDED", Life.ALIVE),
-        ({"job": "7", "cluster": "c"}, {"job": "8", "cluster": "c"}, "SUSPENDED", Life.ALIVE),
         ({"job": "7", "cluster": "c"}, {"job": "8", "cluster": "c"}, "COMPLETING", Life.UNKNOWN),
         ({"job": "7", "cluster": "c"}, {"job": "8", "cluster": "c"}, "PENDING", Life.DEAD),
         ({"job": "7", "cluster": "c"}, {"job": "8", "cluster": "c"}, "TIMEOUT", Life.DEAD),
