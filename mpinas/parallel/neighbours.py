@@ -81,13 +81,12 @@ def _lives(pid: int) -> bool:
 
 
 def report_the_dead(process_ids: Mapping[int, int], journal: Path) -> list[int]:
-    """Say once on this node which ranks have died, and what they were at; all the dead."""
-    dead = dead_among(process_ids)
-    for rank in dead:
-        if claim(process_ids[rank]):
-            work = work_of(rank, _tail(journal))
-            print(last_words(rank, process_ids[rank], socket.gethostname(), work), file=sys.stderr, flush=True)
-    return dead
+    """Say once on this node which ranks have died, and what they were at; those that this process has spoken of."""
+    spoken_of = [rank for rank in dead_among(process_ids) if claim(process_ids[rank])]
+    for rank in spoken_of:
+        work = "it coordinated the search" if rank == 0 else work_of(rank, _tail(journal))
+        print(last_words(rank, process_ids[rank], socket.gethostname(), work), file=sys.stderr, flush=True)
+    return spoken_of
 
 
 #: Held as long as this process lives, so that no other says the same.
@@ -116,7 +115,7 @@ def _tail(journal: Path) -> bytes:
 
 
 def work_of(rank: int, tail: bytes) -> str:
-    """What a rank was at when the journal ended, in words; "" where it had no order.
+    """What a rank was at when the journal ended, in words.
 
     `tail`: the last lines of a journal; the first of them may be cut.
     """
@@ -133,13 +132,12 @@ def work_of(rank: int, tail: bytes) -> str:
             work = f"{what} ({event['work']}, ranks {', '.join(map(str, event['members']))})"
         elif kind == "Begun" or (event.get("group") == leader and kind != "Progress"):
             work, leader = "", -1
-    return work
+    return f"it was at work on {work}" if work else "it had no order"
 
 
 def last_words(rank: int, pid: int, host: str, work: str) -> str:
     """The line about a dead rank."""
-    doing = f"was at work on {work}" if work else "had no order"
     return (
-        f"mpinas: rank {rank} on {host} (process {pid}) has died; it {doing}. The job ends; nothing finished is lost, "
+        f"mpinas: rank {rank} on {host} (process {pid}) has died; {work}. The job ends; nothing finished is lost, "
         "and `mpinas search --resume --run DIR` goes on. Killed by signal 9, it was most often out of memory"
     )

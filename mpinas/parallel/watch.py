@@ -72,6 +72,5 @@ class Watch:
 
     def _look_at_neighbours(self) -> None:
         """Some launchers do not end a job when a rank has died."""
-        if dead := self._report_the_dead():
-            ranks = ", ".join(f"rank {rank}" for rank in dead)
-            mpi.end_job(self._world, f"the job ends because of {ranks} on {socket.gethostname()}")
+        if self._report_the_dead():
+            mpi.end_job(self._world, "the job ends here")

@@ -44,7 +44,7 @@ seed = 3
 population = 4
 [training]
 group_size = 2
-epochs = 30
+epochs = 8
 checkpoint_seconds = 1
 stall_seconds = {STALL_S}
 """
@@ -67,7 +67,7 @@ LIMIT_S = 300.0
 #: What must be gone so long after the job has ended.
 GONE_S = 10.0
 #: The longest random wait before a fault, in seconds of training.
-LATEST_S = 6.0
+LATEST_S = 3.0
 #: Size of the file system that is filled.
 DISK_BYTES = 8 << 20
 
@@ -296,7 +296,7 @@ def _trial(fault: str, seed: int, folder: Path, run: Path) -> Outcome:
             hung, remark = 1, f"the job hung: {job.said()[-600:]}"
         code, named = job.process.returncode, re.search(expected, job.said()) is not None
         if "SIGKILL" in fault and code:
-            work_named = "was at work on candidate" in job.said()
+            work_named = re.search("it was at work on candidate|it coordinated", job.said()) is not None
         if code:
             ended_s = time.monotonic() - struck_s
         hung += _outlived(mark)

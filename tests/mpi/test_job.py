@@ -256,10 +256,13 @@ def test_a_world_of_one_puts_its_training_aside_as_well(experiment, tmp_path, wa
     arguments = ["search", str(experiment), "--run", "run", *long, *(["--time-limit", "1:00"] if way[0] == "-" else [])]
     job = subprocess.Popen([sys.executable, "-m", "mpinas", *arguments], cwd=tmp_path, stdout=subprocess.PIPE,
                            stderr=subprocess.STDOUT, text=True)  # fmt: skip
-    if way == "SIGUSR2":
-        until(lambda: ordered(run), job)
-        job.send_signal(signal.SIGUSR2)
-    output, _ = job.communicate(timeout=120)
+    try:
+        if way == "SIGUSR2":
+            until(lambda: ordered(run), job)
+            job.send_signal(signal.SIGUSR2)
+        output, _ = job.communicate(timeout=120)
+    finally:
+        job.kill()
     assert job.returncode == 75, output
     assert list(paused_in(run)) == [0], output
     assert results.load(RunFolder(run)).candidates[0].epochs_done > 0
