@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import pytest
@@ -45,6 +46,7 @@ def test_a_walltime_of_two_minutes_ends_in_peace_and_the_requeued_job_finishes(o
     assert set(epochs_trained(submission.run).values()) == {1}, "half-trained candidates go on where they were"
 
 
+@pytest.mark.skipif("MPINAS_LONG_TESTS" not in os.environ, reason="takes minutes each: set MPINAS_LONG_TESTS=1")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("place", [0, 1], ids=["the coordinator's", "a trainer's"])
 def test_a_node_whose_link_is_cut_is_replaced(three_nodes, submission, place):
