@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.history.journal import Journal
+from mpinas.parallel import neighbours
 from mpinas.parallel.neighbours import Vigil, dead_among, last_words, report_the_dead, take_notice, work_of
 from mpinas.parallel.pulse import LOOKED_AWAY_S, PULSE_S, Pulse
 
@@ -129,10 +131,12 @@ def test_the_last_words_name_rank_host_process_and_candidate():
 
 
 @pytest.fixture
-def dead() -> int:
+def dead() -> Iterator[int]:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    return child.pid
+    yield child.pid
+    while neighbours._CLAIMS:  # as at the end of a process
+        neighbours._CLAIMS.pop().close()
 
 
 def test_the_dead_are_told_of_once_on_a_node(dead, tmp_path, capfd):
