@@ -180,7 +180,7 @@ def main():
         task, Heritage(networks, torch.device("cpu")), (few, validation), task.load_test(), torch.device("cpu"), 32
     )
     if world.Get_rank() > 0:
-        run_trainer(Crew(world.Get_rank(), trainer, folder, Grouping(world)), control)
+        run_trainer(Crew(world.Get_rank(), trainer, folder, Grouping(world), Post()), control)
         found = None
     else:
         player = Player(control, folder)

@@ -23,7 +23,7 @@ class Alone:
     def __init__(self, trainer, folder):
         self.control = MPI.COMM_SELF.Dup()
         self.channel, self.end = MpiChannel(self.control), TrainerEnd(self.control)
-        self.crew = Crew(0, trainer, folder, Grouping())
+        self.crew = Crew(0, trainer, folder, Grouping(), Post())
 
     def send(self, *orders):
         for order in orders:
