@@ -26,6 +26,7 @@ from mpinas.history.run_folder import RunFolder
 from mpinas.models import Networks
 from mpinas.parallel.group import Grouping
 from mpinas.parallel.trainer_loop import Crew, run_trainer
+from mpinas.parallel.world import Post
 from mpinas.tasks import Samples
 from mpinas.training.candidate import Trainer
 from mpinas.training.heritage import Heritage

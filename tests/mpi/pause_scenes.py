@@ -12,6 +12,7 @@ from mpinas.coordination import messages as msg
 from mpinas.parallel.channel import MpiChannel, TrainerEnd
 from mpinas.parallel.group import Grouping
 from mpinas.parallel.trainer_loop import Crew
+from mpinas.parallel.world import Post
 
 #: So many epochs that a Pause is sure to come before they are done.
 LONG = 1000
