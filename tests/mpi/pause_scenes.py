@@ -87,7 +87,7 @@ def alone(trainer, folder):
             one.play(msg.Pause(other, 6)),
         ],
         "stopped once paused": [
-            one.play(evaluate(other, 7, 0, 5), after={1: [msg.Pause(other, 7), msg.Stop()]}),
+            one.play(evaluate(1003, 7, 0, 5), after={1: [msg.Pause(1003, 7), msg.Stop()]}),
             one.play(),
         ],
         "stopped when idle": one.play(msg.Pause(other, 7), msg.Stop()),

@@ -73,7 +73,7 @@ def test_a_trainer_pauses_the_order_that_a_pause_names_and_no_other(played):
         "named after others": [2, "Paused 1002.5 after 2"],
         "retrained": [1, 2, "Retrained 1001.3"],
         "stopped at work": [[], ["Stopped"]],
-        "stopped once paused": [[1, "Paused 1002.7 after 1"], ["Stopped"]],
+        "stopped once paused": [[1, "Paused 1003.7 after 1"], ["Stopped"]],
         "stopped when idle": ["Stopped"],
         "in a world of one": [],
     }
