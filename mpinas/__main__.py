@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 
 import click
 
 from mpinas.errors import UserError
+
+#: mpirun ends all ranks when the first leaves with a code that is not 0: that is to be the one that says why.
+SPEAK_S = 2.0
 
 
 def main() -> None:
@@ -26,7 +30,9 @@ def main() -> None:
         sys.exit(error.exit_code)
     except UserError as error:
         if _speaks():
-            print(f"mpinas: error: {error}", file=sys.stderr)
+            print(f"mpinas: error: {error}", file=sys.stderr, flush=True)
+        else:
+            time.sleep(SPEAK_S)
         sys.exit(2)
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("mpinas"):
@@ -36,6 +42,7 @@ def main() -> None:
                   file=sys.stderr)  # fmt: skip
         sys.exit(2)
     except LeaveAlike:
+        time.sleep(SPEAK_S)
         sys.exit(2)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)

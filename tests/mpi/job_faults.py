@@ -239,14 +239,14 @@ def stall(job: Job, run: Path, rng: random.Random) -> str:
 
 
 def fill_disk(job: Job, run: Path, rng: random.Random) -> str:
-    with open(run.parent / "ballast", "wb") as file:
-        size = 1 << 20
-        while size:
-            try:
-                file.write(b"x" * size)
-                file.flush()
-            except OSError:
-                size //= 2
+    file = os.open(run.parent / "ballast", os.O_CREAT | os.O_WRONLY)
+    size = 1 << 20
+    while size:
+        try:
+            os.write(file, b"x" * size)
+        except OSError:
+            size //= 2
+    os.close(file)
     return "No space left on device"
 
 
