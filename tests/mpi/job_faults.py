@@ -69,7 +69,7 @@ GONE_S = 10.0
 #: The longest random wait before a fault, in seconds of training.
 LATEST_S = 3.0
 #: Size of the file system that is filled.
-DISK_BYTES = 8 << 20
+DISK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True, slots=True)
