@@ -45,7 +45,8 @@ class Kind:
     settings: tuple[str, ...] = ()
 
 
-WIDE = ("search.evaluations=40", 'search.precision=["fp32", "int8"]')
+#: Long enough for candidates and the published 3D CNN to learn most of what they can.
+CNN = ("search.evaluations=30", 'search.precision=["fp32", "int8"]', "training.epochs=30")
 KINDS = {
     "paper": Kind("search", "examples/paper/small.toml"),
     "swin-free": Kind(
@@ -53,9 +54,10 @@ KINDS = {
         "examples/paper/small.toml",
         ("search.space=swin3d-free", "task.baseline=examples/paper/small.py:Baseline"),
     ),
-    "wide": Kind("search", "examples/demo.toml", WIDE),
-    "random": Kind("search", "examples/demo.toml", (*WIDE, "search.algorithm=random")),
-    "compress": Kind("compress", "examples/demo.toml"),
+    "wide": Kind("search", "examples/paper/wide.toml"),
+    "cnn": Kind("search", "examples/demo.toml", CNN),
+    "random": Kind("search", "examples/demo.toml", (*CNN, "search.algorithm=random")),
+    "compress": Kind("compress", "examples/demo.toml", CNN[2:]),
 }
 
 

@@ -200,11 +200,11 @@ def test_a_run_is_begun_by_the_command_that_is_shown():
     job = headline.Job("random", 2, 3, ROOT / "runs" / "headline")
     assert job.record().command == (
         "mpirun --oversubscribe -n 3 python -m mpinas search examples/demo.toml --run runs/headline/random-seed2 "
-        '--set search.evaluations=40 --set \'search.precision=["fp32", "int8"]\' --set search.algorithm=random '
-        "--set search.seed=2"
+        '--set search.evaluations=30 --set \'search.precision=["fp32", "int8"]\' --set training.epochs=30 '
+        "--set search.algorithm=random --set search.seed=2"
     )
     assert headline.not_there([{"name": "wide-seed0"}], 1) == [
-        "paper-seed0", "swin-free-seed0", "random-seed0", "compress-seed0",
+        "paper-seed0", "swin-free-seed0", "cnn-seed0", "random-seed0", "compress-seed0",
     ]  # fmt: skip
     assert list(headline.KINDS) == list(KINDS)
 
@@ -216,7 +216,7 @@ def test_experiments_of_all_kinds_can_be_read(monkeypatch):
     assert found["wide"].search.precision == ("fp32", "int8")
     assert found["swin-free"].search.space == "swin3d-free"
     baselines = {name: baseline_genome("lpbf-cnn", it.search.space, it.task.baseline) for name, it in found.items()}
-    assert baselines["swin-free"] == baselines["paper"], "the same network to beat"
+    assert baselines["wide"] == baselines["swin-free"] == baselines["paper"], "the same network to beat"
     assert {tuple(Path(path).name for path in it.task.train) for it in found.values()} == {("train.hdf5",)}
 
 
