@@ -17,8 +17,9 @@ demo: setup
 check: setup
 	$(RUN) ruff check . && $(RUN) ruff format --check . && $(RUN) mypy && $(RUN) lint-imports
 
+# Two processes: many tests wait for jobs and sockets.
 test: check
-	$(RUN) pytest
+	$(RUN) pytest -n 2 --dist worksteal
 
 # The device side alone: no torch, no MPI, no compiler; a minute or two, needs a package index.
 check-device:

@@ -2,7 +2,7 @@
 
 ``python benchmarks/headline.py run [--seeds 3] [--only paper] [--ranks 3]`` simulates recordings once and does each run
 that is not there yet, one after the other; stopped and called again, it goes on. ``python benchmarks/headline.py table
-[-o docs/results.md]`` makes the page from the run folders alone.
+[-o docs/results.md]`` adds the figures of the runs that are finished to docs/results.json, and makes the page from that.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -34,6 +34,8 @@ from mpinas.history.run_folder import RunFolder  # noqa: E402
 from mpinas.report.results import as_dict, load  # noqa: E402
 
 DEFAULT_FOLDER = ROOT / "runs" / "headline"
+#: Figures of all finished runs, those of other machines and days too: their folders are not kept.
+RECORD = ROOT / "docs" / "results.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,15 @@ def finished_runs(folder: Path) -> Iterator[dict[str, Any]]:
                 yield told(record, file.stem, run, ledger)
 
 
+def added(record: Path, runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What `record` has and these runs, which replace those of the same name; `record` has them all afterwards."""
+    known = json.loads(record.read_text()) if record.exists() else []
+    found = {run["name"]: run for run in (*known, *runs)}
+    ordered = [found[name] for name in sorted(found)]
+    record.write_text(json.dumps(ordered, indent=1) + "\n")
+    return ordered
+
+
 def not_there(runs: Sequence[dict[str, Any]], seeds: int) -> list[str]:
     """Names of the runs that a whole page of so many seeds would have beside these."""
     there = {run["name"] for run in runs}
@@ -193,11 +204,12 @@ def do_runs(seeds: int, only: str, ranks: int, limit_minutes: float, folder: Pat
 @main.command("table")
 @click.option("--seeds", type=click.IntRange(1), default=3, help="How many there should be of each kind.")
 @click.option("--json", "as_json", is_flag=True, help="The figures of each run.")
+@click.option("--record", type=click.Path(path_type=Path), default=RECORD, help="Where they are kept.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write.  [default: standard output]")
 @FOLDER
-def show_table(seeds: int, as_json: bool, output: Path | None, folder: Path) -> None:
-    """Make the page from the run folders."""
-    runs = list(finished_runs(folder.resolve()))
+def show_table(seeds: int, as_json: bool, record: Path, output: Path | None, folder: Path) -> None:
+    """Make the page from the record, and from the runs in the folder, which are added to it."""
+    runs = added(record, finished_runs(folder.resolve()))
     text = json.dumps(runs, indent=1) + "\n" if as_json else page(runs, not_there(runs, seeds))
     if output is None:
         click.echo(text, nl=False)

@@ -192,6 +192,15 @@ def test_real_data_are_not_called_simulated():
     assert preface(mixed[:1], [])[0] == "Simulated data: none."
 
 
+def test_runs_of_other_days_are_kept_and_those_made_anew_replaced(tmp_path):
+    record = tmp_path / "results.json"
+    earlier = [told("wide", 0, {"hypervolume": 0.5}), told("wide", 1, {"hypervolume": 0.6})]
+    assert headline.added(record, earlier) == earlier
+    anew = told("wide", 0, {"hypervolume": 0.7})
+    assert headline.added(record, [anew, told("cnn", 0, {})]) == [told("cnn", 0, {}), anew, earlier[1]]
+    assert headline.added(record, []) == [told("cnn", 0, {}), anew, earlier[1]]
+
+
 def test_without_runs_the_page_says_what_is_missing():
     assert page([], ["wide-seed0"]).splitlines()[-1] == "**Missing**, because not run or not ended: wide-seed0."
 
