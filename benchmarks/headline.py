@@ -2,7 +2,7 @@
 
 ``python benchmarks/headline.py run [--seeds 3] [--only paper] [--ranks 3]`` simulates recordings once and does each run
 that is not there yet, one after the other; stopped and called again, it goes on. ``python benchmarks/headline.py table
-[-o docs/results.md]`` adds the figures of the runs that are finished to docs/results.json, and makes the page from that.
+[-o docs/results.md]`` adds the figures of the runs that are finished to docs/results.json, and makes the page of that.
 """
 
 from __future__ import annotations

@@ -84,8 +84,8 @@ def page(runs: Sequence[Run], missing: Sequence[str]) -> str:
     """The whole page. `missing`: names of runs that there are none of, or that have not ended."""
     parts = [
         "# Results",
-        "Written by `python benchmarks/headline.py table -o docs/results.md` from what finished runs say (docs/results.json "
-        "keeps it); nothing is typed in.",
+        "Written by `python benchmarks/headline.py table -o docs/results.md` from what finished runs say "
+        "(docs/results.json keeps it); nothing is typed in.",
         *preface(runs, missing),
         *_searches([run for run in runs if run["kind"] in SEARCHES]),
         *_compression([run for run in runs if run["kind"] == "compress"]),
