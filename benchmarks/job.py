@@ -38,7 +38,7 @@ from mpinas.history.run_folder import RunFolder, plan_of  # noqa: E402
 
 Figures = dict[str, Any]
 EXPERIMENT = ROOT / "examples" / "digits.toml"
-#: What the trainers of a search are beside a local bridge (`trainer_loop.be_polite`).
+#: What the trainers of a search are beside a local bridge (`mpinas.priority`).
 TRAINERS_NICE = 10
 SINGLE, PAIRS, REGROUPING = "single trainers", "groups of 2", "regrouping"
 RIVALS: dict[str, tuple[str, tuple[str, ...]]] = {

@@ -31,6 +31,7 @@ from mpinas.history.warm_start import start_genomes
 from mpinas.parallel import world as mpi
 from mpinas.parallel.layout import describe, largest_group, trainers_of
 from mpinas.parallel.watch import Watch
+from mpinas.priority import TRAINER_NICENESS, nice_process, session_made_nice
 from mpinas.search import SearchSpace, make_search
 from mpinas.slurm.walltime import ask_scontrol, job_end
 
@@ -185,11 +186,11 @@ def _train(
     from mpinas.parallel.coordinator_loop import StopSignals
     from mpinas.parallel.group import Grouping
     from mpinas.parallel.means import trainer_of
-    from mpinas.parallel.trainer_loop import Crew, be_polite, run_trainer
+    from mpinas.parallel.trainer_loop import Crew, run_trainer
 
     StopSignals.ignore()
     if experiment.edge.bridge == "local":
-        be_polite()
+        nice_process(TRAINER_NICENESS)
     crew = Crew(world.Get_rank(), trainer_of(means, experiment, folder), folder, Grouping(world), watch.post)
     with watch.over_rank_0():
         run_trainer(crew, control)
@@ -222,6 +223,8 @@ class Desk:
             if self._resume:
                 self.folder.prepare()
             self._stack.callback(self.folder.clear_exports)  # once the exporters are gone
+            if self.experiment.edge.bridge == "local":
+                self._stack.enter_context(session_made_nice(TRAINER_NICENESS))
             self.device = self._stack.enter_context(closing(self._open_edge()))
             self.n_exporters = self.experiment.edge.exporters_on(len(os.sched_getaffinity(0)))
             log, environment = self.folder.logs / "exporter.log", child_environment(os.environ)
@@ -317,10 +320,10 @@ class Desk:
         from mpinas.parallel.channel import SerialChannel
         from mpinas.parallel.group import Grouping
         from mpinas.parallel.means import trainer_of
-        from mpinas.parallel.trainer_loop import Crew, be_polite
+        from mpinas.parallel.trainer_loop import Crew
 
         if self.experiment.edge.bridge == "local":
-            be_polite()
+            nice_process(TRAINER_NICENESS)
         crew = Crew(0, trainer_of(means, self.experiment, self.folder), self.folder, Grouping(), post)
 
         def execute(order: Order, say: Callable[[Report], None]) -> None:

@@ -5,7 +5,6 @@ Whatever goes wrong with a candidate is a report, and the rank takes its next or
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable
 from typing import Any
@@ -149,8 +148,3 @@ def run_trainer(crew: Crew, control: Any) -> None:
         order = end.wait_for_order()
         crew.execute(order, end.report, end.order_waits, end.pause_asked)
     end.flush()
-
-
-def be_polite() -> None:
-    """Yield the processor to the device agent where both share a machine, so that it measures the model and not us."""
-    os.nice(10)

@@ -19,6 +19,7 @@ import msgspec
 
 from mpinas.children import deaf_to_warnings
 from mpinas.errors import UserError, disk_error, disk_trouble
+from mpinas.priority import EXPORTER_NICENESS, nice_process, nice_session
 from mpinas.search import Genome
 
 
@@ -240,7 +241,8 @@ if __name__ == "__main__":
     import torch
 
     torch.set_num_threads(1)
-    os.nice(5)  # a measurement on the same machine goes first
+    nice_process(EXPORTER_NICENESS)
+    nice_session(EXPORTER_NICENESS)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what libraries print goes to the log
     serve(sys.stdin.buffer, answers)
