@@ -2,7 +2,8 @@
 
 A trial: a small search on real digits, 3 ranks, one group of two trainers; at a moment drawn from the seed, while the
 group trains, the fault strikes. If the job ends by it, it is resumed. Then the search must be at its end, with nothing
-evaluated twice, nothing lost, no process left. For `test_job_faults.py` (each once) and `benchmarks/faults.py`.
+evaluated twice, nothing lost, no process left. For `test_job_faults.py` (each once) and `benchmarks/faults.py`;
+`benchmarks/soak.py` takes jobs and faults from here, and strikes again and again.
 """
 
 from __future__ import annotations
@@ -111,18 +112,18 @@ class Outcome:
 
 
 class Job:
-    """One mpirun of a trial, and all processes that it brings about."""
+    """One mpirun of a trial, and all processes that it brings about. `log`: name of the file for what it says."""
 
-    def __init__(self, folder: Path, mark: str, run: Path, *, resume: bool) -> None:
+    def __init__(self, folder: Path, mark: str, run: Path, *, resume: bool, log: str = "") -> None:
         self.folder, self.mark, self.run = folder, mark, run
         arguments = ["--resume"] if resume else [str(folder / "experiment.toml")]
-        self.log = folder / ("resumed.log" if resume else "job.log")
+        self.log = folder / (log or ("resumed.log" if resume else "job.log"))
         self.began_s = time.monotonic()
         environment = mpi_environment(**{MARK: mark, "MPINAS_TRIAL_FOLDER": str(folder)})
-        with open(self.log, "wb") as log:
+        with open(self.log, "wb") as output:
             self.process = subprocess.Popen(
                 [*mpirun_command(RANKS), sys.executable, "-m", "mpinas", "search", *arguments, "--run", str(run)],
-                cwd=folder, env=environment, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
             )  # fmt: skip
 
     def said(self) -> str:
@@ -139,12 +140,20 @@ class Job:
 
     def helper(self, role: str) -> int:
         """Process id of the relay or the device agent."""
+        for pid in self._started_as("edge_bridge", role):
+            return pid
+        raise AssertionError(f"no {role} is running")
+
+    def exporters(self) -> list[int]:
+        """Process ids of the exporters."""
+        return list(self._started_as("mpinas.training.exporter"))
+
+    def _started_as(self, *words: str) -> Iterator[int]:
         for pid, _ in marked(self.mark):
             with contextlib.suppress(OSError):
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                if b"edge_bridge" in words and role.encode() in words:
-                    return pid
-        raise AssertionError(f"no {role} is running")
+                line = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+                if all(word in line for word in words):
+                    yield pid
 
     def until(self, condition: Callable[[], object]) -> None:
         """Wait for a fact on disk; the job must be alive meanwhile."""
@@ -227,8 +236,36 @@ def kill_helper(role: str) -> Strike:
     return strike
 
 
+def kill_exporter(job: Job, run: Path, rng: random.Random) -> str:
+    exporters = job.exporters()
+    assert exporters, "no exporter is running"
+    os.kill(rng.choice(exporters), signal.SIGKILL)
+    return ""
+
+
+def pause(job: Job, run: Path, rng: random.Random) -> str:
+    """Stop a rank, shorter than what counts as a stall."""
+    pid = job.ranks()[rng.randrange(RANKS)]
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(rng.uniform(0.5, STALL_S / 2))
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    return ""
+
+
+def ask_to_end(number: signal.Signals) -> Strike:
+    """As a scheduler does: the launcher gets the signal, and hands it on."""
+
+    def strike(job: Job, run: Path, rng: random.Random) -> str:
+        job.process.send_signal(number)
+        return "to go on: the same command"
+
+    return strike
+
+
 def raise_in_training(job: Job, run: Path, rng: random.Random) -> str:
-    (job.folder / "break").touch()
+    (job.folder / "break").touch(exist_ok=False)
     return ""
 
 
@@ -259,6 +296,14 @@ FAULTS: dict[str, Strike] = {
     "exception in training": raise_in_training,
     "SIGSTOP a rank": stall,
     "disk full": fill_disk,
+}
+
+#: What a search also has to live through, or to be resumed after; of no interest once, in a trial.
+MORE_FAULTS: dict[str, Strike] = {
+    "SIGKILL exporter": kill_exporter,
+    "SIGSTOP a rank for a moment": pause,
+    "USR2": ask_to_end(signal.SIGUSR2),
+    "TERM": ask_to_end(signal.SIGTERM),
 }
 
 
@@ -299,7 +344,7 @@ def _trial(fault: str, seed: int, folder: Path, run: Path) -> Outcome:
             work_named = re.search("it was at work on candidate|it coordinated", job.said()) is not None
         if code:
             ended_s = time.monotonic() - struck_s
-        hung += _outlived(mark)
+        hung += outlived(mark)
         (run.parent / "ballast").unlink(missing_ok=True)
         if results.load(RunFolder(run)).finished is None:
             orders = _orders(run)
@@ -307,7 +352,7 @@ def _trial(fault: str, seed: int, folder: Path, run: Path) -> Outcome:
             job.until(lambda: _orders(run) > orders)
             first_order_s = time.monotonic() - job.began_s
             hung += not job.wait()
-            hung += _outlived(mark)
+            hung += outlived(mark)
     finally:
         job.wait(0.0)
     after = Counter(evaluated(run))
@@ -323,7 +368,7 @@ def _orders(run: Path) -> int:
     return sum(type(event) is ev.Ordered for event in history(run))
 
 
-def _outlived(mark: str) -> int:
+def outlived(mark: str) -> int:
     """How many processes of a job are there some seconds after its end; they are killed."""
     end_s = time.monotonic() + GONE_S
     while (left := list(marked(mark))) and time.monotonic() < end_s:
@@ -341,4 +386,4 @@ def why_not(fault: str) -> str:
     return ""
 
 
-__all__ = ["FAULTS", "ROOT", "Outcome", "trial", "why_not"]
+__all__ = ["FAULTS", "MORE_FAULTS", "ROOT", "Outcome", "trial", "why_not"]
