@@ -17,6 +17,8 @@ from dataclasses import dataclass
 
 from scipy.stats import theilslopes
 
+from mpinas.search.forest import EXAMPLES_MAX
+
 ROLES = ("rank 0", "relay", "agent")
 #: Samples of so many seconds become one point.
 PIECE_S = 30.0
@@ -159,19 +161,22 @@ def table(record: Sequence[Record], warm_up_s: float, least_s: float) -> str:
         role: [some for process in of_processes(samples, role) if (some := warm(process, warm_up_s, least_s))]
         for role in ROLES
     }
-    lines = [*_memory(samples, warm_of), "", *_rank_0(record, warm_of["rank 0"]), "", *_faults(record), ""]
+    full = [[each for each in process if each.evaluated >= EXAMPLES_MAX] for process in warm_of["rank 0"]]
+    full = [some for process in full if (some := warm(process, warm_up_s, least_s))]
+    shown = {"rank 0": warm_of["rank 0"], f"rank 0, from {EXAMPLES_MAX} candidates on": full} | warm_of
+    lines = [*_memory(samples, shown), "", *_rank_0(record, full), "", *_faults(record), ""]
     return "\n".join([*lines, _counts(record)])
 
 
-def _memory(samples: Sequence[Sample], warm_of: dict[str, list[list[Sample]]]) -> list[str]:
+def _memory(samples: Sequence[Sample], shown: dict[str, list[list[Sample]]]) -> list[str]:
     rows = [
-        "| process | lives seen, hours after warm-up | own memory after warm-up, median | largest own, resident "
+        "| process | lives seen, hours after warm-up | own memory after warm-up, median | largest then: own, resident "
         "| slope, MiB an hour (95%) | steepest life |",
         "| --- | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for role, processes in warm_of.items():
+    for role, processes in shown.items():
         slopes = [found for process in processes if (found := slope(process, lambda each: each.age_s / 3600))]
-        whole, all_ = pooled(slopes), [each for each in samples if each.role == role]
+        whole, all_ = pooled(slopes), [each for process in processes for each in process]
         if whole is None:
             rows.append(f"| {role} | none long enough | | | | |")
             continue
@@ -194,14 +199,21 @@ def _mib(it: Slope) -> str:
 
 
 def _rank_0(record: Sequence[Record], processes: Sequence[Sequence[Sample]]) -> list[str]:
-    """Rank 0 remembers every candidate: its growth by candidates, beside what they need by design."""
+    """Rank 0 remembers every candidate: its growth by candidates, beside what they need by design.
+
+    `processes`: only from when its surrogate models learn from as many examples as they ever do; before, they grow.
+    """
     grown = pooled([found for each in processes if (found := slope(each, lambda sample: sample.evaluated))])
     by_time = pooled([found for each in processes if (found := slope(each, lambda sample: sample.age_s / 3600))])
     if grown is None or by_time is None:
-        return ["Rank 0: too little was evaluated to tell its history from a leak."]
+        return [
+            f"Rank 0: not seen for long enough after {EXAMPLES_MAX} candidates, up to which its surrogate models grow, "
+            "to tell its history from a leak."
+        ]
     told = (
-        f"Rank 0 grew by {grown.value:.1f} KiB ({grown.low:.1f} to {grown.high:.1f}) for each candidate evaluated, "
-        f"over {grown.span:.0f} of them."
+        f"From {EXAMPLES_MAX} candidates on, when its surrogate models grow no more, rank 0 grew by "
+        f"{grown.value:.1f} KiB ({grown.low:.1f} to {grown.high:.1f}) for each candidate evaluated, over "
+        f"{grown.span:.0f} of them."
     )
     histories = [each for each in record if isinstance(each, History) and each.candidates]
     if not histories:

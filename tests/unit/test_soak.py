@@ -87,7 +87,8 @@ def test_slopes_weigh_as_much_as_was_seen_of_them():
 
 def test_the_table_tells_the_history_of_rank_0_from_a_leak():
     grows = 2 * 0.5 + KIB_A_SECOND  # 2 KiB for each candidate, two seconds each; and 1 MiB an hour
-    record = [*life("rank 0", a_second=grows), *life("relay"), ENDED, History(1000, 2000.0)]
+    rank_0 = [replace(each, evaluated=each.evaluated + 400) for each in life("rank 0", a_second=grows)]
+    record = [*rank_0, *life("relay"), ENDED, History(1000, 2000.0)]
     told = table(record, 60, 300)
     assert "By design it remembers 2.0 KiB of each" in told
     assert "at 1800 an hour 3.52 MiB an hour, which leaves 1.0" in told
@@ -96,6 +97,13 @@ def test_the_table_tells_the_history_of_rank_0_from_a_leak():
         in told
     )
     assert "| agent | none long enough | | | | |" in told
+
+
+def test_rank_0_is_not_judged_while_its_models_grow():
+    told = table([*life("rank 0"), ENDED, History(300, 600.0)], 60, 300)
+    assert "| rank 0 | 1, 0.14 h |" in told
+    assert "| rank 0, from 384 candidates on | none long enough | | | | |" in told
+    assert "Rank 0: not seen for long enough after 384 candidates" in told
 
 
 def test_the_table_counts_faults_and_what_became_of_the_search():
