@@ -40,7 +40,7 @@ def explain(error: Exception) -> Failure:  # noqa: PLR0911 - one return a reason
             return Failure("checkpoint", str(error))
         case _ if _is_out_of_memory(error):
             return Failure("memory", str(error).strip().splitlines()[0] if str(error) else "out of memory")
-        case torch.AcceleratorError():
+        case _ if _is_of_the_gpu(error):
             return Failure("device", str(error).strip().splitlines()[0])
         case _:
             lines = str(error).strip().splitlines() or ["no message"]
@@ -52,3 +52,13 @@ def _is_out_of_memory(error: Exception) -> bool:
         return True
     # the CPU allocator raises a plain RuntimeError
     return isinstance(error, RuntimeError) and ("can't allocate memory" in str(error) or "out of memory" in str(error))
+
+
+def _is_of_the_gpu(error: Exception) -> bool:
+    """Whether the GPU itself failed."""
+    # torch 2.8 and newer have a class for it, and told it in the same words before; what a library on the GPU refuses
+    # begins like that, too (CUBLAS_STATUS_...), but may be the network's fault
+    if isinstance(error, getattr(torch, "AcceleratorError", ())):
+        return True
+    told = str(error)
+    return isinstance(error, RuntimeError) and told.startswith("CUDA error: ") and "_STATUS_" not in told

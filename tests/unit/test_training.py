@@ -296,7 +296,7 @@ def test_a_checkpoint_that_does_not_fit_is_removed_so_that_the_next_attempt_is_f
     assert metrics["error"] < 0.5
 
 
-def test_a_full_disk_is_the_jobs_affair_and_a_broken_gpu_not_the_networks():
+def test_a_full_disk_is_the_jobs_affair():
     full = OSError(errno.ENOSPC, "No space left on device", "models/7")
     try:
         raise RuntimeError("while writing") from full
@@ -304,7 +304,15 @@ def test_a_full_disk_is_the_jobs_affair_and_a_broken_gpu_not_the_networks():
         with pytest.raises(UserError, match=r"models/7: cannot be written \(No space left on device\).*--resume"):
             explain(error)
     assert explain(OSError(errno.ENOENT, "No such file")).reason == "error"
-    assert explain(torch.AcceleratorError("CUDA error: unspecified launch failure")).reason == "device"
+
+
+def test_a_gpu_that_fails_is_told_from_a_network_that_does(monkeypatch):
+    if hasattr(torch, "AcceleratorError"):
+        assert explain(torch.AcceleratorError("CUDA error: unspecified launch failure")).reason == "device"
+        monkeypatch.delattr(torch, "AcceleratorError")  # torch 2.6 and 2.7 have none
+    assert explain(RuntimeError("CUDA error: unspecified launch failure\nCompile with ...")).reason == "device"
+    assert explain(RuntimeError("CUDA error: CUBLAS_STATUS_INVALID_VALUE when calling `f`")).reason == "error"
+    assert explain(TypeError("CUDA error: no")).reason == "error"
 
 
 def test_checkpoints_run_no_code_and_replace_each_other_whole(tmp_path):
