@@ -72,22 +72,25 @@ def tried(fault: str, seed: int) -> Outcome:
     try:
         outcome = trial(fault, seed, folder)
     except AssertionError as error:
-        return Outcome(fault, seed, None, None, False, None, None, 0, 0, 1, False, f"{folder}: {error}"[:2000])
+        why = f"{folder}: {error}"[:2000]
+        return Outcome(fault, seed, None, None, False, None, None, 0, 0, 0, 1, 0, False, why)
     if good(outcome):
         shutil.rmtree(folder)
     return outcome
 
 
 def good(outcome: Outcome) -> bool:
-    return outcome.finished and outcome.named and not (outcome.twice or outcome.lost or outcome.hung)
+    bad = (outcome.twice, outcome.lost, outcome.again, outcome.hung, outcome.left)
+    return outcome.finished and outcome.named and not any(bad)
 
 
 def table(outcomes: Iterable[Outcome]) -> str:
     """One row for each fault, and how it was filled."""
     rows = [
-        "| fault | trials | hangs, or processes left | lost | evaluated twice | says what broke, and its work "
-        "| reached the end | fault to exit, p50 / max | start to first order, p50 / max |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| fault | trials | hangs, or processes left | ports, shared memory left | lost | evaluated twice "
+        "| saved epochs again | says what broke, and its work | reached the end | fault to exit, p50 / max "
+        "| start to first order, p50 / max |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     by_fault: dict[str, list[Outcome]] = {}
     for each in outcomes:
@@ -99,7 +102,7 @@ def table(outcomes: Iterable[Outcome]) -> str:
         named = f"{sum(each.named for each in ended)} of {len(ended)}" if ended else "goes on"
         if any(each.work_named is not None for each in ended):
             named += f", {sum(bool(each.work_named) for each in ended)}"
-        counts = [sum(getattr(each, what) for each in some) for what in ("hung", "lost", "twice")]
+        counts = [sum(getattr(each, what) for each in some) for what in ("hung", "left", "lost", "twice", "again")]
         cells = [fault, len(some), *counts, named, sum(each.finished for each in some)]
         cells += [spread(some, lambda each: each.ended_s), spread(some, lambda each: each.first_order_s)]
         rows.append(f"| {' | '.join(map(str, cells))} |")

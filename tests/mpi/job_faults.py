@@ -2,13 +2,14 @@
 
 A trial: a small search on real digits, 3 ranks, one group of two trainers; at a moment drawn from the seed, while the
 group trains, the fault strikes. If the job ends by it, it is resumed. Then the search must be at its end, with nothing
-evaluated twice, nothing lost, no process left. For `test_job_faults.py` (each once) and `benchmarks/faults.py`;
-`benchmarks/soak.py` takes jobs and faults from here, and strikes again and again.
+evaluated twice, nothing lost, no process, port or shared memory left. For `test_job_faults.py` (each once) and
+`benchmarks/faults.py`; `benchmarks/soak.py` takes jobs and faults from here, and strikes again and again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import random
 import re
@@ -23,6 +24,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from launching import ROOT, mpi_environment, mpirun_command
 
 from mpinas.coordination import events as ev
@@ -31,6 +33,7 @@ from mpinas.errors import UserError
 from mpinas.history import journal
 from mpinas.history.run_folder import RunFolder
 from mpinas.report import results
+from mpinas.training.checkpoint import Unusable, read_archive
 
 RANKS = 3
 EVALUATIONS = 6
@@ -67,8 +70,8 @@ MARK = "MPINAS_TRIAL"
 LIMIT_S = 300.0
 #: What must be gone so long after the job has ended.
 GONE_S = 10.0
-#: The longest random wait before a fault, in seconds of training.
-LATEST_S = 3.0
+#: A fault strikes when fewer than so many candidates are evaluated, and then waits for so many seconds of training.
+LATEST_EVALUATED, LATEST_S = 4, 3.0
 #: Size of the file system that is filled.
 DISK_BYTES = 64 << 20
 
@@ -91,8 +94,12 @@ class Outcome:
         From the start of the next job to its first order; None where none was needed.
     twice, lost
         Candidates evaluated twice; candidates evaluated before the fault and not afterwards.
+    again
+        Epochs trained again by the next job that the checkpoints left by the broken one had in them.
     hung
         A job that had to be killed, or processes that outlived theirs.
+    left
+        Files in shared memory and listening sockets of a job that were there after its end.
     finished
         The search came to its end.
     """
@@ -106,7 +113,9 @@ class Outcome:
     first_order_s: float | None
     twice: int
     lost: int
+    again: int
     hung: int
+    left: int
     finished: bool
     remark: str = ""
 
@@ -212,6 +221,27 @@ def at_work(run: Path) -> ev.Ordered | None:
             order = None
         seen = seen or type(event) is msg.Progress
     return order if seen else None
+
+
+def tried_again(run: Path) -> bool:
+    """Has a training got an exception, and its candidate a second order?"""
+    failed: set[int] = set()
+    for event in history(run):
+        if type(event) is msg.EvaluationFailed and event.reason == "error":
+            failed.add(event.candidate)
+        elif type(event) is ev.Ordered and event.candidate in failed:
+            return True
+    return False
+
+
+def saved(run: Path) -> dict[int, int]:
+    """How many epochs are in the checkpoint of each candidate that has one."""
+    found = {}
+    for file in RunFolder(run).models.glob("[0-9]*/checkpoint.pt"):
+        with contextlib.suppress(Unusable):
+            tree = torch.load(io.BytesIO(read_archive(file)), weights_only=True)
+            found[int(file.parent.name)] = int(tree["epochs_done"])
+    return found
 
 
 #: Strikes: (job, its run folder, random) -> what the job should say of it; "" where it should go on.
@@ -331,29 +361,37 @@ def trial(fault: str, seed: int, folder: Path) -> Outcome:
 def _trial(fault: str, seed: int, folder: Path, run: Path) -> Outcome:
     rng, mark = random.Random(f"{fault}-{seed}"), uuid.uuid4().hex
     job = Job(folder, mark, run, resume=False)
-    hung, remark, ended_s, first_order_s, work_named = 0, "", None, None, None
+    hung, left, again, remark, ended_s, first_order_s, work_named = 0, 0, 0, "", None, None, None
     try:
-        job.until(lambda: len(evaluated(run)) >= rng.randrange(3) and at_work(run))
-        time.sleep(rng.uniform(0, LATEST_S))  # the moment is what is random
-        before = evaluated(run)
+        done, wait_s = rng.randrange(LATEST_EVALUATED), rng.uniform(0, LATEST_S)  # the moment is what is random
+        job.until(lambda: len(evaluated(run)) >= done and at_work(run))
+        time.sleep(wait_s)
+        before, had = evaluated(run), held(mark)
         struck_s = time.monotonic()
         expected = FAULTS[fault](job, run, rng)
         if not job.wait():
             hung, remark = 1, f"the job hung: {job.said()[-600:]}"
         code, named = job.process.returncode, re.search(expected, job.said()) is not None
+        if fault == "exception in training":
+            named = named and tried_again(run)
         if "SIGKILL" in fault and code:
             work_named = re.search("it was at work on candidate|it coordinated", job.said()) is not None
         if code:
             ended_s = time.monotonic() - struck_s
         hung += outlived(mark)
+        left += left_behind(had)
         (run.parent / "ballast").unlink(missing_ok=True)
         if results.load(RunFolder(run)).finished is None:
-            orders = _orders(run)
+            orders, kept, told = _orders(run), saved(run), len(history(run))
             job = Job(folder, mark, run, resume=True)
             job.until(lambda: _orders(run) > orders)
             first_order_s = time.monotonic() - job.began_s
+            had = held(mark)
             hung += not job.wait()
             hung += outlived(mark)
+            left += left_behind(had)
+            progress = [event for event in history(run)[told:] if type(event) is msg.Progress]
+            again = sum(event.epoch <= kept.get(event.candidate, 0) for event in progress)
     finally:
         job.wait(0.0)
     after = Counter(evaluated(run))
@@ -362,7 +400,9 @@ def _trial(fault: str, seed: int, folder: Path, run: Path) -> Outcome:
     if not good or not named:
         remark = remark or f"expected {expected!r}; {job.said()[-1500:]}"
     twice, lost = sum(count > 1 for count in after.values()), len(set(before) - set(after))
-    return Outcome(fault, seed, ended_s, code, named, work_named, first_order_s, twice, lost, hung, good, remark)
+    return Outcome(
+        fault, seed, ended_s, code, named, work_named, first_order_s, twice, lost, again, hung, left, good, remark
+    )  # fmt: skip
 
 
 def _orders(run: Path) -> int:
@@ -378,6 +418,47 @@ def outlived(mark: str) -> int:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     return len(left)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What the processes of a trial have of the machine: files in shared memory, listening sockets by their inodes."""
+
+    segments: frozenset[Path]
+    sockets: frozenset[str]
+
+
+def held(mark: str) -> Held:
+    """As it is now."""
+    segments, sockets = set(), set()
+    for pid, _ in marked(mark):
+        with contextlib.suppress(OSError):  # it has just ended
+            maps = Path(f"/proc/{pid}/maps").read_text()
+            segments.update(Path(path) for path in re.findall(r" (/dev/shm/.+?)(?: \(deleted\))?$", maps, re.MULTILINE))
+            for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    sockets.update(re.findall(r"socket:\[(\d+)\]", os.readlink(descriptor)))
+    return Held(frozenset(segments), frozenset(sockets) & listening())
+
+
+def listening() -> frozenset[str]:
+    """Inodes of all TCP sockets of this machine that listen."""
+    rows = [line.split() for table in ("tcp", "tcp6") for line in Path(f"/proc/net/{table}").read_text().splitlines()]
+    return frozenset(row[9] for row in rows if row[3] == "0A")
+
+
+def left_behind(had: Held) -> int:
+    """How much of it is there some seconds after the job's end; files in shared memory are removed."""
+    end_s = time.monotonic() + GONE_S
+    while True:
+        files = [path for path in had.segments if path.exists()]
+        sockets = had.sockets & listening()
+        if not (files or sockets) or time.monotonic() >= end_s:
+            break
+        time.sleep(0.1)
+    for path in files:
+        path.unlink(missing_ok=True)
+    return len(files) + len(sockets)
 
 
 def why_not(fault: str) -> str:

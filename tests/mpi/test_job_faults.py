@@ -30,7 +30,8 @@ def test_a_job_survives(fault, tmp_path):
         pytest.skip(why)
     outcome = trial(fault, 0, tmp_path)
     assert outcome.named, outcome.remark
-    assert (outcome.twice, outcome.lost, outcome.hung, outcome.finished) == (0, 0, 0, True), outcome.remark
+    assert (outcome.twice, outcome.lost, outcome.again, outcome.finished) == (0, 0, 0, True), outcome.remark
+    assert (outcome.hung, outcome.left) == (0, 0), outcome.remark
     if ENDS[fault] is None:
         assert outcome.code == 0
     else:
