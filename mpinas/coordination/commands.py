@@ -65,8 +65,15 @@ class Discard:
 
 
 @dataclass(frozen=True, slots=True)
+class DropCheckpoint:
+    """This candidate has its result on the full budget: there is nothing left to go on with."""
+
+    candidate: int
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
     """All trainers have ended; the loop can, too."""
 
 
-Command = Record | Export | Measure | Release | Judge | Send | Discard | Leave
+Command = Record | Export | Measure | Release | Judge | Send | Discard | DropCheckpoint | Leave

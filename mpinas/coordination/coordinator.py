@@ -15,7 +15,18 @@ from mpinas.coordination import messages as msg
 from mpinas.coordination.agenda import Agenda
 from mpinas.coordination.budgets import Curves
 from mpinas.coordination.candidate import Candidate
-from mpinas.coordination.commands import Command, Discard, Export, Judge, Leave, Measure, Record, Release, Send
+from mpinas.coordination.commands import (
+    Command,
+    Discard,
+    DropCheckpoint,
+    Export,
+    Judge,
+    Leave,
+    Measure,
+    Record,
+    Release,
+    Send,
+)
 from mpinas.coordination.farewell import Farewell
 from mpinas.coordination.forecast import Forecast
 from mpinas.coordination.groups import choose, group_size, to_enlarge
@@ -199,6 +210,8 @@ class Coordinator:
         dropped = set(self.ledger.let_go)
         if isinstance(event, (msg.Evaluated, msg.Assessed)) and self.agenda.went_all_the_way(about):
             dropped.add(about)
+            if isinstance(event, msg.Evaluated):
+                commands.append(DropCheckpoint(about))
         if after in ENDED and after is not before:
             dropped.add(about)
             self.agenda.set_aside.discard(about)

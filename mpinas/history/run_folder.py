@@ -161,11 +161,16 @@ class RunFolder:
         """Training samples by which integer networks find their ranges (a NumPy file)."""
         return self.path / "calibration.npy"
 
-    def keep_only(self, candidates: Collection[int]) -> None:
-        """Remove the trained models and checkpoints of all others: a job that was killed may have left some."""
+    def keep_only(self, models: Collection[int], checkpoints: Collection[int]) -> None:
+        """Remove trained models and checkpoints but those of these candidates: a job that was killed may leave some."""
         for path in self.models.iterdir():
-            if path.name.isdigit() and int(path.name) not in candidates:
+            if not path.name.isdigit():
+                continue
+            candidate = int(path.name)
+            if candidate not in models and candidate not in checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
+            elif candidate not in checkpoints:
+                self.checkpoint_file(candidate).unlink(missing_ok=True)
 
     def discard(self, candidate: int) -> None:
         """Remove the trained model and the checkpoint of a candidate, if there are any."""

@@ -130,6 +130,8 @@ class Shell:
                 self._device.cancel(candidate)
                 self._folder.discard(candidate)
                 self._folder.discard_export(candidate)
+            case co.DropCheckpoint(candidate):
+                self._folder.checkpoint_file(candidate).unlink(missing_ok=True)
 
     def _measure(self, command: co.Measure) -> None:
         """Hand the artifact to the device; one that has been released is written anew first."""

@@ -289,7 +289,7 @@ class Desk:
         plan = replace(plan, exporters=self.n_exporters)
         coordinator = Coordinator(plan, proposer, Ledger(terms), baseline_of(self.task, self.experiment))
         coordinator.replay(self.journal.history)
-        self.folder.keep_only(_of_use(coordinator.ledger))
+        self.folder.keep_only(coordinator.ledger.kept(), _begun(coordinator.ledger))
         if coordinator.ledger.supernet.metrics and not self.folder.supernet_file.is_file():
             raise UserError(f"{self.folder.supernet_file}: is not there any more, and candidates inherit from it; "
                             "restore it from a copy, or begin a new run")  # fmt: skip
@@ -339,13 +339,12 @@ def _say(line: str) -> None:
     print(f"mpinas: {line}", flush=True)
 
 
-def _of_use(ledger: Ledger) -> set[int]:
-    """Whose files an earlier job has left for this one: trained models to keep, checkpoints to go on from."""
+def _begun(ledger: Ledger) -> set[int]:
+    """Whose training an earlier job has left for this one to go on with."""
     last = ledger.terms.last_rung
-    begun = {
+    return {
         it.id
         for it in ledger.candidates.values()
         if it.state not in ENDED and it.attempts > 0
         if not (it.state is State.EVALUATED and it.rung == last)
     }
-    return begun | ledger.kept()

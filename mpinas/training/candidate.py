@@ -83,11 +83,11 @@ class Trainer:
     ) -> tuple[dict[str, float], float] | Paused:
         """Train from what it inherits, or on from its checkpoint where there is one; (validation metrics, seconds).
 
-        Where epochs are done there has to be one; it may be of a later epoch, left by a job that ended. Metrics are
-        those of the network in the precision that it will run in. The leader writes the weights, and a checkpoint now
-        and then, and at the end as long as that of the schedule is not reached. One that is paused leaves the weights
-        as they were: those that an earlier result was found with. Without any epochs it is judged by what it inherits,
-        and nothing is written.
+        Where epochs are done there has to be one; it may be of a later epoch, the last one too, left by a job that
+        ended. Metrics are those of the network in the precision that it will run in. The leader writes the weights, and
+        a checkpoint now and then, and at the end as long as that of the schedule is not reached; there the last one
+        stays until the result is in the journal. One that is paused leaves the weights as they were: those that an
+        earlier result was found with. Without any epochs it is judged by what it inherits, and nothing is written.
 
         Raises Diverged, Abandoned, Unusable, and whatever torch raises (see `outcome.explain`).
         """
@@ -113,8 +113,6 @@ class Trainer:
                 save_weights(model, files.weights)
             if done < epochs.full:
                 keep(done, model, optimizer)
-            else:
-                files.checkpoint.unlink(missing_ok=True)
         seconds = time.perf_counter() - began
         return (metrics, seconds) if done == epochs.until else Paused(done, seconds)
 

@@ -58,6 +58,7 @@ def train(
 ) -> tuple[int, dict[str, float]]:
     """Train `model` in place on samples[0]; (epochs done in all, metrics on samples[1] after the last of them).
 
+    Where all epochs are done already it is judged only.
     Fewer epochs than asked for, where the leader was told to pause: on all ranks alike.
     Linear warm-up and cosine decay to zero (I. Loshchilov and F. Hutter, SGDR, ICLR 2017, one cycle), or steps.
 
@@ -101,7 +102,7 @@ def train(
         watch.on_epoch(epoch, metrics["error"])
         if epoch < recipe.epochs.until and watch.should_pause and leader_says(watch.should_pause, group):
             break
-    return epoch, metrics
+    return epoch, metrics or judge(model, task, validation, group, recipe)
 
 
 def judge(model: nn.Module, task: Task, samples: Samples, group: Collectives, recipe: Recipe) -> dict[str, float]:

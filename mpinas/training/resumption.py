@@ -23,20 +23,20 @@ def find_checkpoint(
     Parameters
     ----------
     epochs
-        From so many epochs on, and fewer than so many; where the first is not 0 there has to be one.
+        Of so many epochs at least, and so many at most; where the first is not 0 there has to be one.
 
     Raises
     ------
     Unusable
         There has to be one, and there is none.
     """
-    least, end = epochs
+    least, most = epochs
     found = _NONE
     if group.rank == 0:
         try:
             archive = read_archive(file)
             checkpoint = unpack(archive, genome, seed)
-            if not least <= checkpoint.epochs_done < end:
+            if not least <= checkpoint.epochs_done <= most:
                 raise Unusable(f"the checkpoint is of another training: epochs {checkpoint.epochs_done}, not {least}")
             found = archive
         except Unusable:

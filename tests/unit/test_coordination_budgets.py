@@ -8,7 +8,7 @@ from virtual_time import World, error_of, latency_of
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.coordination.candidate import Candidate, Reading
-from mpinas.coordination.commands import Leave
+from mpinas.coordination.commands import DropCheckpoint, Leave
 from mpinas.coordination.ledger import BASELINE, Ledger
 from mpinas.coordination.lifecycle import State
 
@@ -56,6 +56,25 @@ def test_the_best_go_on_from_their_checkpoints_and_only_they():
     epochs = sum(order.epochs - order.epochs_done for order in evaluations(world))
     assert epochs < 0.6 * 60 * 18, "most of the full budget for all is saved"
     assert set(ledger.candidates) <= {*world.discarded, *ledger.front, BASELINE}, "no checkpoint is left behind"
+
+
+def test_a_checkpoint_stays_until_the_result_on_the_full_budget_is_in_the_journal():
+    dropped = []
+
+    class Watched(Learning):
+        def execute(self, command):
+            if isinstance(command, DropCheckpoint):
+                dropped.append(command.candidate)
+                _, last = self.journal[-1]
+                assert isinstance(last, msg.Evaluated)
+                assert last.candidate == command.candidate
+            super().execute(command)
+
+    world = Watched(groups=2, evaluations=20, rungs=RUNGS).run()
+    evaluated = world.ledger.standing[State.EVALUATED]
+    full = [id_ for id_ in evaluated if world.ledger.candidates[id_].rung == world.ledger.terms.last_rung]
+    assert 0 < len(full) < len(evaluated)
+    assert sorted(dropped) == sorted(full)
 
 
 def test_the_fastest_is_never_stopped_early_however_bad_it_looks():

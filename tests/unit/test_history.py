@@ -345,6 +345,18 @@ def test_run_folder_keeps_the_complete_experiment(tmp_path):
         RunFolder.existing(tmp_path)
 
 
+def test_models_of_use_are_kept_and_checkpoints_to_go_on_from(tmp_path):
+    folder = RunFolder.create(tmp_path / "a", msgspec.convert({"task": {"name": "digits"}}, Experiment))
+    files = [make(id_) for id_ in (1, 2, 3, 4) for make in (folder.weights_file, folder.checkpoint_file)]
+    for file in (*files, folder.supernet_file):
+        file.parent.mkdir(exist_ok=True)
+        file.touch()
+    folder.keep_only({1, 2}, {2, 3})
+    left = [path.relative_to(folder.models).as_posix() for path in folder.models.glob("*/*")]
+    assert sorted(left) == ["00001/weights.pt", "00002/checkpoint.pt", "00002/weights.pt", "00003/checkpoint.pt",
+                            "00003/weights.pt", "supernet/weights.pt"]  # fmt: skip
+
+
 def test_a_run_folder_is_complete_or_not_there(tmp_path, monkeypatch):
     """Killed at any moment of its making, a run leaves no folder of its name."""
     seen = []

@@ -102,10 +102,23 @@ def test_a_training_put_aside_twice_is_bitwise_the_unbroken_one(digits, tmp_path
         torch.rand(7)  # whatever else has drawn from torch's generator
         watch = Watch(on_epoch=lambda epoch, error: seen.append((epoch, error)))
         metrics, _ = digits.evaluate(ALONE, genome, 5, Epochs(done, until, 4), files_in(parts), watch)
-        assert files_in(parts).checkpoint.exists() == (until < 4)
+        assert unpack(read_archive(files_in(parts).checkpoint), genome, 5).epochs_done == min(until, 3)
     assert [epoch for epoch, _ in seen] == [1, 2, 3, 4]
     assert metrics == unbroken
     assert_equal_weights(whole, parts)
+
+
+@pytest.mark.parametrize("genome", [baseline_genome("digits-cnn"), RESTLESS, {**RESTLESS, "precision": "fp16"}])
+def test_a_training_whose_result_was_lost_is_judged_from_its_checkpoint(digits, tmp_path, genome):
+    files = files_in(tmp_path)
+    first, _ = digits.evaluate(ALONE, genome, 5, Epochs(0, 2, 3), files, Watch())
+    files.weights.unlink()
+    seen = []
+    again, _ = digits.evaluate(
+        ALONE, genome, 5, Epochs(0, 2, 3), files, Watch(lambda epoch, error: seen.append(epoch))
+    )  # fmt: skip
+    assert (again, seen) == (first, [])
+    assert files.weights.exists()
 
 
 @pytest.mark.parametrize("genome", [baseline_genome("digits-cnn"), RESTLESS])
@@ -129,7 +142,7 @@ def test_a_training_that_is_paused_and_goes_on_is_bitwise_the_unbroken_one(digit
     metrics, _ = digits.evaluate(ALONE, genome, 5, Epochs(1, 3, 3), files_in(parts), Watch())
     assert metrics == unbroken
     assert_equal_weights(whole, parts)
-    assert not files_in(parts).checkpoint.exists()
+    assert unpack(read_archive(files_in(parts).checkpoint), genome, 5).epochs_done == 1, "until the result is journaled"
 
 
 def test_an_evaluation_is_not_paused_after_its_last_epoch_nor_before_it_is_told_to(digits, tmp_path):
