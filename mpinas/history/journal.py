@@ -2,8 +2,9 @@
 
 The first line names the format. Every other line ends in a check value: the CRC-32 of its own bytes before that
 field, begun with the check value of the line before. So a line that is changed, missing, moved, doubled or from
-another journal is noticed, in the bytes as they stand. Format 2 had no check values; it is read, and rewritten when a
-job writes on. Must not know what follows from the events, nor who else may be at work on the folder (`lock` does).
+another journal is noticed, in the bytes as they stand. Format 2 had no check values; it is read, and rewritten with a
+job's first event: until then nobody knows whether this version can go on with the run. Must not know what follows from
+the events, nor who else may be at work on the folder (`lock` does).
 """
 
 from __future__ import annotations
@@ -163,6 +164,8 @@ class Journal:
         self._failure: str | None = None
         self._length = 0
         self._check = _SEED
+        #: Of format 2, and not rewritten yet.
+        self._is_old = False
         self._file = _opened(path)
         try:
             self._load()
@@ -176,7 +179,7 @@ class Journal:
         self.history = reader.more()
         self._seq = len(self.history)
         if reader.check is None:
-            self._convert()
+            self._is_old = True
             return
         self._length, self._check = reader.length, reader.check
         try:
@@ -187,7 +190,10 @@ class Journal:
             self._write(HEADER)
 
     def _convert(self) -> None:
-        """Rewrite a journal of format 2: the new file is complete, and locked, before it takes the old one's place."""
+        """Rewrite a journal of format 2: the new file is complete, and locked, before it takes the old one's place.
+
+        Raises UserError, and then the old one is left as it is.
+        """
         lines = [HEADER]
         for seq, (time, event) in enumerate(self.history):
             line, self._check = encode(seq, time, event, self._check)
@@ -201,12 +207,13 @@ class Journal:
             beside.replace(self._path)
         except OSError as error:
             beside.unlink(missing_ok=True)
-            raise UserError(f"{self._path}: cannot be rewritten: {error.strerror}") from None
+            raise UserError(self._fail(error)) from None
         except UserError:
             beside.unlink(missing_ok=True)
             raise
         finally:
             old.close()
+        self._is_old = False
 
     def append(self, time: float, event: Event) -> None:
         """Write one event; it is with the operating system when this returns.
@@ -216,6 +223,8 @@ class Journal:
         UserError
             It cannot be written, nor can any later one. What was written before stays whole.
         """
+        if self._is_old:
+            self._convert()
         line, check = encode(self._seq, time, event, self._check)
         self._write(line)
         self._seq, self._check = self._seq + 1, check

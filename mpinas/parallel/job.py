@@ -229,8 +229,6 @@ class Desk:
             self.n_exporters = self.experiment.edge.exporters_on(len(os.sched_getaffinity(0)))
             log, environment = self.folder.logs / "exporter.log", child_environment(os.environ)
             self.exporters = self._stack.enter_context(closing(Exporters(self.n_exporters, log, environment)))
-            if self._resume:
-                write_experiment(self.experiment, self.folder.experiment_file)
         except BaseException:
             self._leave_nothing()
             raise
@@ -293,6 +291,8 @@ class Desk:
         if coordinator.ledger.supernet.metrics and not self.folder.supernet_file.is_file():
             raise UserError(f"{self.folder.supernet_file}: is not there any more, and candidates inherit from it; "
                             "restore it from a copy, or begin a new run")  # fmt: skip
+        if self._resume:  # only now: a run that cannot go on stays as the version has it that wrote it
+            write_experiment(self.experiment, self.folder.experiment_file)
         stop = StopSignals()
         if means is None:
             channel: Any = MpiChannel(control)

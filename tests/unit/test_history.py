@@ -188,11 +188,15 @@ def test_a_journal_of_format_2_is_read_and_written_on_in_format_3(tmp_path):
     path.write_bytes(old + b'{"seq":35,"ti')
     assert journal.read(path) == [(10.0 + i, event) for i, event in enumerate(EVENTS)]
     assert path.read_bytes().startswith(b"mpinas-journal/2\n"), "reading changes nothing"
+    before = path.read_bytes()
+    journal.Journal(path).close()
+    assert path.read_bytes() == before, "the version that wrote it can go on, as long as this one has not"
     book = journal.Journal(path)
-    assert path.read_bytes() == new, "complete before anything is appended"
-    with pytest.raises(UserError, match="another job is running"):
-        journal.Journal(path)
-    book.append(99.0, ev.Finished("again"))
+    for seq, event in ((35, ev.Enough("time")), (36, ev.Finished("again"))):
+        with pytest.raises(UserError, match="another job is running"):
+            journal.Journal(path)
+        book.append(99.0, event)
+        assert len(journal.read(path)) == seq + 1
     book.close()
     assert path.read_bytes().startswith(new)
     assert journal.read(path)[-1] == (99.0, ev.Finished("again"))
