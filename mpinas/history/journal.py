@@ -109,8 +109,9 @@ class Reader:
     def _begin(self, first: bytes | None, torn: bytes) -> None:
         """Take in the first line, which may still be being written."""
         if first is None:
-            # a write that was cut off lacks its end; after a power cut that may be zeros
-            if HEADER.startswith(torn.rstrip(b"\0")) or _HEADER_2.startswith(torn.rstrip(b"\0")):
+            # a write that was cut off lacks its end; after a power cut that may be zeros, but no more than were written
+            begun = torn.rstrip(b"\0")
+            if len(torn) <= len(HEADER) and (HEADER.startswith(begun) or _HEADER_2.startswith(begun)):
                 return
             first = torn
         if first not in (HEADER, _HEADER_2):

@@ -100,7 +100,7 @@ def test_a_torn_last_line_is_left_out_and_the_next_job_writes_on(tmp_path, cut):
     assert journal.read(path)[-1] == (99.0, ev.Finished("again"))
 
 
-@pytest.mark.parametrize("start", [b"", b"mpinas-jour", b"mpinas-journal/3", b"\0" * 200, b"mpinas\0\0"])
+@pytest.mark.parametrize("start", [b"", b"mpinas-jour", b"mpinas-journal/3", b"\0" * 26, b"mpinas\0\0"])
 def test_a_job_that_died_before_its_first_event_has_an_empty_journal(tmp_path, start):
     path = tmp_path / "journal.jsonl"
     path.write_bytes(start)
@@ -127,6 +127,8 @@ def swapped(line, old, new):
     [
         (lambda lines: [b"hello\n", *lines[1:]], "not a journal"),
         (lambda lines: [b"hello, I am a text of somebody's"], "not a journal"),
+        (lambda lines: [b"\0" * len(b"".join(lines))], "not a journal of this version"),
+        (lambda lines: [b"\0" * (len(lines[0]) + 1)], "not a journal of this version"),
         (lambda lines: [b"mpinas-journal/4\n", *lines[1:]], "not a journal of this version"),
         (lambda lines: [b"mpinas-journal/3\n", *lines[1:]], "not a journal of this version"),
         (lambda lines: [*lines[:3], b"{}\n", *lines[4:]], "line 4 is damaged"),
