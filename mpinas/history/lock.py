@@ -145,11 +145,12 @@ def life_of(other: Owner, me: Owner, job_state: JobState) -> Life:
 class RunLock:
     """The lock, held by this process. A context manager; `acquire` it."""
 
-    def __init__(self, file: Path, owner: Owner) -> None:
+    def __init__(self, file: Path, owner: Owner, clock: Callable[[], float] = time.monotonic) -> None:
         self._file = file
+        self._clock = clock
         self.owner = owner
         self._content = msgspec.json.encode(owner)
-        self._last = owner.since
+        self._last_s = clock()
         #: Why it is not held any more.
         self._lost: str | None = None
         self._released = threading.Event()
@@ -162,6 +163,7 @@ class RunLock:
         me: Owner | None = None,
         job_state: JobState | None = None,
         wait: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
     ) -> RunLock:
         """Take the lock; that of a dead owner is taken over. May wait for WATCH_S.
 
@@ -171,13 +173,15 @@ class RunLock:
             Who takes it; by default this process.
         job_state
             How Slurm is asked; by default with squeue.
+        clock
+            When the next beat is due, in seconds; not the wall clock, which may be set back.
 
         Raises
         ------
         UserError
             Another job runs on the folder, or the file cannot be made.
         """
-        lock = cls(file, me or Owner.myself(time.time()))
+        lock = cls(file, me or Owner.myself(time.time()), clock)
         while not lock._create():
             seen = look(file)
             if seen is None:
@@ -239,9 +243,9 @@ class RunLock:
         """
         if self._lost is not None:
             raise UserError(self._lost)
-        if now - self._last < BEAT_S:
+        if self._clock() - self._last_s < BEAT_S:
             return
-        self._last = now
+        self._last_s = self._clock()
         try:
             seen = look(self._file)
         except UserError:  # the file system does not answer: it may the next time

@@ -169,48 +169,74 @@ def test_a_lock_that_says_nothing_is_watched_too(file, content):
         RunLock.acquire(file, wait=waiting, job_state=never)
 
 
-def test_beats_are_seldom_and_are_seen(file):
-    lock = RunLock.acquire(file, me=here())
+class Clock:
+    """Stands still."""
+
+    def __init__(self):
+        self.s = 100.0
+
+    def __call__(self):
+        return self.s
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+def test_beats_are_seldom_and_are_seen(file, clock):
+    lock = RunLock.acquire(file, me=here(), clock=clock)
     os.utime(file, (NOW, NOW))
-    lock.beat(NOW + BEAT_S - 1)
+    clock.s += BEAT_S - 1
+    lock.beat(NOW + 1)
     assert look(file).beat == NOW
-    lock.beat(NOW + BEAT_S)
-    assert look(file).beat == NOW + BEAT_S
-    lock.beat(NOW + BEAT_S + 1)
-    assert look(file).beat == NOW + BEAT_S
+    clock.s += 1
+    lock.beat(NOW + 2)
+    assert look(file).beat == NOW + 2
+    clock.s += 1
+    lock.beat(NOW + 3)
+    assert look(file).beat == NOW + 2
+    clock.s += BEAT_S
+    lock.beat(NOW - 3600)  # set back an hour: it beats all the same
+    assert look(file).beat == NOW - 3600
     lock.release()
 
 
-def test_who_has_lost_its_lock_ends_and_leaves_the_others_alone(file):
-    lock = RunLock.acquire(file, me=here())
-    lock.beat(NOW + 10)
+def test_who_has_lost_its_lock_ends_and_leaves_the_others_alone(file, clock):
+    lock = RunLock.acquire(file, me=here(), clock=clock)
+    clock.s += BEAT_S
+    lock.beat(NOW)
     left_behind(file, elsewhere(), beat=NOW + 15)
-    lock.beat(NOW + 19)  # too soon to look
+    clock.s += BEAT_S - 1
+    lock.beat(NOW)  # too soon to look
+    clock.s += 1
     for _ in range(2):
         with pytest.raises(UserError, match=r"lock is lost \(another job has taken it over: process 4711 on node07"):
-            lock.beat(NOW + 20)
+            lock.beat(NOW)
     lock.release()
     assert look(file).owner == elsewhere()
     assert look(file).beat == NOW + 15
 
 
-def test_a_lock_that_somebody_has_removed_ends_the_job(file):
-    lock = RunLock.acquire(file, me=here())
+def test_a_lock_that_somebody_has_removed_ends_the_job(file, clock):
+    lock = RunLock.acquire(file, me=here(), clock=clock)
     file.unlink()
+    clock.s += BEAT_S
     with pytest.raises(UserError, match=r"lost \(it is gone\).*--resume --run "):
-        lock.beat(NOW + 10)
+        lock.beat(NOW)
 
 
-def test_a_late_second_does_not_take_the_first_ones_new_lock(file):
+def test_a_late_second_does_not_take_the_first_ones_new_lock(file, clock):
     """Both found the same dead owner; the first has taken over when the second comes to it."""
     left_behind(file, elsewhere(), beat=NOW)
     dead = look(file)
-    first = RunLock.acquire(file, wait=Waiting(), job_state=never)
+    first = RunLock.acquire(file, wait=Waiting(), job_state=never, clock=clock)
     second = RunLock(file, here(token="second"))
     second._remove(dead)
     assert look(file).owner == first.owner
     assert [each.name for each in file.parent.iterdir()] == [file.name]
-    first.beat(first.owner.since + BEAT_S)
+    clock.s += BEAT_S
+    first.beat(NOW)
 
 
 RACE = """
@@ -249,7 +275,7 @@ def test_of_many_that_take_over_one_wins(file):
 
 def test_a_thread_can_beat_for_a_busy_process(file, monkeypatch):
     monkeypatch.setattr("mpinas.history.lock.BEAT_S", 0.01)
-    lock = RunLock.acquire(file, me=here(since=0.0))
+    lock = RunLock.acquire(file, me=here())
     os.utime(file, (NOW, NOW))
     lock.keep_beating()
     deadline = time.monotonic() + 20
