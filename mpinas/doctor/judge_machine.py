@@ -13,7 +13,7 @@ GIB = 2**30
 #: Less than this and a run of a few hundred candidates may not fit; or not even begin.
 SPACE_WARNING_BYTES, SPACE_FAULT_BYTES = 5 * GIB, GIB // 10
 INODES_WARNING, INODES_FAULT = 10_000, 500
-#: An fsync of a few kB takes milliseconds; the journal does one for each event.
+#: An fsync of a few kB takes milliseconds.
 SLOW_WRITE_S = 1.0
 TIME_WARNING_S = 15 * 60.0
 #: Horovod's groups would train alone and say nothing.
@@ -141,7 +141,7 @@ def _write(facts: FolderFacts) -> Finding:
                        "use a folder that you may write to (compute nodes often see the home read-only)")  # fmt: skip
     found = f"write, fsync, rename in {tried.took_s * 1e3:.1f} ms"
     if tried.took_s > SLOW_WRITE_S:
-        return Finding("write", "warning", found, "use a faster file system: the journal is synced at each event")
+        return Finding("write", "warning", found, "use a faster file system: rank 0 waits for what it writes")
     return Finding("write", "ok", found)
 
 
@@ -150,8 +150,8 @@ def _lock(facts: FolderFacts) -> Finding:
         return Finding("lock", "not checked", "nothing can be written there")
     if facts.lock.error:
         return Finding("lock", "warning", f"flock: {facts.lock.error}",
-                       "never start two jobs on one run folder at once: this file system cannot tell")  # fmt: skip
-    return Finding("lock", "ok", "flock keeps a second one out")
+                       "nothing: running.json alone keeps a second job out")  # fmt: skip
+    return Finding("lock", "ok", "flock and running.json keep a second job out")
 
 
 def bridge(code: int | None, findings: Sequence[Mapping[str, str]], said: str) -> list[Finding]:

@@ -142,6 +142,15 @@ def test_file_system(change, expected):
     assert found == {"file system": "ok", "space": "ok", "write": "ok", "lock": "ok", **expected}
 
 
+def test_advice_on_a_file_system_is_true_of_what_a_job_does():
+    facts = FolderFacts("/p/scratch", "lustre", 100 * GIB, 10**6, Trial(1.5), Trial(0.0, "Function not implemented"))
+    advice = {each.check: each.advice for each in judge_machine.folder(facts) if each.level == "warning"}
+    assert advice == {
+        "write": "use a faster file system: rank 0 waits for what it writes",
+        "lock": "nothing: running.json alone keeps a second job out",
+    }
+
+
 def test_a_file_system_that_does_not_answer_is_a_fault():
     (hangs,) = judge_machine.no_folder("/p/dead", None, "")
     (dies,) = judge_machine.no_folder("/p/odd", 1, "Traceback\nPermissionError: [Errno 13] /p/odd")
