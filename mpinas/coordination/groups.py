@@ -24,8 +24,8 @@ class Trainer:
     #: Leader of the group that it is a member of now, if it is of any.
     group: int | None = None
     stopped: bool = False
-    #: Its GPU has failed: it gets no orders.
-    withdrawn: bool = False
+    #: What its GPU failed with: it gets no orders.
+    withdrawn: str = ""
 
 
 @dataclass(frozen=True, slots=True)

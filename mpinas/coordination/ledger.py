@@ -170,8 +170,8 @@ class Ledger:
                 self._closed(event, time)
                 if not self._may_be_tried_again(self.supernet, "supernet", reason):
                     self.supernet.reason = f"{reason}: {detail}"
-            case msg.Withdrawn(rank):
-                self._withdrawn(rank)
+            case msg.Withdrawn(rank, detail):
+                self._withdrawn(rank, detail)
             case msg.Stopped(rank):
                 self._gone(rank)
             case _:
@@ -370,10 +370,10 @@ class Ledger:
                 self.idle[rank] = trainer
         return group.order
 
-    def _withdrawn(self, rank: int) -> None:
+    def _withdrawn(self, rank: int, detail: str) -> None:
         trainer = self.trainers[rank]
         self.withdrawn += not trainer.withdrawn
-        trainer.withdrawn = True
+        trainer.withdrawn = detail
         self.idle.pop(rank, None)
 
     @property

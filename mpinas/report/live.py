@@ -34,6 +34,8 @@ def line_of(event: ev.Event, ledger: Ledger) -> str | None:  # noqa: PLR0911, PL
             return f"{begins} (task {ledger.task}, SIMULATED data)" if ledger.simulated else begins
         case msg.Ready(rank, host, device):
             return f"trainer {rank} ready on {host}, {device}"
+        case msg.Withdrawn(rank, detail):
+            return _line_of_withdrawn(rank, detail)
         case ev.Measured() | ev.MeasurementFailed() | ev.Doubted() | ev.Judged() | ev.JudgingFailed():
             return _line_of_device(event, ledger)
         case ev.Rejected(candidate, reason):
@@ -46,7 +48,8 @@ def line_of(event: ev.Event, ledger: Ledger) -> str | None:  # noqa: PLR0911, PL
         case ev.Promoted(candidate, rung):
             return f"candidate {candidate} goes on to {ledger.terms.rungs[rung]} epochs"
         case msg.EvaluationFailed(_, candidate, _, reason, detail):
-            outcome = "begins anew" if reason == NO_CHECKPOINT else "failed"
+            failed = ledger.candidates[candidate].state is State.FAILED
+            outcome = "begins anew" if reason == NO_CHECKPOINT else "failed" if failed else "will be tried again"
             return f"{name_of(candidate)} {outcome}: {reason}: {detail}"
         case msg.Progress(candidate=msg.SUPERNET, epoch=epoch, epochs=epochs, error=largest):
             return f"supernet: epoch {epoch} of {epochs}, error of the largest subnet {largest:.4f}"
@@ -116,6 +119,15 @@ def _line_of_device(
         case ev.JudgingFailed(candidate, device, reason, detail):
             outcome = "not checked" if reason in NOT_RUN else "NOT ACCEPTED"
             return f"{name_of(candidate)} {outcome} on {device}: {reason}: {detail}"
+
+
+def withdrawn(ledger: Ledger) -> list[str]:
+    """The trainers of the last job whose GPU failed, in words."""
+    return [_line_of_withdrawn(it.rank, it.withdrawn) for it in ledger.trainers.values() if it.withdrawn]
+
+
+def _line_of_withdrawn(rank: int, detail: str) -> str:
+    return f"trainer {rank} gets no more orders: its GPU failed ({detail})"
 
 
 def _epochs(candidate: Candidate, ledger: Ledger) -> str:

@@ -16,7 +16,7 @@ from mpinas.coordination.lifecycle import State
 from mpinas.errors import UserError
 from mpinas.history.journal import read
 from mpinas.history.run_folder import RunFolder, terms_of
-from mpinas.report.live import DOUBTFUL, PREDICTED, name_of
+from mpinas.report.live import DOUBTFUL, PREDICTED, name_of, withdrawn
 from mpinas.search.selection import hypervolume
 
 #: Baselines of two runs that differ by more than this share were not trained or measured alike.
@@ -169,11 +169,13 @@ def _hypervolume(ledger: Ledger) -> float | None:
 
 
 def notes(ledger: Ledger) -> list[str]:
-    """What must be known to read the results: latencies in doubt, files missing, models that devices do not accept."""
+    """What must be known of the results: latencies in doubt, files missing, models that devices do not accept, GPUs
+    that failed."""
     told = [
         f"candidate {id_} is not on the front: its latency is {PREDICTED}, no device has measured it"
         for id_ in ledger.left_out
     ]
+    told += withdrawn(ledger)
     for id_ in sorted(ledger.finalists()):
         it = ledger.candidates[id_]
         for device, doubts in it.doubts.items():

@@ -24,6 +24,7 @@ from mpinas.errors import UserError
 from mpinas.history.journal import Reader
 from mpinas.history.lock import JobState, Life, Owner, Sight, life_of, look, slurm_job_state
 from mpinas.history.run_folder import RunFolder, terms_of
+from mpinas.report.live import withdrawn
 
 #: After so many seconds without a beat a job is taken for dead, unless Slurm says otherwise. Several beats: clocks of
 #: two machines differ, and a network file system may tell late.
@@ -70,6 +71,8 @@ class Status:
         How many candidates the search is to evaluate; `evaluated`: so far.
     under_way
         At this moment, or when the job died.
+    withdrawn
+        Trainers whose GPU failed, in words.
     per_hour, left_s
         Evaluations, by the rate of the job that runs; seconds until all are done, at this rate.
     ends_at
@@ -91,6 +94,7 @@ class Status:
     front: int = 0
     under_way: Sequence[UnderWay] = ()
     devices_lost: str | None = None
+    withdrawn: Sequence[str] = ()
     per_hour: float | None = None
     left_s: float | None = None
     ends_at: float | None = None
@@ -216,6 +220,7 @@ class Observer:
             front=len(ledger.front),
             under_way=_under_way(ledger, sight.beat if state == "died" else now) if sight and past.is_of(sight) else (),
             devices_lost=ledger.device_lost,
+            withdrawn=withdrawn(ledger),
             per_hour=per_hour,
             left_s=None if per_hour is None else 3600 * max(0, evaluations - evaluated) / per_hour,
             ends_at=ledger.ends_at if state == "running" else None,

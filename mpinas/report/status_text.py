@@ -56,7 +56,7 @@ def _progress(status: Status) -> list[str]:
         told.append(f"the job's time is over in {left}, at {_clock(status.ends_at)}")
     if status.devices_lost:
         told.append(f"device lost: {status.devices_lost}")
-    return told
+    return [*told, *status.withdrawn]
 
 
 def _works(status: Status) -> list[str]:

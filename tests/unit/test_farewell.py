@@ -9,8 +9,10 @@ from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.coordination.commands import Leave
 from mpinas.coordination.farewell import EPOCH_S, GOING_S, PARTING_S, SLACK
-from mpinas.coordination.ledger import BASELINE, FAILURES_MAX, NO_DEVICE, UNEXPECTED
+from mpinas.coordination.ledger import BASELINE, FAILURES_MAX, NO_CHECKPOINT, NO_DEVICE, UNEXPECTED
 from mpinas.coordination.lifecycle import State
+from mpinas.report.live import line_of
+from mpinas.report.results import notes
 
 
 class Limited(World):
@@ -204,6 +206,24 @@ def test_what_nobody_expected_costs_an_attempt_and_twice_the_candidate():
     assert world.ledger.finished == "10 of 10 candidates evaluated"
 
 
+def test_a_failure_is_told_as_one_only_if_it_is_the_last():
+    told = []
+
+    class Shown(Breaking):
+        def record(self, event):
+            super().record(event)
+            if isinstance(event, msg.EvaluationFailed):
+                told.append(line_of(event, self.ledger))
+
+    Shown({2: [UNEXPECTED, NO_DEVICE, UNEXPECTED], 3: [NO_CHECKPOINT]}, groups=1, evaluations=4).run()
+    assert sorted(told) == [
+        "candidate 2 failed: error: it broke",
+        "candidate 2 will be tried again: device: it broke",
+        "candidate 2 will be tried again: error: it broke",
+        "candidate 3 begins anew: checkpoint: it broke",
+    ]
+
+
 def test_failures_are_counted_over_jobs():
     world = Breaking({2: [UNEXPECTED]}, groups=1, evaluations=10)
     world.run(until=lambda w: w.ledger.candidates[2].failures if 2 in w.ledger.candidates else False)
@@ -241,9 +261,12 @@ def test_a_group_whose_gpu_is_lost_leaves_and_the_others_go_on_with_its_candidat
     world.run(until=lambda w: w.ledger.candidates[2].failures if 2 in w.ledger.candidates else False)
     (lost,) = [leader for leader, order in world.sent if order.candidate == 2]
     orders_before = len([1 for leader, _ in world.sent if leader == lost])
-    world.later(0.0, msg.Withdrawn(lost, "CUDA error"))
+    world.later(0.0, msg.Withdrawn(lost, "node7, cuda:0: CUDA error"))
     under_way = lost in world.ledger.groups  # it may have been given another order meanwhile
     world.run()
+    told = f"trainer {lost} gets no more orders: its GPU failed (node7, cuda:0: CUDA error)"
+    assert told in [line_of(event, world.ledger) for _, event in world.journal]
+    assert told in notes(world.ledger)
     assert len([1 for leader, _ in world.sent if leader == lost]) <= orders_before + under_way
     assert world.ledger.candidates[2].state is State.EVALUATED
     assert world.ledger.finished == "12 of 12 candidates evaluated"

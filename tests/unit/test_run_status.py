@@ -86,6 +86,14 @@ def test_of_a_running_job_all_that_matters_is_told_and_nothing_is_touched(folder
     assert msgspec.json.decode(msgspec.json.encode(status.as_dict()))["owner"]["pid"] == os.getpid()
 
 
+def test_a_gpu_that_failed_is_told(folder, half):
+    write(folder, [*half.journal, (half.time, msg.Withdrawn(2, "node7, cuda:0: CUDA error"))])
+    told = "trainer 2 gets no more orders: its GPU failed (node7, cuda:0: CUDA error)"
+    status = look(folder, half.time + 1.0)
+    assert status.withdrawn == [told]
+    assert told in lines_of(status)
+
+
 def test_the_end_of_the_jobs_time_is_told(folder, half):
     events = [(0.0, ev.Begun("0", 2, "toy", False, ends_at=half.time + 3900)), *half.journal[1:]]
     write(folder, events)
