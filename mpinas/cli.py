@@ -377,16 +377,12 @@ def verify(run: Path, as_json: bool) -> None:
     import time
     from dataclasses import asdict
 
-    import torch
-
     from mpinas.history.run_folder import RunFolder
     from mpinas.report import verify as report
     from mpinas.training.checkpoint import read_archive
+    from mpinas.training.weights import read_weights
 
-    openers = report.Openers(
-        weights=lambda path: torch.load(path, map_location="cpu", weights_only=True),
-        checkpoint=read_archive,
-    )
+    openers = report.Openers(weights=read_weights, checkpoint=read_archive)
     found = report.verify(RunFolder.existing(run), openers, time.time())
     click.echo(json.dumps([asdict(each) for each in found], indent=1) if as_json else "\n".join(report.lines_of(found)))
     sys.exit(2 if any(each.level == report.FAULT for each in found) else 0)

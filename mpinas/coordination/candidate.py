@@ -148,6 +148,8 @@ class Candidate:
     onnx_difference: float | None = None
     #: The trained network's error on the samples that go to the devices with it; None where there are none.
     expected: float | None = None
+    #: Of its ONNX file; empty where there is none, or a version wrote it that kept no digest.
+    onnx_sha256: str = ""
     #: By device.
     verdicts: dict[str, Verdict] = field(default_factory=dict)
     epoch: int = 0

@@ -441,7 +441,7 @@ class Ledger:
         it.assessed = True
         if isinstance(report, msg.Assessed):
             it.test_metrics, it.onnx_difference = report.metrics, report.onnx_difference
-            it.expected = report.expected
+            it.expected, it.onnx_sha256 = report.expected, report.onnx_sha256
         else:
             it.reason = f"assessment: {report.reason}: {report.detail}"
 
@@ -474,7 +474,7 @@ class Ledger:
         # Who is not kept any more: files are removed, what was said of them counts no more.
         for left in (self.candidates[id_] for id_ in let_go):
             left.assessed, left.onnx_difference, left.expected = False, None, None
-            left.test_metrics, left.verdicts = {}, {}
+            left.test_metrics, left.verdicts, left.onnx_sha256 = {}, {}, ""
 
     def known(self, candidate: int) -> Candidate:
         """What is known of a candidate, or of the supernet."""

@@ -175,6 +175,7 @@ class Assessed:
     """`metrics` is empty where the test file has no labels. `onnx_difference`: largest |ONNX Runtime - torch|.
 
     `expected`: the trained network's error on the samples written beside its ONNX file, for devices to repeat.
+    `onnx_sha256`: of the ONNX file; empty in journals of earlier versions.
     """
 
     group: int
@@ -183,6 +184,7 @@ class Assessed:
     metrics: dict[str, float]
     onnx_difference: float
     expected: float | None = None
+    onnx_sha256: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,12 +5,14 @@ Must not know how a file is written, nor torch: whoever asks says how weights an
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
+import numpy as np
 
 from mpinas.coordination.candidate import Candidate
 from mpinas.coordination.ledger import ENDED, Ledger
@@ -60,6 +62,7 @@ def verify(folder: RunFolder, openers: Openers, now: float) -> list[Finding]:
             found += _candidate(it, ledger, folder, openers)
         found += _supernet(ledger, folder, openers)
         found += _left_over(ledger, folder)
+    found += _calibration(folder)
     if not alive:
         found += _strange(folder)
     return found
@@ -173,6 +176,15 @@ def _supernet(ledger: Ledger, folder: RunFolder, openers: Openers) -> Iterator[F
             yield Finding(name, FAULT, why, remedy) if why else Finding(name, OK, "supernet: can be read")
 
 
+def _calibration(folder: RunFolder) -> Iterator[Finding]:
+    """By which integer networks find their ranges, where there are any."""
+    path = folder.calibration_file
+    if path.exists():
+        why = _trouble(path, _open_calibration)
+        remedy = "remove it: the next job writes it anew" if why else ""
+        yield Finding(path.name, FAULT if why else OK, why or "can be read", remedy)
+
+
 def _left_over(ledger: Ledger, folder: RunFolder) -> Iterator[Finding]:
     """Models that nobody needs: of no candidate, or of one that is out."""
     for path in _children(folder.models):
@@ -230,6 +242,15 @@ def _open_onnx(path: Path, it: Candidate) -> None:
         raise ValueError(f"it is of candidate {told.get('candidate', 'unknown')}")
     if msgspec.json.decode(told.get("genome", "null")) != it.genome:
         raise ValueError(f"it is of another genome: {told.get('genome', 'unknown')}")
+    if it.onnx_sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != it.onnx_sha256:
+        raise ValueError("its digest is not the one in the journal")
+
+
+def _open_calibration(path: Path) -> None:
+    """Raises an exception unless it is an array of samples."""
+    samples = np.load(path, allow_pickle=False)
+    if samples.ndim != 4 or samples.dtype != np.uint8:
+        raise ValueError(f"it holds {samples.dtype} of shape {samples.shape}")
 
 
 def _open_shard(path: Path) -> None:

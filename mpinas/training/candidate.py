@@ -5,6 +5,7 @@ Must not know orders and reports, nor how the ranks of a group reach each other.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -229,29 +230,31 @@ class Trainer:
         onnx_file: Path,
         shard_file: Path,
         metadata: dict[str, str],
-    ) -> tuple[dict[str, float], float, float]:
+    ) -> tuple[dict[str, float], float, float, str]:
         """Judge a trained candidate on the test samples; write its ONNX file and a few labelled samples for devices.
 
         Returns
         -------
-        (test metrics, ONNX difference, error on the samples written)
+        (test metrics, ONNX difference, error on the samples written, SHA-256 of the ONNX file)
             Metrics are empty where there are no test labels. The difference between ONNX Runtime and torch is taken by
             the leader, on up to 64 samples; so is the error, on test samples, or validation samples where the test
-            samples have no labels. Other ranks give zeros.
+            samples have no labels. Other ranks give zeros and no digest.
         """
         model = load_weights(self.networks.build(genome), weights_file).to(self.device)
         metrics = self._test(model, group, self._recipe(genome, Epochs.whole(0), seed=0), genome)
         if group.rank != 0:
-            return metrics, 0.0, 0.0
+            return metrics, 0.0, 0.0, ""
         frames, *_ = self.networks.shape(genome)
         labelled = self.samples[1] if self.test is None or self.test.targets is None else self.test
         self._write(model, genome, onnx_file, {**self.task.metadata, **metadata})
+        digest = hashlib.sha256(onnx_file.read_bytes()).hexdigest()
         difference = onnx_difference(model, onnx_file, (self.test or labelled).middle(frames).inputs[:64])
         if precision_of(genome) == "fp32" and not difference < ONNX_TOLERANCE:
             onnx_file.unlink()
             raise ValueError(f"the ONNX file's outputs differ from the model's by {difference:.2g}")
         run = Deployed(onnx_file).run
-        return metrics, difference, make_shard(run, labelled.middle(frames), self.task.device_metric, shard_file)
+        expected = make_shard(run, labelled.middle(frames), self.task.device_metric, shard_file)
+        return metrics, difference, expected, digest
 
     def train_supernet(
         self, group: Collectives, seed: int, epochs: int, files: Files, watch: Watch

@@ -24,8 +24,8 @@ def save_weights(model: nn.Module, path: Path) -> None:
     beside.replace(path)
 
 
-def load_weights(model: nn.Module, path: Path) -> nn.Module:
-    """Read what `save_weights` wrote; runs no code from the file.
+def read_weights(path: Path) -> dict[str, torch.Tensor]:
+    """The state dict that `save_weights` wrote; runs no code from the file.
 
     Raises
     ------
@@ -45,6 +45,11 @@ def load_weights(model: nn.Module, path: Path) -> nn.Module:
         raise ValueError(f"{path}: damaged: {error}") from None
     if damaged is not None:
         raise ValueError(f"{path}: damaged: a checksum of {damaged} is wrong")
-    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    model.load_state_dict(state)
+    state: dict[str, torch.Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    return state
+
+
+def load_weights(model: nn.Module, path: Path) -> nn.Module:
+    """Give a network what `save_weights` wrote. Raises as `read_weights`."""
+    model.load_state_dict(read_weights(path))
     return model

@@ -100,7 +100,7 @@ def test_the_error_is_that_of_the_file_in_its_precision(task, few, tmp_path: Pat
     files = Files(tmp_path / "weights.pt", tmp_path / "checkpoint.pt")
     metrics, _ = trainer.evaluate(ALONE, genome, 0, Epochs.whole(2), files, Watch())
     onnx, shard = tmp_path / "model.onnx", tmp_path / "shard.bin"
-    test_metrics, difference, expected = trainer.assess(ALONE, genome, files.weights, onnx, shard, {})
+    test_metrics, difference, expected, _ = trainer.assess(ALONE, genome, files.weights, onnx, shard, {})
     deployed, test = Deployed(onnx), task.load_test()
     assert deployed.metadata["precision"] == precision
     assert metrics["error"] == error_of(deployed.run(few[1].inputs), few[1].targets, "misclassified")

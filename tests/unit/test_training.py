@@ -1,6 +1,7 @@
 """Training on one process: batches, schedule, outcomes, weights, and real learning on real digits."""
 
 import errno
+import hashlib
 import itertools
 from dataclasses import replace
 
@@ -366,9 +367,10 @@ def test_assessing_gives_a_test_error_and_a_file_that_computes_the_same(digits, 
     weights, onnx = tmp_path / "weights.pt", tmp_path / "model.onnx"
     digits.evaluate(ALONE, genome, 0, Epochs.whole(2), files_in(tmp_path), Watch())
     shard = tmp_path / "shard.bin"
-    metrics, difference, expected = digits.assess(ALONE, genome, weights, onnx, shard, {"genome": "{}"})
+    metrics, difference, expected, digest = digits.assess(ALONE, genome, weights, onnx, shard, {"genome": "{}"})
     assert 0 < metrics["error"] < 0.9
     assert difference < 1e-4
+    assert digest == hashlib.sha256(onnx.read_bytes()).hexdigest()
     deployed = Deployed(onnx)
     about, data = read_shard(shard)
     assert about.metric == "misclassified"

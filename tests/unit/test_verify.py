@@ -1,14 +1,16 @@
 """`mpinas verify`: a whole run folder is called whole, and each way to break it is found, with its remedy."""
 
+import hashlib
 import json
 import os
 import pickle
 import time
+from dataclasses import replace
 
 import msgspec
 import numpy as np
-import onnx
 import pytest
+import torch
 from click.testing import CliRunner
 from onnx import TensorProto, helper
 from test_lock import here, left_behind
@@ -30,20 +32,28 @@ EXPERIMENT = msgspec.convert(
 )
 
 
-def write_onnx(path, candidate, genome):
+def onnx_of(candidate, genome):
     inputs, outputs = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy")
-    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [inputs], [outputs])
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "toy", [inputs], [outputs])
     model = helper.make_model(graph)
     helper.set_model_props(model, {"candidate": str(candidate), "genome": msgspec.json.encode(genome).decode()})
-    onnx.save(model, path)
+    return model.SerializeToString()
 
 
-def make_run(path, world):
+def write_onnx(path, candidate, genome):
+    path.write_bytes(onnx_of(candidate, genome))
+
+
+def make_run(path, world, digests=True):
     """The folder that such a run leaves, with small files of the real kinds."""
     folder = RunFolder.create(path, EXPERIMENT)
     book = Journal(folder.journal_file)
     for when, event in world.journal:
-        book.append(when, event)
+        if isinstance(event, msg.Assessed) and digests:
+            model = onnx_of(event.candidate, world.ledger.candidates[event.candidate].genome)
+            book.append(when, replace(event, onnx_sha256=hashlib.sha256(model).hexdigest()))
+        else:
+            book.append(when, event)
     book.close()
     folder.clear_exports()
     ledger = world.ledger
@@ -100,6 +110,30 @@ def test_a_whole_run_is_called_whole_and_nothing_is_touched(tmp_path, finished):
     assert lines[-1] == "the run folder is whole"
 
 
+def test_a_run_of_a_version_that_kept_no_digests_is_whole(tmp_path, finished):
+    code, bad, _ = rows(make_run(tmp_path / "run", finished, digests=False))
+    assert (code, bad) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda file: None, "can be read"),
+        (lambda file: turn_a_bit(file, b"NUMPY"), "is damaged"),
+        (lambda file: turn_a_bit(file, b"1', 'fortran"), "is damaged"),
+        (lambda file: file.write_bytes(file.read_bytes()[:-1]), "is damaged"),
+        (lambda file: np.save(file, np.zeros(3)), "is damaged (it holds float64 of shape (3,))"),
+    ],
+)
+def test_what_integer_networks_are_calibrated_with_is_opened(tmp_path, finished, damage, says):
+    folder = make_run(tmp_path / "run", finished)
+    np.save(folder.calibration_file, np.zeros((3, 2, 4, 4), np.uint8))
+    damage(folder.calibration_file)
+    code, bad, found = rows(folder)
+    assert (code, bad) == ((0, []) if says == "can be read" else (2, [("fault", "calibration.npy")]))
+    assert says in found["calibration.npy"]["detail"]
+
+
 def test_an_unfinished_run_has_checkpoints(tmp_path, unfinished):
     folder = make_run(tmp_path / "run", unfinished)
     code, bad, found = rows(folder)
@@ -133,6 +167,17 @@ def spoil(file, change):
     file.write_bytes(data)
 
 
+def turn_a_bit(file, of):
+    """Of the first byte of the last such bytes in the file."""
+    data = bytearray(file.read_bytes())
+    data[data.rindex(of)] ^= 1
+    file.write_bytes(data)
+
+
+def turn_a_bit_of_weights(file):
+    turn_a_bit(file, torch.load(file, weights_only=True)["weight"].numpy().tobytes())
+
+
 def more_samples(file):
     file.write_bytes(file.read_bytes().replace(b"[3,", b"[4,"))
 
@@ -143,6 +188,9 @@ def more_samples(file):
         (lambda folder, id_: folder.weights_file(id_).unlink(), "weights.pt", "is missing"),
         (lambda folder, id_: folder.weights_file(id_).write_bytes(b"PK"), "weights.pt", "is damaged"),
         (lambda folder, id_: folder.weights_file(id_).write_bytes(CODE), "weights.pt", "is damaged"),
+        (lambda folder, id_: turn_a_bit_of_weights(folder.weights_file(id_)), "weights.pt", "a checksum of "),
+        (lambda folder, id_: turn_a_bit(folder.onnx_file(id_), b"toy"), "model.onnx", "its digest is not"),
+        (lambda folder, id_: turn_a_bit(folder.shard_file(id_), b"\0"), "shard.bin", "not the bytes"),
         (lambda folder, id_: folder.onnx_file(id_).unlink(), "model.onnx", "is missing"),
         (lambda folder, id_: folder.onnx_file(id_).write_bytes(b""), "model.onnx", "is damaged"),
         (lambda folder, id_: spoil(folder.onnx_file(id_), lambda data: data.__delitem__(slice(30, 60))), "model.onnx",
