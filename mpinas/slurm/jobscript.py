@@ -49,27 +49,31 @@ gpu_of_task='
 _ARGUMENTS = """\
 search=(python -m mpinas search --run "$run"@edge@)
 # The same script begins a run and goes on with it, after a requeue or when it is submitted again.
-journal=$run/journal.jsonl
-if [ -e "$journal" ]; then search+=(--resume); else search+=("$experiment"); fi"""
+if [ -e "$run/experiment.toml" ]; then search+=(--resume); else search+=("$experiment"); fi"""
 
 _BEFORE = """\
 # Told to end by scancel (TERM): wait for the tasks, which were told, too, and do not requeue what was cancelled.
-# TERM in the last minute is that of the walltime: what was late for its end goes on all the same.
+# TERM shortly before the end (seconds since the epoch; sbatch --time may say another than above) is that of the
+# walltime: what was late for it goes on all the same.
+ends=${SLURM_JOB_END_TIME:-}
+if [ -z "$ends" ]; then    # Slurm before 23
+  ends=$(SLURM_TIME_FORMAT=standard squeue --noheader --jobs "$SLURM_JOB_ID" --format %e 2>/dev/null | head -n 1)
+  ends=$(date -d "${ends:-unknown}" +%s 2>/dev/null) || ends=$(($(date +%s) + @time@))
+fi
 told=
-trap '((SECONDS >= @late@)) || told=yes' TERM INT
-trap : USR2    # is for the tasks; should it come here as well, it ends nothing
+trap 'signalled=yes; (($(date +%s) >= ends - @late@)) || told=yes' TERM INT
+trap signalled=yes USR2    # is for the tasks; should it come here as well, it ends nothing
 # Ranks leave with code 75 one after the other: the first must not take the others with it (the default of some
 # sites). But once one has left, the others have a minute: nothing hangs.
 options=(@options@)
 # What a rank wants the job to end with: by its own end the others are killed, and srun has the code of that.
 export MPINAS_CODE_FILE=$PWD/.mpinas-code-$SLURM_JOB_ID
 rm -f "$MPINAS_CODE_FILE"
-size() { stat -c %s "$journal" 2>/dev/null || echo 0; }
+size() { stat -c %s "$run/journal.jsonl" 2>/dev/null || echo 0; }
 before=$(size)"""
 
 _SRUN = """\
-@launcher@ "${options[@]}" --ntasks=@tasks@ "${search[@]}"
-code=$?"""
+@launcher@ "${options[@]}" --ntasks=@tasks@ "${search[@]}" &"""
 
 _SRUN_EXTRA_TASK = """\
 # The node of each rank: rank 0 and @gpus@ on the first, then @gpus@ on each, so that neighbours share a node.
@@ -80,21 +84,24 @@ scontrol show hostnames "$SLURM_JOB_NODELIST" |
 export SLURM_HOSTFILE=$hosts
 unset SLURM_NTASKS_PER_NODE    # was for the allocation; the nodes have different numbers of tasks now
 @launcher@ "${options[@]}" --ntasks=@tasks@ --distribution=arbitrary --gres=gpu:@gpus@ \\
-  bash -c "$gpu_of_task" task "${search[@]}"
-code=$?"""
+  bash -c "$gpu_of_task" task "${search[@]}" &"""
 
 _SRUN_HETEROGENEOUS = """\
 # Both components are one MPI world, the coordinator's task its rank 0.
 @launcher@ "${options[@]}" --het-group=0 --ntasks=1 --cpus-per-task=@coordinator_cores@ \\
   env CUDA_VISIBLE_DEVICES= "${search[@]}" \\
   : "${options[@]}" --het-group=1 --ntasks=@tasks@ --cpus-per-task=@cores@ \\
-  bash -c "$gpu_of_task" task "${search[@]}"
-code=$?"""
+  bash -c "$gpu_of_task" task "${search[@]}" &"""
 
 _AFTER = """\
+# In the background, because only a shell that waits heeds a signal as it comes: that ends the wait, so wait again.
+step=$!
+while signalled=; wait "$step"; code=$?; [ -n "$signalled" ]; do :; done
+
 # 75: ended in peace and not finished. 128 and more: a rank was killed, or its node went. Both go on from the journal.
 # Anything else is the end. 0: finished; 2: one line above says what to mend; 1: a fault of the program.
-if [ -s "$MPINAS_CODE_FILE" ]; then code=$(< "$MPINAS_CODE_FILE"); fi
+# Where the file is empty, the disk was full.
+if [ -e "$MPINAS_CODE_FILE" ]; then code=$(< "$MPINAS_CODE_FILE"); code=${code:-2}; fi
 rm -f "$MPINAS_CODE_FILE"
 if [ "$code" -ne 75 ] && [ "$code" -lt 128 ]; then exit "$code"; fi
 leave() { echo "mpinas: ended with code $code, $1; submit this script again to go on" >&2; exit "$code"; }
@@ -319,6 +326,6 @@ def _launch(system: System, job: Allocation) -> str:
         call = _SRUN_HETEROGENEOUS
     elif job.extra_task:
         call = _SRUN_EXTRA_TASK
-    late_s = max(int(job.time_s) // 2, int(job.time_s) - LATE_S)
-    before = _fill(_BEFORE, options=" ".join(options), late=str(late_s))
+    time_s = int(job.time_s)
+    before = _fill(_BEFORE, options=" ".join(options), time=str(time_s), late=str(min(LATE_S, time_s // 2)))
     return "\n".join([before, _fill(call, **_words(system, job))])

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from launching import ROOT, mpi_environment, mpirun_command
 
+from mpinas.config import read_experiment
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.errors import UserError
@@ -248,6 +249,16 @@ def test_a_job_leaves_in_time_though_no_epoch_ends_and_nothing_else_happens(tmp_
     assert job.returncode == 75, output
     assert "SIGTERM: stopping" in output
     assert not epoch_seen(tmp_path / "run")
+
+
+def test_a_job_that_died_before_its_first_event_is_resumed(experiment, tmp_path):
+    RunFolder.create(tmp_path / "run", read_experiment(experiment))
+    done = subprocess.run(
+        [sys.executable, "-m", "mpinas", "search", "--resume", "--run", "run", "--set", "search.evaluations=2"],
+        cwd=tmp_path, env=mpi_environment(), capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    check_finished(tmp_path / "run", 2)
 
 
 @pytest.mark.parametrize("way", ["--time-limit", "SIGUSR2"])

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -317,6 +318,21 @@ else:
     sys.exit(int(os.environ.get("REQUEUE_FAILS", "0")))
 """
 
+SQUEUE = """
+import os
+print(os.environ.get("ENDS", "N/A"))
+"""
+
+# Its time of day is what a file says; each look is noted.
+DATE = """
+import os, sys
+if sys.argv[1] != "+%s":
+    os.execv("/bin/date", sys.argv)
+now = open("clock").read()
+open("date.log", "a").write(now + "\\n")
+print(now)
+"""
+
 # The search: says who it is, adds to the journal, ends as it is told to.
 SEARCH = """
 import json, os, signal, sys
@@ -326,13 +342,14 @@ row = {name: os.environ.get(name) for name in
 open("tasks.jsonl", "a").write(json.dumps({**row, "argv": sys.argv[1:]}) + "\\n")
 if os.environ.get("WORKS"):
     os.makedirs("runs/first", exist_ok=True)
+    open("runs/first/experiment.toml", "a").close()
     open("runs/first/journal.jsonl", "a").write("an event\\n")
 if os.environ.get("WAITS"):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
     print("pid", os.getpid(), flush=True)
     signal.pause()
 if wanted := os.environ.get("WANTS"):
-    open(os.environ["MPINAS_CODE_FILE"], "w").write(wanted + "\\n")
+    open(os.environ["MPINAS_CODE_FILE"], "w").write("" if wanted == "room" else wanted + "\\n")
 code = int(os.environ.get("CODE", "0"))
 sys.exit(code)
 """
@@ -345,6 +362,9 @@ class Cluster:
         self.folder = folder
         self._command("bin/srun", SRUN)
         self._command("bin/scontrol", SCONTROL)
+        self._command("bin/squeue", SQUEUE)
+        self._command("bin/date", DATE)
+        (folder / "clock").write_text("1000")
         self._command("bin/module", 'import sys; open("modules.log", "a").write(" ".join(sys.argv[1:]) + "\\n")')
         self._command(".venv/bin/python", SEARCH)
         (folder / ".venv/bin/activate").write_text(f"export PATH={folder}/.venv/bin:$PATH; unset NOBODY_SET_THIS\n")
@@ -448,6 +468,13 @@ def test_a_new_run_and_one_that_goes_on(cluster, two_tasks):
     assert told == [[*edge, "my files/a'b.toml"]] * 2 + [[*edge, "--resume"]] * 2
 
 
+def test_a_run_whose_job_died_before_its_first_event_goes_on(cluster, two_tasks):
+    (cluster.folder / "runs/first").mkdir(parents=True)
+    (cluster.folder / "runs/first/experiment.toml").touch()
+    assert cluster.run(made(two_tasks, nodes=1, run="runs/first")) == (0, "")
+    assert {task["argv"][-1] for task in cluster.tasks()} == {"--resume"}
+
+
 def test_environment_of_the_tasks(cluster):
     script = made("juwels-booster", nodes=1).replace("stage=Stages/20xx", "stage=Stages/2000", 1)
     assert cluster.run(script, SLURM_JOB_NODELIST="n1", HOROVOD_CONTROLLER="gloo") == (0, "")
@@ -501,18 +528,36 @@ def test_what_a_rank_wants_the_job_to_end_with_counts_and_not_what_srun_says(clu
     code, _ = cluster.run(made(two_tasks, nodes=1, run="runs/first"), CODE="137", WORKS="yes", WANTS="2")
     assert (code, cluster.lines("scontrol.log")) == (2, [])
     assert not list(cluster.folder.glob(".mpinas-code-*"))
+    code, _ = cluster.run(made(two_tasks, nodes=1, run="runs/first"), CODE="137", WORKS="yes", WANTS="room")
+    assert (code, cluster.lines("scontrol.log")) == (2, []), "the disk is full, so the file is empty"
     code, _ = cluster.run(made(two_tasks, nodes=1, run="runs/first"), CODE="137", WORKS="yes", WANTS="75")
     assert (code, cluster.lines("scontrol.log")) == (0, ["requeue 77"])
 
 
-@pytest.mark.parametrize(("since_start_s", "requeued"), [("0", []), ("14341", ["requeue 77"])])
-def test_a_cancelled_job_is_not_requeued_but_one_whose_walltime_is_over_is(cluster, two_tasks, since_start_s, requeued):
-    """Of scancel, the script and the tasks get TERM; the search then ends in peace."""
-    process = cluster.start(made(two_tasks, nodes=1), WAITS="yes", SECONDS=since_start_s)
-    for _ in range(2):  # the stand-in starts the tasks one after the other
-        task = int(process.stdout.readline().split()[1])
-        os.kill(process.pid, signal.SIGTERM)
-        os.kill(task, signal.SIGTERM)
+@pytest.mark.parametrize(
+    ("end", "now", "requeued"),
+    [
+        ({"SLURM_JOB_END_TIME": "5000"}, 4939, []),
+        ({"SLURM_JOB_END_TIME": "5000"}, 4940, ["requeue 77"]),
+        ({"ENDS": "1970-01-01T01:23:20"}, 4939, []),
+        ({"ENDS": "1970-01-01T01:23:20"}, 4940, ["requeue 77"]),
+        ({}, 1000 + 4 * 3600 - 61, []),
+        ({}, 1000 + 4 * 3600 - 60, ["requeue 77"]),
+    ],
+)
+def test_a_cancelled_job_is_not_requeued_but_one_whose_walltime_is_over_is(cluster, two_tasks, end, now, requeued):
+    """Of scancel, the script and the tasks get TERM; the search then ends in peace. What counts is when TERM came."""
+    process = cluster.start(made(two_tasks, nodes=1), WAITS="yes", TZ="UTC", **end)
+    first = int(process.stdout.readline().split()[1])
+    (cluster.folder / "clock").write_text(str(now))
+    os.kill(process.pid, signal.SIGTERM)
+    deadline_s = time.monotonic() + 120
+    while str(now) not in cluster.lines("date.log") and time.monotonic() < deadline_s:
+        pass
+    assert str(now) in cluster.lines("date.log"), "the script heeds TERM while the tasks run"
+    (cluster.folder / "clock").write_text("9999999999")
+    os.kill(first, signal.SIGTERM)
+    os.kill(int(process.stdout.readline().split()[1]), signal.SIGTERM)  # the stand-in starts one after the other
     _, said = process.communicate(timeout=250)
     assert cluster.lines("scontrol.log") == requeued
     assert process.returncode == (0 if requeued else 75)
