@@ -306,7 +306,7 @@ def _environment(system: System, job: Allocation) -> str:
             f"export SRUN_CPUS_PER_TASK={job.cores_per_task}",
         ]
     for setting in system.environment:
-        lines += [f"# {setting.why}", f"export {_assignment(setting)}"]
+        lines += [f"# {setting.why}", f"{'' if setting.export else '# '}export {_assignment(setting)}"]
     return "\n".join(lines)
 
 

@@ -54,6 +54,8 @@ class Setting(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     name: Variable
     value: Annotated[str, Meta(min_length=1)]
     why: Annotated[Line, Meta(min_length=1)]
+    #: Of [[environment]]: false, and it stands in the script as a comment, for the user to decide.
+    export: bool = True
 
 
 class System(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -484,6 +484,14 @@ def test_environment_of_the_tasks(cluster):
     assert cluster.lines("modules.log") == ["purge", "load Stages/2000 GCC OpenMPI CUDA NCCL PyTorch"]
 
 
+def test_what_the_site_decides_of_the_fabric_stands_in_the_script_as_a_comment(cluster):
+    for system, names in (("generic-gpu", ["NCCL_SOCKET_IFNAME", "UCX_NET_DEVICES"]),
+                          ("generic-cpu", ["UCX_NET_DEVICES"]), ("deep-dam", ["NCCL_SOCKET_IFNAME"])):  # fmt: skip
+        assert re.findall(r"^# export (\w+)=", made(system), re.MULTILINE) == names
+    assert cluster.run(made("generic-gpu")) == (0, "")
+    assert {task["NCCL_SOCKET_IFNAME"] for task in cluster.tasks()} == {None}
+
+
 def test_a_placeholder_that_is_left_stops_the_job_with_a_line(cluster):
     code, said = cluster.run(made("juwels-booster"))
     assert code == 2
