@@ -29,13 +29,17 @@ def child_environment(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+#: By which Slurm asks every process of a step to end, children too: rank 0 alone decides what follows.
+_WISHES = frozenset({signal.SIGUSR2, signal.SIGTERM, signal.SIGINT})
+
+
 @contextmanager
-def deaf_to_warnings() -> Iterator[None]:
-    """What is started meanwhile never gets SIGUSR2, by which Slurm warns every process of a step, children too.
+def deaf_to_wishes() -> Iterator[None]:
+    """What is started meanwhile never gets a signal that asks a job to end: it ends by its pipe, or by SIGKILL.
 
     Blocked signals stay blocked over exec; one that comes for this process meanwhile comes afterwards.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _WISHES)
     try:
         yield
     finally:

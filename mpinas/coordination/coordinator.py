@@ -44,6 +44,8 @@ INTERRUPTED_MAX = 4
 SILENCE_S = 1800.0
 
 Work = msg.Evaluate | msg.Assess | msg.Retrain | msg.TrainSupernet
+#: What a job that ends does to its children, and would be held against candidates.
+_BY_CHILDREN = (ev.ExportFailed, ev.MeasurementFailed, ev.JudgingFailed)
 _FROM_DEVICE = (ev.Measured, ev.MeasurementFailed, ev.Doubted, ev.Judged, ev.JudgingFailed)
 
 
@@ -184,6 +186,8 @@ class Coordinator:
         """The event as it concerns this run, or None if it does not."""
         if self.ledger.finished is not None and isinstance(event, _FROM_DEVICE):
             return None
+        if self._ends() and isinstance(event, _BY_CHILDREN):
+            return None  # the next job tries it again
         match event:
             case ev.Doubted(request_ids, detail):
                 candidates = self.ledger.candidates

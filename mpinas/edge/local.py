@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from mpinas.children import child_environment, deaf_to_warnings
+from mpinas.children import child_environment, deaf_to_wishes
 from mpinas.errors import UserError
 
 #: Longest path of a unix socket on Linux.
@@ -151,7 +151,7 @@ class LocalBridge:
 
 def _launch(arguments: tuple[str, ...], log: Path) -> subprocess.Popen[bytes]:
     stream: IO[bytes]
-    with open(log, "ab") as stream, deaf_to_warnings():
+    with open(log, "ab") as stream, deaf_to_wishes():
         return subprocess.Popen(
             [sys.executable, "-m", "edge_bridge", *arguments],
             stdin=subprocess.PIPE,

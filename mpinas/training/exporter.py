@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from mpinas.children import deaf_to_warnings
+from mpinas.children import deaf_to_wishes
 from mpinas.errors import UserError, disk_error, disk_trouble
 from mpinas.priority import EXPORTER_NICENESS, nice_process, nice_session
 from mpinas.search import Genome
@@ -118,7 +118,7 @@ class _Exporter:
         self._start()
 
     def _start(self) -> None:
-        with open(self._log, "ab") as log, deaf_to_warnings():
+        with open(self._log, "ab") as log, deaf_to_wishes():
             self._child = subprocess.Popen(
                 [sys.executable, "-m", "mpinas.training.exporter"],
                 stdin=subprocess.PIPE,

@@ -18,7 +18,7 @@ from bridge_processes import LIMIT_S, ROOT, Bridge, children_of, is_alive, kill,
 from onnx import TensorProto, load_from_string, numpy_helper
 
 from edge_bridge.errors import BridgeError
-from mpinas.children import child_environment, deaf_to_warnings
+from mpinas.children import child_environment, deaf_to_wishes
 from mpinas.edge import (
     DeviceBack,
     DeviceLost,
@@ -155,17 +155,18 @@ def test_children_do_not_take_themselves_for_ranks():
     assert child_environment(launched | kept) == kept
 
 
-def test_children_never_hear_the_warning_that_a_launcher_sends_to_all_processes():
+@pytest.mark.parametrize("wish", [signal.SIGUSR2, signal.SIGTERM, signal.SIGINT])
+def test_children_never_hear_what_a_launcher_sends_to_all_processes(wish):
     program = "import sys; print('here', flush=True); sys.stdin.read(); print('still here')"
-    with deaf_to_warnings():
+    with deaf_to_wishes():
         child = subprocess.Popen(
             [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )  # fmt: skip
     assert child.stdout.readline() == "here\n"
-    child.send_signal(signal.SIGUSR2)
+    child.send_signal(wish)
     assert child.communicate("", timeout=LIMIT_S)[0] == "still here\n"
     assert child.returncode == 0
-    assert signal.SIGUSR2 not in signal.pthread_sigmask(signal.SIG_BLOCK, ()), "this process still does"
+    assert wish not in signal.pthread_sigmask(signal.SIG_BLOCK, ()), "this process still does"
 
 
 def test_a_device_that_goes_away_and_comes_back_is_reported(opened, bridge: Bridge, tmp_path):

@@ -98,6 +98,20 @@ def test_an_exporter_killed_at_its_start_costs_no_candidate(exporters: Exporters
     assert [reply.error for reply in replies.values()] == ["", ""]
 
 
+def test_a_signal_that_asks_the_job_to_end_costs_no_candidate(exporters: Exporters, tmp_path: Path):
+    """Slurm sends it to every process of a step."""
+    for candidate in range(2):
+        exporters.submit(request(tmp_path, candidate))
+    wait_for(exporters, 2)  # both are ready
+    before = children()
+    for candidate in range(2, 4):
+        exporters.submit(request(tmp_path, candidate))
+    for child in before:
+        os.kill(child, signal.SIGTERM)
+    assert [reply.error for reply in wait_for(exporters, 2).values()] == ["", ""]
+    assert children() == before
+
+
 def test_exporters_that_never_begin_end_the_job(tmp_path: Path):
     (tmp_path / "torch.py").write_text("raise SystemExit('no torch')")
     exporters = Exporters(2, tmp_path / "exporter.log", os.environ | {"PYTHONPATH": str(tmp_path)})

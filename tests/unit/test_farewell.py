@@ -13,6 +13,7 @@ from mpinas.coordination.ledger import BASELINE, FAILURES_MAX, NO_CHECKPOINT, NO
 from mpinas.coordination.lifecycle import State
 from mpinas.report.live import line_of
 from mpinas.report.results import notes
+from mpinas.simulation.durations import Fixed
 
 
 class Limited(World):
@@ -134,6 +135,24 @@ def test_a_signal_gives_groups_time_to_the_end_of_their_epoch_or_less(signal, wa
     gone = moments(world, msg.Stopped)[0]
     assert gone - asked == pytest.approx(waits_s + 0.1, abs=0.2)
     assert not moments(world, msg.Paused), "no epoch ended in that time"
+
+
+def test_what_breaks_while_a_job_ends_is_held_against_no_candidate():
+    """Signals reach the job's children, too."""
+    slow = {"machine": {"export": Fixed(20.0), "measure": Fixed(20.0)}}
+    world = Epochs(groups=2, evaluations=4, **slow)
+    world.run(until=lambda w: w.ledger.count(State.MEASURING) and w.ledger.count(State.PROPOSED))
+    exporting, measuring = (next(iter(world.ledger.standing[state])) for state in (State.PROPOSED, State.MEASURING))
+    world.coordinator.handle(ev.StopRequested("SIGTERM"), world.time)
+    for event in (
+        ev.ExportFailed(exporting, "the exporter was killed"),
+        ev.MeasurementFailed(measuring, "crashed", "signal 15", "any"),
+        ev.JudgingFailed(BASELINE, "any", "crashed", "signal 15"),
+    ):
+        assert world.coordinator.handle(event, world.time) == [], "the next job tries it again"
+    resumed = Epochs(groups=2, evaluations=4, journal=world.journal).run()
+    assert not resumed.ledger.standing[State.FAILED]
+    assert resumed.ledger.finished == "4 of 4 candidates evaluated"
 
 
 def test_a_second_signal_may_shorten_the_wait_and_never_lengthens_it():
