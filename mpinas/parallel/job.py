@@ -118,7 +118,9 @@ def _run(world: Any, arguments: Arguments, post: mpi.Post, began: float) -> bool
         if rank == 0:
             _say(f"task {task.name}, space {search.space} of {len(space):.1e} genomes; data read and ranks "
                  f"ready after {time.time() - began:.1f} s")  # fmt: skip
-        with mpi.abort_on_user_error(world):
+        # What rank 0 holds is let go of before the job is ended: the lock, and the journal, which may find the disk
+        # full only now. Where that hangs, the others hear nothing of rank 0 and end the job.
+        with mpi.abort_on_user_error(world), stack.pop_all():
             if rank == 0:
                 ended = desk[0].coordinate(control, trainers, plan, space, means, watch)
             elif means is not None:

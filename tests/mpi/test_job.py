@@ -261,6 +261,38 @@ def test_a_job_that_died_before_its_first_event_is_resumed(experiment, tmp_path)
     check_finished(tmp_path / "run", 2)
 
 
+#: For rank 0 the disk is full: all the while, or as some file systems find only when all is to be made durable.
+FULL = """
+import errno, os, resource, sys
+from mpi4py import MPI
+if __name__ == "__main__":
+    if MPI.COMM_WORLD.Get_rank() == 0:
+        durable = os.fsync
+        def fsync(file):
+            if str(getattr(file, "name", "")).endswith("journal.jsonl"):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            durable(file)
+        if sys.argv.pop(1) == "at the end":
+            os.fsync = fsync
+        else:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
+    else:
+        del sys.argv[1]
+    from mpinas.__main__ import main
+    main()
+"""
+
+
+@pytest.mark.parametrize("when", ["meanwhile", "at the end"])
+def test_a_disk_that_is_full_for_rank_0_ends_the_job_and_the_run_folder_is_free(mpirun, experiment, tmp_path, when):
+    (tmp_path / "full.py").write_text(FULL)
+    done = mpirun(2, "full.py", when, "search", str(experiment), "--run", "run", "--set", "search.evaluations=2",
+                  check=False)  # fmt: skip
+    assert done.returncode == 2, done.stderr
+    assert re.search(r"mpinas: error: .*cannot be written \((No space left on device|File too large)\)", done.stderr)
+    assert not (tmp_path / "run" / "running.json").exists(), "its end was announced: nobody takes it for dead"
+
+
 @pytest.mark.parametrize("way", ["--time-limit", "SIGUSR2"])
 def test_a_world_of_one_puts_its_training_aside_as_well(experiment, tmp_path, way):
     run, long = tmp_path / "run", ("--set", "training.epochs=100000")
