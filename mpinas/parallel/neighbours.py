@@ -12,7 +12,9 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 
@@ -47,6 +49,13 @@ class Vigil:
         self._thread.start()
 
     def _watch(self) -> None:
+        try:
+            self._look_and_listen()
+        except BaseException:  # nobody would look after this process any more: that would be noticed by nobody
+            say(traceback.format_exc())
+            os._exit(1)
+
+    def _look_and_listen(self) -> None:
         while not self._ends:
             awake, _, _ = select.select([self._reader], [], [], self._tick_s)
             if awake and set(os.read(self._reader, 64)) & {int(number) for number in SIGNALS}:
@@ -85,8 +94,14 @@ def report_the_dead(process_ids: Mapping[int, int], journal: Path) -> list[int]:
     spoken_of = [rank for rank in dead_among(process_ids) if claim(process_ids[rank])]
     for rank in spoken_of:
         work = "it coordinated the search" if rank == 0 else work_of(rank, _tail(journal))
-        print(last_words(rank, process_ids[rank], socket.gethostname(), work), file=sys.stderr, flush=True)
+        say(last_words(rank, process_ids[rank], socket.gethostname(), work))
     return spoken_of
+
+
+def say(line: str) -> None:
+    """On standard error, if anybody is there to read it."""
+    with suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 #: Held as long as this process lives, so that no other says the same.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from mpinas.errors import UserError, disk_error, disk_trouble
-from mpinas.parallel.neighbours import claim
+from mpinas.parallel.neighbours import claim, say
 
 T = TypeVar("T")
 
@@ -136,14 +136,15 @@ def abort_on_user_error(world: Any) -> Iterator[None]:
 def _abort(world: Any, message: str, code: int) -> None:
     """Say why, and end all ranks. Under Slurm the code of the step is that of the kill: a job script finds ours in a
     file that it has named."""
-    sys.stdout.flush()
+    signal.alarm(ABORT_S)  # ends this process even where nobody reads what it says, or Abort holds the interpreter
+    with suppress(OSError):  # who started the job may be gone, and the other ends of the pipes with it
+        sys.stdout.flush()
     if message:
-        print(message, file=sys.stderr, flush=True)
+        say(message)
     claim(os.getpid())  # no neighbour is to wonder what this rank died of
     if (file := os.environ.get("MPINAS_CODE_FILE")) is not None:
         with suppress(OSError):
             Path(file).write_text(f"{code}\n")
-    signal.alarm(ABORT_S)  # ends this process even where Abort hangs and holds the interpreter
     world.Abort(code)
 
 

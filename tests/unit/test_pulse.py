@@ -15,7 +15,7 @@ import pytest
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.history.journal import Journal
-from mpinas.parallel import neighbours
+from mpinas.parallel import neighbours, world
 from mpinas.parallel.neighbours import Vigil, dead_among, last_words, report_the_dead, take_notice, work_of
 from mpinas.parallel.pulse import LOOKED_AWAY_S, PULSE_S, Pulse
 
@@ -154,6 +154,42 @@ def test_a_process_that_nobody_has_waited_for_is_dead():
     assert dead_among({1: child.pid}) == [1]
     child.wait()
     child.stdout.close()
+
+
+#: A rank whose reader has gone; what it should do is to end, with a code of its own.
+UNHEARD = """
+import os, signal, sys
+from mpinas.parallel import world
+from mpinas.parallel.neighbours import Vigil
+
+class World:
+    def Abort(self, code):
+        os._exit(code)
+
+def fail():
+    raise RuntimeError("a tick that fails")
+
+os.read(0, 1)  # until nobody reads any more
+if sys.argv[1] == "abort":
+    world.end_job(World(), "the job ends here")
+else:
+    Vigil(lambda: None, (0.01, fail))
+    signal.pause()
+"""
+
+
+@pytest.mark.parametrize(("what", "code"), [("abort", world.UNFINISHED), ("vigil", 1)])
+def test_a_rank_ends_though_nobody_reads_what_it_says(what, code):
+    rank = subprocess.Popen(
+        [sys.executable, "-c", UNHEARD, what],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        rank.stdout.close()
+        rank.stdin.close()
+        assert rank.wait(60) == code
+    finally:
+        rank.kill()
 
 
 def test_a_vigil_wakes_at_a_launchers_signal_and_in_between():
