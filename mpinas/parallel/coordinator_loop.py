@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import gc
 import math
-import signal
 import time
 from collections.abc import Callable
-from types import FrameType
 from typing import Protocol
 
 import zmq
@@ -27,8 +25,8 @@ from mpinas.history.run_folder import RunFolder
 from mpinas.history.shard import read_shard
 from mpinas.models import Networks
 from mpinas.parallel.channel import Backoff, Channel
-from mpinas.parallel.neighbours import SIGNALS, take_notice
 from mpinas.parallel.pulse import Pulse
+from mpinas.parallel.stop_signals import StopSignals
 from mpinas.parallel.world import Stalled
 from mpinas.search import Genome
 from mpinas.training.exporter import Exporters, Reply, Request
@@ -48,37 +46,6 @@ class Display(Protocol):
     def tick(self, time: float, ledger: Ledger) -> None:
         """Called often; refresh what depends on the clock."""
         ...
-
-
-class StopSignals:
-    """TERM, INT and USR2 ask the job to end; TERM or INT once more, and the system's own way takes over."""
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2)
-
-    def __init__(self) -> None:
-        #: Names of those that came, oldest first.
-        self.caught: list[str] = []
-        for number in self.SIGNALS:
-            signal.signal(number, self._catch)
-
-    @property
-    def at_once(self) -> bool:
-        """Has one come after which there is no time left?"""
-        return any(name != "SIGUSR2" for name in self.caught)
-
-    def _catch(self, number: int, frame: FrameType | None) -> None:
-        self.caught.append(signal.Signals(number).name)
-        if number != signal.SIGUSR2:
-            for again in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(again, signal.SIG_DFL)
-
-    @classmethod
-    def ignore(cls) -> None:
-        """For trainers: rank 0 decides and sends an order."""
-        for number in cls.SIGNALS:
-            signal.signal(number, signal.SIG_IGN)
-        for number in SIGNALS:
-            signal.signal(number, take_notice)
 
 
 class Shell:

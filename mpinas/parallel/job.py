@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -30,13 +29,13 @@ from mpinas.history.run_folder import RunFolder, plan_of, terms_of
 from mpinas.history.warm_start import start_genomes
 from mpinas.parallel import world as mpi
 from mpinas.parallel.layout import describe, largest_group, trainers_of
+from mpinas.parallel.stop_signals import StopSignals
 from mpinas.parallel.watch import Watch
 from mpinas.priority import TRAINER_NICENESS, nice_process, session_made_nice
 from mpinas.search import SearchSpace, make_search
 from mpinas.slurm.walltime import ask_scontrol, job_end
 
 if TYPE_CHECKING:  # torch is imported only once it is clear that there is something to do
-    from mpinas.parallel.coordinator_loop import StopSignals
     from mpinas.parallel.means import Means
     from mpinas.tasks import Task
 
@@ -64,7 +63,7 @@ def run(arguments: Arguments) -> bool:
         UserError on rank 0 and LeaveAlike on the others, where the user can mend it; no run folder was left behind.
     """
     began = time.time()
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # a warning that comes before anything is done would kill this rank
+    StopSignals.hold()
     world, post = mpi.start(), mpi.Post()
     with mpi.whole_or_nothing(world, post):
         return _run(world, arguments, post, began)
@@ -185,7 +184,6 @@ def _train(
     world: Any, control: Any, folder: RunFolder, experiment: Experiment, means: Means, watch: Watch
 ) -> None:  # fmt: skip
     """A trainer rank's part of the job."""
-    from mpinas.parallel.coordinator_loop import StopSignals
     from mpinas.parallel.group import Grouping
     from mpinas.parallel.means import trainer_of
     from mpinas.parallel.trainer_loop import Crew, run_trainer
@@ -279,7 +277,7 @@ class Desk:
     ) -> bool:
         """Run the search, to its end if there is time; True if it has come there. In a world of one, train as well."""
         from mpinas.parallel.channel import MpiChannel
-        from mpinas.parallel.coordinator_loop import Shell, StopSignals, coordinate
+        from mpinas.parallel.coordinator_loop import Shell, coordinate
         from mpinas.parallel.means import baseline_of, networks_of
         from mpinas.report.live import open_display
 

@@ -261,6 +261,28 @@ def test_a_job_that_died_before_its_first_event_is_resumed(experiment, tmp_path)
     check_finished(tmp_path / "run", 2)
 
 
+EARLY = """
+import os, signal
+from mpinas.examples.digits import DigitsTask
+
+class Early(DigitsTask):
+    def load(self):
+        os.kill(os.getpid(), signal.SIGUSR2)
+        return super().load()
+"""
+
+
+def test_a_signal_that_comes_while_data_are_read_ends_the_job_once_it_can(experiment, tmp_path):
+    (tmp_path / "task.py").write_text(EARLY)
+    done = subprocess.run(
+        [sys.executable, "-m", "mpinas", "search", str(experiment), "--run", "run", "--set", "task.name=task.py:Early"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert done.returncode == 75, done.stderr
+    assert "SIGUSR2: stopping" in done.stdout
+    assert not ordered(tmp_path / "run")
+
+
 #: For rank 0 the disk is full: all the while, or as some file systems find only when all is to be made durable.
 FULL = """
 import errno, os, resource, sys

@@ -156,6 +156,22 @@ def test_a_process_that_nobody_has_waited_for_is_dead():
     child.stdout.close()
 
 
+EARLY = """
+import os, signal
+from mpinas.parallel.stop_signals import StopSignals
+StopSignals.hold()
+os.kill(os.getpid(), signal.SIGUSR2)
+os.kill(os.getpid(), signal.SIGTERM)
+print("starts", flush=True)
+print(StopSignals().caught)
+"""
+
+
+def test_what_asks_a_job_to_end_while_it_starts_is_remembered():
+    done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "starts\n['SIGUSR2', 'SIGTERM']\n"
+
+
 #: A rank whose reader has gone; what it should do is to end, with a code of its own.
 UNHEARD = """
 import os, signal, sys
