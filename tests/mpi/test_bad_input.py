@@ -57,6 +57,9 @@ CASES = {
     "unknown gene": ("e.toml", DIGITS + "[search.genes]\nwidht = [1]\n", {}, "no gene 'widht'"),
     "no training file": ("e.toml", LPBF, {}, "task.train is missing"),
     "missing file": ("e.toml", LPBF + 'train = "none.hdf5"\n', {}, "none.hdf5"),
+    "unreadable file": ("e.toml", LPBF + 'train = "shut.hdf5"\n', {}, "shut.hdf5"),
+    "below a file": ("e.toml", LPBF + 'train = "e.toml/none.hdf5"\n', {}, "e.toml/none.hdf5"),
+    "experiment below a file": ("good.hdf5/e.toml", None, {}, "good.hdf5/e.toml"),
     "foreign file": ("e.toml", LPBF + 'train = "e.toml"\n', {}, "e.toml"),
     "NaN label": ("e.toml", LPBF + 'train = "nan.hdf5"\n', {}, "nan.hdf5"),
     "no labels": ("e.toml", LPBF + 'train = "unlabelled.hdf5"\n', {}, "unlabelled.hdf5"),
@@ -94,6 +97,7 @@ def test_one_line_and_exit_code_2(mpirun, tmp_path, case):
     write_recording(tmp_path / "nan_frame.hdf5", spoil=nan_frames)
     write_recording(tmp_path / "no_lines.hdf5", spoil=no_lines)
     (tmp_path / "nothing").mkdir()
+    (tmp_path / "shut.hdf5").symlink_to("shut.hdf5")  # a loop: nobody can read it, root neither
     before = {path.name for path in tmp_path.iterdir()}
     done = mpirun(2, "-m", "mpinas", "search", name, "--run", "run", check=False, env=environment, timeout=60)
     assert done.returncode == 2, done.stdout + done.stderr
@@ -125,6 +129,12 @@ def alone(tmp_path, *arguments, **environment):
         (["init", "e.toml"], {}, "exists already"),
         (["results", "none"], {}, "no such run folder"),
         (["results", "there"], {}, "not a run folder"),
+        (["results", "e.toml/run"], {}, "no such run folder"),
+        (["search", "--resume", "--run", "e.toml/run"], {}, "no such run folder"),
+        (["search", "e.toml", "--run", "e.toml/run"], {}, "e.toml/run"),
+        (["search", "shut.toml"], {}, "shut.toml"),
+        (["search", "e.toml", "--run", "shut.toml"], {}, "shut.toml"),
+        (["data", "inspect", "shut.toml"], {}, "shut.toml"),
         (["predict", "none.onnx", "e.toml", "-o", "out.csv"], {}, "no such model file"),
         (["predict", "e.toml", "e.toml", "-o", "out.csv"], {}, "not a model"),
         (["data", "inspect", "none.hdf5"], {}, "none.hdf5"),
@@ -135,6 +145,7 @@ def alone(tmp_path, *arguments, **environment):
 )
 def test_the_other_commands(tmp_path, arguments, environment, message):
     (tmp_path / "there").mkdir()
+    (tmp_path / "shut.toml").symlink_to("shut.toml")  # a loop: nobody can read it, root neither
     if arguments:
         (tmp_path / "e.toml").write_text(DIGITS)
     before = {path.name for path in tmp_path.iterdir()}
