@@ -59,7 +59,7 @@ def told(report):
 def alone(trainer, folder):
     """What a trainer makes of orders to pause and to stop, each come at a moment of its own."""
     one = Alone(trainer, folder)
-    first, other = 1001, 1002
+    first, other, third = 1001, 1002, 1004
 
     def evaluate(candidate, attempt, done, until):
         return msg.Evaluate(candidate, attempt, BASELINE, 5, (0,), 0, done, until, 5)
@@ -77,14 +77,14 @@ def alone(trainer, folder):
         "crossed the answer": one.play(evaluate(other, 1, 0, 2)),
         "in the last epoch": one.play(evaluate(other, 2, 2, 3), msg.Pause(other, 2)),
         "after that": one.play(evaluate(other, 3, 3, 5)),
-        "before work begins": one.play(evaluate(other, 4, 0, 5), msg.Pause(other, 4)),
+        "before work begins": one.play(evaluate(third, 4, 0, 5), msg.Pause(third, 4)),
         "named after others": one.play(
-            evaluate(other, 5, 1, 5), msg.Pause(other, 4), msg.Pause(other, 5), msg.Pause(first, 2)
+            evaluate(third, 5, 1, 5), msg.Pause(third, 4), msg.Pause(third, 5), msg.Pause(first, 2)
         ),
         "retrained": one.play(msg.Retrain(first, 3, BASELINE, 5, (0,), 2), msg.Pause(first, 3)),
         "stopped at work": [
-            one.play(evaluate(other, 6, 0, 5), msg.Pause(other, 6), msg.Stop()),
-            one.play(msg.Pause(other, 6)),
+            one.play(evaluate(third, 6, 0, 5), msg.Pause(third, 6), msg.Stop()),
+            one.play(msg.Pause(third, 6)),
         ],
         "stopped once paused": [
             one.play(evaluate(1003, 7, 0, 5), after={1: [msg.Pause(1003, 7), msg.Stop()]}),
