@@ -108,9 +108,13 @@ def _run(world: Any, arguments: Arguments, post: mpi.Post, began: float) -> bool
                 stack.enter_context(Desk(path, experiment, arguments.resume, task, _end_of_job(arguments, began)))
             ),
         )
-        means = mpi.on_all_ranks(
-            world, lambda: gather_means(task, space, experiment, position, largest) if trains else None
-        )
+
+        def get_ready() -> Means | None:
+            if rank == 0:  # before anybody counts its signs of life: a long journal takes minutes
+                desk[0].take_up(plan, space)
+            return gather_means(task, space, experiment, position, largest) if trains else None
+
+        means = mpi.on_all_ranks(world, get_ready)
         if rank == trainers[0] and means is not None:
             save_calibration(means, experiment, RunFolder(path))
         world.Barrier()
@@ -121,7 +125,7 @@ def _run(world: Any, arguments: Arguments, post: mpi.Post, began: float) -> bool
         # full only now. Where that hangs, the others hear nothing of rank 0 and end the job.
         with mpi.abort_on_user_error(world), stack.pop_all():
             if rank == 0:
-                ended = desk[0].coordinate(control, trainers, plan, space, means, watch)
+                ended = desk[0].coordinate(control, trainers, means, watch)
             elif means is not None:
                 _train(world, control, RunFolder(path), experiment, means, watch)
     return bool(world.bcast(ended, root=0))
@@ -266,33 +270,32 @@ class Desk:
         else:
             self._leave_nothing()
 
-    def coordinate(
-        self,
-        control: Any,
-        trainers: tuple[int, ...],
-        plan: Plan,
-        space: SearchSpace,
-        means: Means | None,
-        watch: Watch,
-    ) -> bool:
-        """Run the search, to its end if there is time; True if it has come there. In a world of one, train as well."""
-        from mpinas.parallel.channel import MpiChannel
-        from mpinas.parallel.coordinator_loop import Shell, coordinate
-        from mpinas.parallel.means import baseline_of, networks_of
-        from mpinas.report.live import open_display
+    def take_up(self, plan: Plan, space: SearchSpace) -> None:
+        """Read where earlier jobs have left the run, and keep of their files what is of use. Raises UserError."""
+        from mpinas.parallel.means import baseline_of
 
-        self._begun = True
         search, terms = self.experiment.search, terms_of(self.experiment)
         proposer = make_search(search.algorithm, space, len(terms.objectives), search.seed, search.population)
         plan = replace(plan, exporters=self.n_exporters)
-        coordinator = Coordinator(plan, proposer, Ledger(terms), baseline_of(self.task, self.experiment))
-        coordinator.replay(self.journal.history)
-        self.folder.keep_only(coordinator.ledger.kept(), _begun(coordinator.ledger))
-        if coordinator.ledger.supernet.metrics and not self.folder.supernet_file.is_file():
+        self.coordinator = Coordinator(plan, proposer, Ledger(terms), baseline_of(self.task, self.experiment))
+        self.coordinator.replay(self.journal.history)
+        ledger = self.coordinator.ledger
+        self.folder.keep_only(ledger.kept(), _begun(ledger))
+        if ledger.supernet.metrics and not self.folder.supernet_file.is_file():
             raise UserError(f"{self.folder.supernet_file}: is not there any more, and candidates inherit from it; "
                             "restore it from a copy, or begin a new run")  # fmt: skip
+
+    def coordinate(self, control: Any, trainers: tuple[int, ...], means: Means | None, watch: Watch) -> bool:
+        """Run the search, to its end if there is time; True if it has come there. In a world of one, train as well."""
+        from mpinas.parallel.channel import MpiChannel
+        from mpinas.parallel.coordinator_loop import Shell, coordinate
+        from mpinas.parallel.means import networks_of
+        from mpinas.report.live import open_display
+
+        self._begun = True
         if self._resume:  # only now: a run that cannot go on stays as the version has it that wrote it
             write_experiment(self.experiment, self.folder.experiment_file)
+        coordinator, evaluations = self.coordinator, self.experiment.search.evaluations
         stop = StopSignals()
         if means is None:
             channel: Any = MpiChannel(control)
@@ -304,7 +307,7 @@ class Desk:
         ledger = coordinator.ledger
         with (
             watch.over_trainers(trainers) as pulse,
-            closing(open_display(sys.stdout, search.evaluations, self.folder.logs / "search.log")) as display,
+            closing(open_display(sys.stdout, evaluations, self.folder.logs / "search.log")) as display,
         ):
             coordinate(coordinator, shell, display, begun, stop, pulse)
         if ledger.finished is None:

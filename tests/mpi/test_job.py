@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -281,6 +282,17 @@ def test_a_signal_that_comes_while_data_are_read_ends_the_job_once_it_can(experi
     assert done.returncode == 75, done.stderr
     assert "SIGUSR2: stopping" in done.stdout
     assert not ordered(tmp_path / "run")
+
+
+def test_a_journal_is_replayed_before_the_ranks_count_signs_of_life(mpirun, experiment, tmp_path):
+    """A long one takes longer than a rank may be silent. This one cannot be: all leave alike, before they are ready."""
+    folder = RunFolder.create(tmp_path / "run", read_experiment(experiment, ()))
+    with closing(journal.Journal(folder.journal_file)) as book:
+        book.append(1.0, ev.Proposed(5, {}))
+    done = mpirun(2, "-m", "mpinas", "search", "--resume", "--run", "run", check=False)
+    assert done.returncode == 2
+    assert "the journal's event 0 (Proposed) cannot follow" in done.stderr
+    assert "ranks ready" not in done.stdout
 
 
 #: For rank 0 the disk is full: all the while, or as some file systems find only when all is to be made durable.
