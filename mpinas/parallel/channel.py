@@ -12,7 +12,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Protocol
 
-from mpinas.coordination.messages import Evaluate, Order, Pause, Report
+from mpinas.coordination.messages import Evaluate, Order, Pause, Progress, Report
 
 
 class Tag(IntEnum):
@@ -51,6 +51,10 @@ class Channel(Protocol):
         """Reports that have arrived, in order of each rank; does not wait."""
         ...
 
+    def tell(self, meanwhile: Callable[[Report], None]) -> None:
+        """Who is to hear of progress while `send` carries an order out, where it does."""
+        ...
+
 
 class MpiChannel:
     """Rank 0's end of the control communicator."""
@@ -71,17 +75,34 @@ class MpiChannel:
             reports.append(message.recv())
         return reports
 
+    def tell(self, meanwhile: Callable[[Report], None]) -> None:
+        """Nobody: `send` carries nothing out."""
+
 
 class SerialChannel:
-    """A world of one: an order is carried out by `execute` before `send` returns; its reports wait for `receive`."""
+    """A world of one: an order is carried out by `execute` before `send` returns; its reports wait for `receive`.
+
+    But for Progress, which is told at once: it counts when the job is killed before the order is done.
+    """
 
     def __init__(self, execute: Callable[[Order, Callable[[Report], None]], None], ready: Report) -> None:
         self._execute = execute
         self._reports: list[Report] = [ready]
+        self._meanwhile: Callable[[Report], None] = self._reports.append
+
+    def tell(self, meanwhile: Callable[[Report], None]) -> None:
+        """Who hears of progress."""
+        self._meanwhile = meanwhile
 
     def send(self, ranks: tuple[int, ...], order: Order) -> None:
         """Carry the order out, here and now."""
-        self._execute(order, self._reports.append)
+        self._execute(order, self._say)
+
+    def _say(self, report: Report) -> None:
+        if isinstance(report, Progress):
+            self._meanwhile(report)
+        else:
+            self._reports.append(report)
 
     def receive(self) -> list[Report]:
         """Reports that have arrived, in order; does not wait."""

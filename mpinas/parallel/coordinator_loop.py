@@ -17,7 +17,7 @@ from mpinas.coordination import commands as co
 from mpinas.coordination import events as ev
 from mpinas.coordination.coordinator import Coordinator
 from mpinas.coordination.ledger import Ledger
-from mpinas.coordination.messages import SupernetTrained
+from mpinas.coordination.messages import Report, SupernetTrained
 from mpinas.edge.client import EdgeClient
 from mpinas.history.journal import Journal
 from mpinas.history.lock import RunLock
@@ -68,6 +68,8 @@ class Shell:
         self._journal = journal
         self._lock = lock
         self._networks = networks
+        #: See `Channel.tell`.
+        self.tell = channel.tell
         #: What waits for an artifact that is being written a second time.
         self._again: dict[int, list[co.Measure]] = {}
         #: What went wrong here and is to be told as an event.
@@ -192,6 +194,13 @@ def coordinate(
                 display.show(command.event, latest, coordinator.ledger)
         return False
 
+    def meanwhile(report: Report) -> None:
+        """Progress of an order that this very thread carries out: all that was decided before is written down."""
+        nonlocal latest
+        latest = max(latest, clock())
+        carry_out(coordinator.handle(report, latest))
+
+    shell.tell(meanwhile)
     while True:
         for event in waiting:
             latest = max(latest, clock())  # the journal's clock never goes back

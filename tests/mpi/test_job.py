@@ -335,7 +335,7 @@ def test_a_world_of_one_puts_its_training_aside_as_well(experiment, tmp_path, wa
                            stderr=subprocess.STDOUT, text=True)  # fmt: skip
     try:
         if way == "SIGUSR2":
-            until(lambda: ordered(run), job)
+            until(lambda: epoch_seen(run), job)  # written down as it comes, not when the order is done
             job.send_signal(signal.SIGUSR2)
         output, _ = job.communicate(timeout=120)
     finally:
