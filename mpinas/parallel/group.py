@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from mpinas.parallel.channel import Backoff
@@ -45,12 +46,26 @@ class Grouping:
         """
         if len(members) == 1:
             return _attempt(act, SerialCollectives())
+        with self._communicator(members) as comm:
+            return self._attempt_on(comm, act)
+
+    def gathered(self, members: tuple[int, ...], mine: T) -> list[T]:
+        """What each of the members has to say. Called by all of them, after `together`; raises Stalled as it does."""
+        if len(members) == 1:
+            return [mine]
+        with self._communicator(members) as comm:
+            _meet(comm, self._patience_s)
+            said: list[T] = comm.allgather(mine)
+            return said
+
+    @contextmanager
+    def _communicator(self, members: tuple[int, ...]) -> Iterator[Any]:
         assert self._everyone is not None
         ranks = self._everyone.Incl(members)
         # a rank leads one group at a time: its number keeps apart the groups that are made at the same time
         comm = self._world.Create_group(ranks, tag=members[0])
         try:
-            return self._attempt_on(comm, act)
+            yield comm
         finally:
             comm.Free()
             ranks.Free()

@@ -62,14 +62,21 @@ class Crew:
                 outcome = self.grouping.together(order.members, work)
                 self.post.work = ""
                 if isinstance(outcome, Failure) and outcome.reason in (NO_DEVICE, UNEXPECTED):
-                    self._examine_device(say)  # before the answer, after which there may be another order
+                    self._examine_devices(order.members, say if leads else _say_nothing)
                 if leads:
                     _answer(order, outcome, say)
 
-    def _examine_device(self, say: Say) -> None:
-        """Some rank's GPU has failed: if it is this one's, it takes no more orders."""
+    def _examine_devices(self, members: tuple[int, ...], say: Say) -> None:
+        """Some member's GPU may have failed: who has lost it takes no more orders.
+
+        The leader says so for all, and before its answer: after that there may be another order for any of them.
+        """
+        mine = None
         if (trouble := device_trouble(self.trainer.device)) is not None:
-            say(msg.Withdrawn(self.rank, f"{socket.gethostname()}, {self.trainer.device}: {trouble}"))
+            mine = msg.Withdrawn(self.rank, f"{socket.gethostname()}, {self.trainer.device}: {trouble}")
+        for withdrawn in self.grouping.gathered(members, mine):
+            if withdrawn is not None:
+                say(withdrawn)
 
     def _work_of(
         self, order: Work, say: Say, should_stop: Test, should_pause: Test | None

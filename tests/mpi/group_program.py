@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import torch
 from mpi4py import MPI
 
 from mpinas import config
+from mpinas.coordination import messages as msg
+from mpinas.history.run_folder import RunFolder
 from mpinas.models import Networks, baseline_genome, make_space
 from mpinas.parallel.group import Grouping
 from mpinas.parallel.horovod import HorovodCollectives
-from mpinas.parallel.world import Stalled, end_job
+from mpinas.parallel.trainer_loop import Crew
+from mpinas.parallel.world import Post, Stalled, end_job
 from mpinas.tasks import Samples, make_task
+from mpinas.training.candidate import Trainer
+from mpinas.training.heritage import Heritage
 from mpinas.training.loop import Watch, judge, train
 from mpinas.training.recipe import Epochs, Recipe, make_optimizer
 
@@ -84,6 +90,28 @@ def buffers(comm):
     return None
 
 
+class Lost(Trainer):
+    """The last of the group has lost its device: there is none by that name that computes."""
+
+    def evaluate(self, group, genome, seed, epochs, files, watch):
+        if group.rank == group.size - 1:
+            torch.ones(1, device=self.device).item()
+        return {"error": group.sum(torch.ones(1)).item()}, 0.0
+
+
+def lose(comm):
+    """What each rank says."""
+    members = tuple(range(comm.Get_size()))
+    device = torch.device("meta" if comm.Get_rank() == members[-1] else "cpu")
+    trainer = Lost(task, Heritage(networks, device), samples, None, device, 32)
+    said = []
+    order = msg.Evaluate(3, 1, baseline_genome("digits-cnn"), 5, members, 0, 0, 1, 1)
+    Crew(comm.Get_rank(), trainer, RunFolder(Path("run")), Grouping(comm), Post()).execute(
+        order, said.append, lambda: False
+    )
+    return comm.gather([[type(each).__name__, getattr(each, "rank", None)] for each in said], root=0)
+
+
 def hang(comm):
     """The last rank never comes to the collective; then it must not be waited for for ever."""
 
@@ -99,6 +127,6 @@ def hang(comm):
 
 
 if __name__ == "__main__":
-    found = {"gradient": gradient, "buffers": buffers, "hang": hang}[sys.argv[1]](MPI.COMM_WORLD)
+    found = {"gradient": gradient, "buffers": buffers, "lose": lose, "hang": hang}[sys.argv[1]](MPI.COMM_WORLD)
     if found is not None:
         print("FOUND " + json.dumps(found))

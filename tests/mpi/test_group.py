@@ -30,6 +30,11 @@ def test_batchnorm_statistics_are_equal_and_validation_is_that_of_one_process(mp
     assert result["entropies"][0] == pytest.approx(result["entropies"][1], rel=1e-5)
 
 
+def test_the_leader_says_for_all_whose_device_is_lost_before_its_answer(mpirun):
+    said = found(mpirun(3, PROGRAM, "lose"))
+    assert said == [[["Withdrawn", 2], ["EvaluationFailed", None]], [], []]
+
+
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_a_rank_that_hangs_ends_the_job_instead_of_hanging_it(mpirun, ranks):
     limits = {"HOROVOD_STALL_CHECK_TIME_SECONDS": "1", "HOROVOD_STALL_SHUTDOWN_TIME_SECONDS": "2"}
