@@ -9,6 +9,7 @@ is a new file. Must not know the journal, nor what the job does.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import secrets
 import socket
@@ -190,7 +191,7 @@ class RunLock:
             if life is Life.ALIVE or (life is Life.UNKNOWN and _beats(file, seen, wait)):
                 who = f": {seen.owner.described}" if seen.owner else f" (see {file.name})"
                 raise UserError(f"{file.parent}: another job is running on this folder{who}; wait for it or end it")
-            lock._remove(seen)
+            lock._remove(seen, wait)
         return lock
 
     def _create(self) -> bool:
@@ -209,19 +210,30 @@ class RunLock:
             raise UserError(f"{self._file}: cannot be written: {error.strerror}") from None
         return True
 
-    def _remove(self, dead: Sight) -> None:
-        """Move a dead owner's file out of the way; one that has taken its place meanwhile is put back."""
-        aside = self._file.with_name(f"{self._file.name}.{self.owner.token}")
+    def _remove(self, dead: Sight, wait: Callable[[float], None]) -> None:
+        """Remove a dead owner's file, of all that found it so one alone: a file in its place is another owner's.
+
+        Who makes the claim, a file named after the dead one's content, may remove it. One who died with the claim is
+        waited for as long as for a beat; then the next goes on in its place.
+        """
+        claim = self._file.with_name(f"{self._file.name}.{hashlib.sha256(dead.content).hexdigest()[:16]}")
         try:
-            self._file.rename(aside)
-            if aside.read_bytes() != dead.content:
+            for _ in range(round(WATCH_S / _LOOK_S)):
                 with contextlib.suppress(FileExistsError):
-                    os.link(aside, self._file)
-            aside.unlink()
-        except FileNotFoundError:
-            return  # somebody else has done it
+                    os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
+                    break
+                wait(_LOOK_S)
+                if not self._is(dead):
+                    return
+            if self._is(dead):
+                self._file.unlink(missing_ok=True)
+            claim.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(f"{self._file}: cannot be taken over: {error.strerror}") from None
+
+    def _is(self, dead: Sight) -> bool:
+        seen = look(self._file)
+        return seen is not None and seen.content == dead.content
 
     def keep_beating(self) -> None:
         """Beat from a thread of its own until the release, whatever the process is busy with."""

@@ -3,6 +3,7 @@
 Processes are real; what Slurm says and the waiting are values given in.
 """
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -232,22 +233,34 @@ def test_a_late_second_does_not_take_the_first_ones_new_lock(file, clock):
     dead = look(file)
     first = RunLock.acquire(file, wait=Waiting(), job_state=never, clock=clock)
     second = RunLock(file, here(token="second"))
-    second._remove(dead)
+    second._remove(dead, Waiting())
     assert look(file).owner == first.owner
     assert [each.name for each in file.parent.iterdir()] == [file.name]
     clock.s += BEAT_S
     first.beat(NOW)
 
 
+def test_one_who_died_while_it_removed_a_dead_ones_lock_is_not_waited_for_for_ever(file):
+    left_behind(file, elsewhere(), beat=NOW)
+    dead, waiting = look(file), Waiting()
+    RunLock(file, here(token="first"))._remove(dead, waiting)
+    assert (look(file), waiting.seconds) == (None, 0.0)
+    left_behind(file, elsewhere(), beat=NOW)
+    claim = file.with_name(f"{file.name}.{hashlib.sha256(file.read_bytes()).hexdigest()[:16]}")
+    claim.touch()
+    RunLock(file, here(token="second"))._remove(look(file), waiting)
+    assert (list(file.parent.iterdir()), waiting.seconds) == ([], WATCH_S)
+
+
 RACE = """
-import sys
+import sys, time
 from pathlib import Path
 from mpinas.errors import UserError
 from mpinas.history.lock import RunLock
 print("ready", flush=True)
 sys.stdin.readline()
 try:
-    RunLock.acquire(Path(sys.argv[1]), wait=lambda seconds: None)
+    RunLock.acquire(Path(sys.argv[1]), wait=lambda seconds: time.sleep(seconds / 20))
     print("won", flush=True)
 except UserError:
     print("refused", flush=True)
