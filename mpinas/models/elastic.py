@@ -24,6 +24,8 @@ from mpinas.search import Genome, SearchSpace, Value
 
 #: Genes whose choices divide the space into families, beside `frames`, on which the stem may depend.
 _FAMILY = ("stem", "block", "head")
+#: Where a network's head has its first fully connected layer.
+_HIDDEN = 1
 #: Genes whose larger values make a network do less.
 _SHRINKING = ("scale", "stem_stride")
 
@@ -47,6 +49,11 @@ class Supernet(nn.Module):
     finest grid: it takes from each place's weights the share of the place that the cell covers, so that the same spot
     of the camera meets the same weights whatever the field, the scale and the strides.
 
+    What the first fully connected layer gives is normalised over the batch, as convolutions are. Its inputs are not
+    negative, so each channel, place or neuron that a subnet lacks would move all its sums by far more than what it
+    has to tell, and shared weights would learn little but to answer the mean whatever the subnet. `cnn3d` has no such
+    normalisation: `settle` makes it part of the layer's weights once its statistics are taken.
+
     Parameters
     ----------
     space
@@ -58,7 +65,7 @@ class Supernet(nn.Module):
     def __init__(self, space: SearchSpace, input_shape: tuple[int, int, int], outputs: int) -> None:
         super().__init__()
         self.space = space
-        self._input_shape, self._outputs = input_shape, outputs
+        self._input_shape, self.outputs = input_shape, outputs
         #: Side in camera pixels of the area that a head's finest grid divides.
         self._side = max(int(value) for value in _choices(space, "field"))
         #: Stem -> most frames, for "fold" the input channels of the stem.
@@ -76,9 +83,16 @@ class Supernet(nn.Module):
         """The network to learn from: of the largest, that which has turned out best."""
         return largest(self.space)[int(self.get_buffer("strongest"))]
 
+    def answer(self, constant: torch.Tensor) -> None:
+        """Make every subnet give `constant`, (outputs,), whatever it sees, until it learns."""
+        with torch.no_grad():
+            for head in self.heads.values():
+                head.get_parameter("last.weight").zero_()
+                head.get_parameter("last.bias").copy_(constant)
+
     def _allocate(self, genome: Genome) -> None:
         """Weights for the family of a largest genome, as fresh as those of a network by itself."""
-        features = list(cnn3d.Network(genome, self._input_shape, self._outputs).features)
+        features = list(cnn3d.Network(genome, self._input_shape, self.outputs).features)
         stem, blocks = str(genome["stem"]), iter(features[2:])
         if stem not in self.stems:
             self.stems[stem] = features[0]
@@ -92,9 +106,9 @@ class Supernet(nn.Module):
             shorter = {**genome, "stages": stages}
             cells, channels = self._finest(shorter), int(genome[f"width{stages}"])
             self._cells[_head(shorter)] = cells
-            self.heads[_head(shorter)] = nn.Sequential(
-                nn.Linear(channels * cells**2, int(genome["head_width"])),
-                nn.Linear(int(genome["head_width"]), self._outputs),
+            width = int(genome["head_width"])
+            self.heads[_head(shorter)] = nn.ModuleDict(
+                {"hidden": _normalised(channels * cells**2, width), "last": nn.Linear(width, self.outputs)}
             )
 
     def _finest(self, genome: Genome) -> int:
@@ -118,7 +132,8 @@ class Supernet(nn.Module):
     def subnet(self, genome: Genome) -> cnn3d.Network:
         """The network of `genome` with its own copy of the weights, BatchNorm statistics as they are.
 
-        It computes what `forward` does. ValueError: no genome of the space.
+        It computes what `forward` does. Its head is normalised; `settle` makes it a network like any other of the
+        space. ValueError: no genome of the space.
         """
         network = self._empty(genome)
         copies = {
@@ -129,11 +144,15 @@ class Supernet(nn.Module):
         return network.train(self.training)
 
     def _empty(self, genome: Genome) -> cnn3d.Network:
-        """The network of `genome`: shapes without numbers, and nothing drawn from torch's generator."""
+        """The network of `genome`, its head normalised: shapes without numbers, nothing drawn from torch's generator."""
         if self.space.repair(genome) != genome:
             raise ValueError(f"not of the supernet's space: {genome}")
         with torch.device("meta"):
-            return cnn3d.Network(genome, self._input_shape, self._outputs)
+            network = cnn3d.Network(genome, self._input_shape, self.outputs)
+            hidden = network.head[_HIDDEN]
+            assert isinstance(hidden, nn.Linear)
+            network.head[_HIDDEN] = _normalised(hidden.in_features, hidden.out_features)
+        return network
 
     def _parts(self, genome: Genome, network: cnn3d.Network) -> dict[str, torch.Tensor]:
         """Name of each tensor of `network` -> the part of the shared weights that it is; gradients flow back."""
@@ -159,17 +178,18 @@ class Supernet(nn.Module):
         """The head's tensors: the first channels and neurons, and of a grid's places what the cells cover."""
         key, width = _head(genome), int(genome["head_width"])
         channels = int(genome[f"width{genome['stages']}"])
-        hidden, last = (self.heads.get_submodule(f"{key}.{layer}") for layer in (0, 1))
-        weight: torch.Tensor = hidden.get_parameter("weight")
+        head = self.heads.get_submodule(key)
+        weight: torch.Tensor = head.get_parameter("hidden.0.weight")
         if (cells := self._cells[key]) > 1:
             weight = weight.view(weight.shape[0], -1, cells, cells)  # (h, c * y * x) -> (h, c, y, x)
             cover = self._cover(genome, cells).to(weight)
             weight = cover @ weight[:width, :channels] @ cover.T
+        norm = head.get_submodule("hidden.1").state_dict(keep_vars=True)
         return {
-            "head.1.weight": weight[:width, :channels].flatten(1),  # (h, c, y, x) -> (h, c * y * x)
-            "head.1.bias": hidden.get_parameter("bias")[:width],
-            "head.3.weight": last.get_parameter("weight")[:, :width],
-            "head.3.bias": last.get_parameter("bias"),
+            "head.1.0.weight": weight[:width, :channels].flatten(1),  # (h, c, y, x) -> (h, c * y * x)
+            **{f"head.1.1.{name}": each[:width] if each.ndim else each for name, each in norm.items()},
+            "head.3.weight": head.get_parameter("last.weight")[:, :width],
+            "head.3.bias": head.get_parameter("last.bias"),
         }
 
     def _cover(self, genome: Genome, shared: int) -> torch.Tensor:
@@ -183,6 +203,34 @@ class Supernet(nn.Module):
         low = torch.maximum(edges[:-1, None], places[None, :-1])
         high = torch.minimum(edges[1:, None], places[None, 1:])
         return (high - low).clamp(min=0) / place
+
+
+def settle(network: cnn3d.Network) -> cnn3d.Network:
+    """The same network, in place, with the normalisation of its head made part of the head's weights.
+
+    In evaluation mode it computes what it did, by the statistics that it has: take them before. A network without that
+    normalisation is left as it is.
+    """
+    hidden = network.head[_HIDDEN]
+    if not isinstance(hidden, nn.Sequential):
+        return network
+    linear, norm = hidden
+    assert isinstance(linear, nn.Linear)
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    with torch.no_grad():
+        scale = norm.weight / (norm.running_var + norm.eps).sqrt()  # (h,)
+        plain = nn.Linear(linear.in_features, linear.out_features, device="meta")
+        weights = {"weight": linear.weight * scale[:, None], "bias": norm.bias - norm.running_mean * scale}
+    plain.load_state_dict(weights, assign=True)
+    network.head[_HIDDEN] = plain.train(network.training)
+    return network
+
+
+def _normalised(inputs: int, outputs: int) -> nn.Sequential:
+    """A fully connected layer and its normalisation, whose bias is the layer's."""
+    return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs))
 
 
 def _extremes(

@@ -32,7 +32,6 @@ from mpinas.training.pretraining import pretrain, sandwich_of
 from mpinas.training.recipe import Distillation, Epochs, Recipe, Steps, make_optimizer
 from mpinas.training.resumption import find_checkpoint
 from mpinas.training.shard import make_shard
-from mpinas.training.supernet import recalibrate
 from mpinas.training.weights import load_weights, save_weights
 
 #: Writes a checkpoint: (epochs done, the network, its optimizer).
@@ -140,7 +139,7 @@ class Trainer:
     ) -> tuple[nn.Module, torch.optim.Optimizer, int, dict[str, float]]:
         """(the network, its optimizer, epochs done in all, validation metrics). The leader calls `keep` when due."""
         torch.manual_seed(recipe.seed)
-        model = self.heritage.network(genome).to(self.device)
+        model = self.heritage.network(genome, self.samples[0], self.batch_size)
         if checkpoint is not None:
             try:
                 model.load_state_dict(checkpoint.model)
@@ -181,10 +180,8 @@ class Trainer:
     def _judge_inherited(self, group: Collectives, genome: Genome, recipe: Recipe) -> dict[str, float]:
         """Validation metrics of a subnet with the weights that it has of the supernet."""
         frames, *_ = self.networks.shape(genome)
-        training, validation = (part.middle(frames) for part in self.samples)
-        model = self.heritage.network(genome).to(self.device)
-        recalibrate(model, training, recipe.batch_size, group, self.device)
-        return self._judge(model, group, genome, validation, recipe)
+        model = self.heritage.network(genome, self.samples[0], recipe.batch_size)
+        return self._judge(model, group, genome, self.samples[1].middle(frames), recipe)
 
     def _judge(
         self, model: nn.Module, group: Collectives, genome: Genome, samples: Samples, recipe: Recipe

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mpinas.models import Networks
-from mpinas.models.elastic import Supernet
+from mpinas.models.elastic import Supernet, settle
 from mpinas.search import Genome
 from mpinas.tasks import Samples
 from mpinas.training.collectives import SerialCollectives
@@ -64,14 +64,27 @@ class Heritage:
     _supernet: Supernet | None = field(default=None, init=False)
     _teacher: Teacher | None = field(default=None, init=False)
 
-    def network(self, genome: Genome) -> nn.Module:
-        """The network of a genome, with the weights that its training begins with."""
-        if "baseline" in genome:
-            return self.networks.build(genome)
-        if self.networks.compressed:
-            trained = load_weights(self.networks.build(self.baseline), self.baseline_file)
-            return self.networks.inherit(genome, trained)
-        return self.supernet().subnet(genome) if self.inherits else self.networks.build(genome)
+    def network(self, genome: Genome, training: Samples, batch_size: int) -> nn.Module:
+        """The network of a genome on the device, with the weights that its training begins with.
+
+        `training`: if it inherits, its BatchNorm statistics are taken anew from these; by each rank for itself, all
+        with one result.
+        """
+        if "baseline" in genome or not (self.networks.compressed or self.inherits):
+            return self.networks.build(genome).to(self.device)
+        if not self.networks.compressed:
+            return self._subnet(genome, training, batch_size)
+        trained = load_weights(self.networks.build(self.baseline), self.baseline_file)
+        model = self.networks.inherit(genome, trained).to(self.device)
+        shown = training.middle(self.networks.shape(genome)[0])
+        recalibrate(model, shown, batch_size, SerialCollectives(), self.device)
+        return model
+
+    def _subnet(self, genome: Genome, training: Samples, batch_size: int) -> nn.Module:
+        model = self.supernet().subnet(genome).to(self.device)
+        shown = training.middle(self.networks.shape(genome)[0])
+        recalibrate(model, shown, batch_size, SerialCollectives(), self.device)
+        return settle(model)
 
     def teacher(self, genome: Genome, training: Samples, batch_size: int) -> Teacher | None:
         """Whom the network of a genome learns from, if it is to learn from anybody.
@@ -103,11 +116,8 @@ class Heritage:
                 genome = self.baseline
                 model = load_weights(self.networks.build(genome), self.baseline_file)
             case "supernet":
-                supernet = self.supernet()
-                genome = supernet.teacher
-                model = supernet.subnet(genome).to(self.device)
-                shown = training.middle(self.networks.shape(genome)[0])
-                recalibrate(model, shown, batch_size, SerialCollectives(), self.device)
+                genome = self.supernet().teacher
+                model = self._subnet(genome, training, batch_size)
             case file:
                 deployed = Deployed(Path(file), torch.get_num_threads())
                 return Teacher(lambda inputs: torch.from_numpy(deployed.run(inputs.cpu().numpy())).to(inputs.device),

@@ -22,6 +22,7 @@ from mpinas.training.recipe import Epochs, Recipe
 from mpinas.training.resumption import find_checkpoint
 from mpinas.training.supernet import (
     Sandwich,
+    begin_with_constant,
     checkpoint_of,
     identity,
     judge_subnet,
@@ -50,7 +51,10 @@ def pretrain(
     weights_file, checkpoint_file = files
     own = identity(supernet, settings)
     checkpoint = find_checkpoint(checkpoint_file, own, settings.recipe.seed, group)
-    if checkpoint is not None:
+    if checkpoint is None:
+        assert samples[0].targets is not None
+        begin_with_constant(supernet, task, torch.from_numpy(samples[0].targets))
+    else:
         supernet.load_state_dict(checkpoint.model)
         epochs = replace(settings.recipe.epochs, done=checkpoint.epochs_done)
         settings = replace(settings, recipe=replace(settings.recipe, epochs=epochs))

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mpinas.models.elastic import Supernet, largest, smallest
+from mpinas.models.elastic import Supernet, largest, settle, smallest
 from mpinas.search import Genome
 from mpinas.tasks.protocol import Samples, Task
 from mpinas.training.checkpoint import Checkpoint
@@ -62,6 +62,25 @@ def make_supernet_optimizer(
     if state is not None:
         optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
     return optimizer
+
+
+def begin_with_constant(supernet: Supernet, task: Task, targets: torch.Tensor) -> None:
+    """Let every subnet answer what costs least where one answer serves all `targets`, whatever its input.
+
+    Answers that begin far off are mended first by steps that differ from subnet to subnet, and what these leave in the
+    shared weights takes longer to undo than a network by itself takes to learn.
+    """
+    answer = torch.zeros(supernet.outputs, requires_grad=True)
+    optimizer = torch.optim.LBFGS([answer], max_iter=100, line_search_fn="strong_wolfe")
+
+    def cost() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = task.loss(answer.expand(len(targets), -1), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(cost)  # type: ignore[no-untyped-call]
+    supernet.answer(answer.detach())
 
 
 def train_supernet(
@@ -196,7 +215,7 @@ def judge_subnet(
     training, validation = (each.middle(int(genome["frames"])) for each in samples)
     network = supernet.subnet(genome)
     recalibrate(network, training, recipe.batch_size, group, recipe.device)
-    return judge(network, task, validation, group, recipe)
+    return judge(settle(network), task, validation, group, recipe)
 
 
 def recalibrate(model: nn.Module, samples: Samples, batch_size: int, group: Collectives, device: torch.device) -> None:
