@@ -1,15 +1,20 @@
 """What shared weights are worth: do they rank networks as training each does, and how much sooner is the front there?
 
 ``python benchmarks/supernet.py kendall [--subnets 30]`` trains a supernet on the demo's recordings and compares the
-error that random subnets inherit (recalibrated) with that after a training of their own, by Kendall's rank correlation.
+error that random subnets inherit (recalibrated) with that after a training of their own, by Kendall's rank correlation;
+with ``--warm 3`` also that after three epochs that begin with what they inherit. The supernet and trainings by
+themselves are kept in the folder, and not done again: remove it when the way networks are trained has changed.
 ``python benchmarks/supernet.py race`` does the same search with `strategy` "scratch" and "supernet", and tells after
 how many trainer seconds each front dominates how much; those of the supernet's training are counted. The space is
 `cnn3d` narrowed to two families of networks, which share no weights but the stem: frames folded into channels, then
-plain or depthwise-separable convolutions (``--set 'search.genes.block=["separable"]'`` leaves one).
+plain or depthwise-separable convolutions (``--set 'search.genes.block=["separable"]'`` leaves one), read on a grid.
+What is elastic in a family is as in the whole space. Trainings are so long, and of mirrored samples, that an error
+tells of the network: after 12 epochs without mirroring it told of chance and of learning by heart.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
@@ -19,10 +24,10 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, get_args
 
 import click
+import msgspec
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -30,7 +35,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parent), str(ROOT)]
 
 from headline_jobs import bring_to_end, is_finished, machine, shown, simulate_recordings  # noqa: E402 - as above
 
-from mpinas.config import read_experiment  # noqa: E402
+from mpinas.config import Experiment, read_experiment  # noqa: E402
 from mpinas.coordination import messages as msg  # noqa: E402
 from mpinas.coordination.ledger import BASELINE, Ledger  # noqa: E402
 from mpinas.coordination.terms import Terms  # noqa: E402
@@ -43,9 +48,10 @@ from mpinas.search.space import genome_key  # noqa: E402
 
 EXPERIMENT = "examples/demo.toml"
 #: Training genes are fixed: what is inherited cannot know how a network would have been trained.
-GENES = ('search.genes.stem=["fold"]', "search.genes.depth1=[1, 2]", "search.genes.depth2=[1, 2]",
-         "search.genes.depth3=[1, 2]", "search.genes.learning_rate=[0.002]", "search.genes.weight_decay=[0.0]",
-         "search.genes.flips=[false]")  # fmt: skip
+GENES = ("task.frames=16", "search.genes.frames=[1, 2, 4, 8, 16]", "search.genes.field=[20, 31, 41]",
+         "search.genes.scale=[1, 2, 3]", 'search.genes.stem=["fold"]', 'search.genes.block=["plain", "separable"]',
+         "search.genes.learning_rate=[0.002]", "search.genes.weight_decay=[0.0]", "search.genes.flips=[true]",
+         "training.epochs=40", "supernet.flips=true")  # fmt: skip
 STRATEGIES = ("scratch", "supernet")
 #: (trainer seconds, those of them spent on the baseline, share of the baseline's box that the front dominates).
 Point = tuple[float, float, float]
@@ -130,8 +136,10 @@ def trainer(overrides: tuple[str, ...], folder: Path) -> tuple[Any, Any]:
     return trainer_of(means, experiment, RunFolder(folder)), space
 
 
-def evaluate(overrides: tuple[str, ...], folder: Path, genome: Genome, seed: int, epochs: int) -> tuple[float, float]:
-    """(validation error, seconds) of one network; after 0 epochs that with what it inherits."""
+def evaluate(
+    overrides: tuple[str, ...], folder: Path, genome: Genome, seed: int, until: int, epochs: int
+) -> tuple[float, float]:
+    """(validation error, seconds) of one network after some of its `epochs`; after 0 that with what it inherits."""
     from mpinas.training.candidate import Files
     from mpinas.training.collectives import SerialCollectives
     from mpinas.training.loop import Watch
@@ -139,21 +147,51 @@ def evaluate(overrides: tuple[str, ...], folder: Path, genome: Genome, seed: int
 
     files = Files(folder / f"{os.getpid()}.pt", folder / f"{os.getpid()}.part")
     of, _ = trainer(overrides, folder)
-    metrics, seconds = of.evaluate(SerialCollectives(), genome, seed, Epochs(0, epochs, max(1, epochs)), files, Watch())
+    metrics, seconds = of.evaluate(SerialCollectives(), genome, seed, Epochs(0, until, epochs), files, Watch())
+    files.checkpoint.unlink(missing_ok=True)  # of this network, not of the next
     return metrics["error"], seconds
 
 
-def measure(overrides: tuple[str, ...], subnets: int, seeds: int, processes: int) -> dict[str, Any]:
-    """Train a supernet, then compare."""
-    from mpinas.models.elastic import largest
+class Kept:
+    """Trainings by themselves, in a file: (validation error, seconds) by what they were of."""
+
+    def __init__(self, file: Path, experiment: Experiment) -> None:
+        self._file = file
+        told = msgspec.json.encode((experiment.task, experiment.training, experiment.search.seed))
+        self._of = hashlib.sha256(told).hexdigest()
+        lines = file.read_text().splitlines() if file.exists() else []
+        self._found = {line["of"]: (line["error"], line["seconds"]) for line in map(json.loads, lines)}
+
+    def _key(self, genome: Genome, seed: int) -> str:
+        return f"{self._of} {seed} {json.dumps(genome, sort_keys=True)}"
+
+    def get(self, genome: Genome, seed: int) -> tuple[float, float] | None:
+        """None: not trained yet."""
+        return self._found.get(self._key(genome, seed))
+
+    def add(self, genome: Genome, seed: int, result: tuple[float, float]) -> tuple[float, float]:
+        """The same, and in the file from now on."""
+        self._found[self._key(genome, seed)] = result
+        with open(self._file, "a") as out:
+            out.write(json.dumps({"of": self._key(genome, seed), "error": result[0], "seconds": result[1]}) + "\n")
+        return result
+
+
+def measure(
+    overrides: tuple[str, ...], subnets: int, seeds: int, processes: int, warm: int, folder: Path
+) -> dict[str, Any]:
+    """Train a supernet, on from its checkpoint, then compare. `warm`: epochs after which subnets that go on are compared, too; 0: none do."""
+    from mpinas.models.elastic import largest, smallest
     from mpinas.training.candidate import Files
     from mpinas.training.collectives import SerialCollectives
     from mpinas.training.loop import Watch
 
     experiment = read_experiment(ROOT / EXPERIMENT, overrides)
-    shared = (*overrides, "search.strategy=supernet")
-    with TemporaryDirectory() as name:
-        run = RunFolder(Path(name))
+    shared, epochs = (*overrides, "search.strategy=supernet"), experiment.training.epochs
+    kept = Kept(folder / "alone.jsonl", experiment)
+    run = RunFolder(folder / "shared")
+    run.path.mkdir(exist_ok=True)
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         of, space = trainer(shared, run.path)
         genomes = draw(space, subnets)
         say(f"a supernet of {experiment.supernet.epochs} epochs")
@@ -162,18 +200,27 @@ def measure(overrides: tuple[str, ...], subnets: int, seeds: int, processes: int
             Files(run.supernet_file, run.supernet_checkpoint_file), Watch(),
         )  # fmt: skip
         say(f"{subnets} subnets: what they inherit, then {seeds} trainings of each by itself")
-        inherited = [evaluate(shared, run.path, genome, 0, 0)[0] for genome in genomes]
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            todo = [(genome, seed) for seed in range(seeds) for genome in genomes]
-            tasks = [pool.submit(evaluate, overrides, run.path, genome, seed, experiment.training.epochs)
-                     for genome, seed in todo]  # fmt: skip
-            done = [task.result() for task in tasks]
-    alone = [[error for error, _ in done[seed * subnets : (seed + 1) * subnets]] for seed in range(seeds)]
+        inherited = [evaluate(shared, run.path, genome, 0, 0, epochs)[0] for genome in genomes]
+        extremes = [
+            [evaluate(shared, run.path, genome, 0, 0, epochs)[0] for genome in extreme(space)]
+            for extreme in (largest, smallest)
+        ]
+        todo = [(genome, seed) for seed in range(seeds) for genome in genomes if kept.get(genome, seed) is None]
+        tasks = [pool.submit(evaluate, overrides, run.path, genome, seed, epochs, epochs) for genome, seed in todo]
+        for (genome, seed), task in zip(todo, tasks, strict=True):
+            kept.add(genome, seed, task.result())
+        tasks = [pool.submit(evaluate, shared, run.path, genome, 0, warm, epochs) for genome in genomes if warm]
+        warmed = [task.result()[0] for task in tasks]
+    done = [[kept.get(genome, seed) or (float("nan"), 0.0) for genome in genomes] for seed in range(seeds)]
+    alone = [[error for error, _ in row] for row in done]
     return {
         **rank_correlation(inherited, alone),
+        **({"tau_warm": rank_correlation(warmed, alone)["tau"]} if warm else {}),
         "families": [f"{each['stem']}-{each['block']}-{each['head']}" for each in largest(space)],
+        "inherited_by_largest": extremes[0],
+        "inherited_by_smallest": extremes[1],
         "supernet_seconds": supernet_s,
-        "stand_alone_seconds": sum(seconds for _, seconds in done) / seeds,
+        "stand_alone_seconds": sum(seconds for row in done for _, seconds in row) / seeds,
         "subnets": [
             {"genome": genome, "inherited": inherited[place], "stand_alone": [row[place] for row in alone]}
             for place, genome in enumerate(genomes)
@@ -201,6 +248,8 @@ def main() -> None:
 
 
 SET = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Of the experiment.")
+FOLDER = click.option("--folder", type=click.Path(path_type=Path), default=ROOT / "runs" / "supernet",
+                      help="Of the two runs, and of trainings by themselves.")  # fmt: skip
 JSON = click.option("--json", "as_json", is_flag=True, help="All figures.")
 
 
@@ -208,11 +257,16 @@ JSON = click.option("--json", "as_json", is_flag=True, help="All figures.")
 @click.option("--subnets", type=click.IntRange(3), default=30, help="Random subnets to compare.")
 @click.option("--seeds", type=click.IntRange(1), default=2, help="Trainings of each by itself; their mean counts.")
 @click.option("--processes", type=click.IntRange(1), default=2, help="That train them.")
+@click.option("--warm", type=click.IntRange(0), default=0, help="Epochs after inheriting, compared too; 0: none.")
+@FOLDER
 @SET
 @JSON
-def kendall(subnets: int, seeds: int, processes: int, overrides: tuple[str, ...], as_json: bool) -> None:
+def kendall(
+    subnets: int, seeds: int, processes: int, warm: int, folder: Path, overrides: tuple[str, ...], as_json: bool
+) -> None:
     """Rank correlation between inherited and stand-alone error."""
-    found = {"machine": machine(), **measure((*GENES, *overrides), subnets, seeds, processes)}
+    folder.mkdir(parents=True, exist_ok=True)
+    found = {"machine": machine(), **measure((*GENES, *overrides), subnets, seeds, processes, warm, folder)}
     if as_json:
         click.echo(json.dumps(found, indent=1))
         return
@@ -222,17 +276,19 @@ def kendall(subnets: int, seeds: int, processes: int, overrides: tuple[str, ...]
     for each in sorted(found["subnets"], key=lambda it: it["inherited"]):
         alone = " ".join(f"{error:.4f}" for error in each["stand_alone"])
         click.echo(f"  inherited {each['inherited']:.4f}  stand-alone {alone}  {each['genome']['block']}")
-    for name in ("tau", "tau_of_one_seed", "tau_between_seeds"):
+    for name in ("largest", "smallest"):
+        click.echo(f"inherited by the {name}: {' '.join(f'{error:.4f}' for error in found[f'inherited_by_{name}'])}")
+    for name in ("tau", "tau_of_one_seed", "tau_between_seeds", "tau_warm"):
         click.echo(f"{name} {found[name]:.2f}" if name in found else f"{name} -")
-    click.echo(f"seconds on one core: supernet {found['supernet_seconds']:.0f}, all trainings of a seed "
-               f"{found['stand_alone_seconds']:.0f}")  # fmt: skip
+    click.echo(f"seconds on one core: supernet (what was left of its training) {found['supernet_seconds']:.0f}, all "
+               f"trainings of a seed {found['stand_alone_seconds']:.0f}")  # fmt: skip
 
 
 @main.command()
 @click.option("--evaluations", type=click.IntRange(3), default=60, help="Candidates of each search.")
 @click.option("--ranks", type=click.IntRange(2), default=3, help="MPI ranks; rank 0 coordinates.")
 @click.option("--limit-minutes", type=click.FloatRange(0, min_open=True), default=60.0, help="Of one job.")
-@click.option("--folder", type=click.Path(path_type=Path), default=ROOT / "runs" / "supernet", help="Of the two runs.")
+@FOLDER
 @SET
 @JSON
 def race(

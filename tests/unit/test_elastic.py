@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from mpinas.models import cnn3d
-from mpinas.models.elastic import Supernet, largest, smallest
+from mpinas.models.elastic import Supernet, largest, settle, smallest
 from mpinas.training.export import export_onnx, onnx_difference
 
 SHAPE = (8, 24, 24)
@@ -50,14 +50,19 @@ def test_a_subnet_by_itself_computes_what_the_supernet_does(shape):
         supernet.train()(frames, genome).square().sum().backward()
         network = supernet.eval().subnet(genome)
         assert type(network) is cnn3d.Network
+        with torch.no_grad():
+            ours, shared = network(frames), supernet(frames, genome)
+        assert ours.shape == (3, 3)
+        assert torch.allclose(ours, shared, atol=1e-6, rtol=0), genome
+        assert settle(network) is network
         expected = cnn3d.Network(genome, shape, 3).state_dict()
         assert {name: (t.shape, t.dtype) for name, t in network.state_dict().items()} == {
             name: (t.shape, t.dtype) for name, t in expected.items()
         }
         with torch.no_grad():
-            ours, shared = network(frames), supernet(frames, genome)
-        assert ours.shape == (3, 3)
-        assert torch.allclose(ours, shared, atol=1e-6, rtol=0), genome
+            assert torch.allclose(network(frames), shared, atol=1e-4, rtol=1e-4), genome
+        assert all(parameter.requires_grad for parameter in network.parameters())
+        assert not any(module.training for module in network.modules())
     assert all(torch.isfinite(p.grad).all() for p in supernet.parameters() if p.grad is not None)
 
 
@@ -71,6 +76,7 @@ def test_a_subnet_keeps_nothing_of_the_supernet(supernet, tmp_path):
         for tensor in supernet.state_dict().values():
             tensor.zero_()
     assert torch.equal(network(frames), before)
+    settle(network)
     export_onnx(network, tuple(frames.shape[1:]), tmp_path / "model.onnx", {})
     assert onnx_difference(network, tmp_path / "model.onnx", frames.numpy()) < 1e-4
 
@@ -90,6 +96,7 @@ def test_the_supernet_is_as_large_as_its_largest_networks_and_what_these_lack(su
     alone = Supernet(one, SHAPE, 2)
     (genome,) = largest(one)
     expected = sum(p.numel() for p in cnn3d.Network(genome, SHAPE, 2).parameters())
+    expected += genome["head_width"]  # scales of the head's normalisation, whose biases are the layer's
     assert sum(p.numel() for p in alone.parameters()) == expected
     assert set(supernet.stems) == {"fold", "conv3d"}
     kinds = ("plain", "separable", "inverted")
@@ -155,7 +162,7 @@ def test_channels_are_the_first_kernels_the_centre_blocks_the_first(supernet):
     assert torch.equal(narrow["features.3.body.1.bias"], whole["features.3.body.1.bias"][:8])
     shallow = weights_of(supernet, depth1=1)
     assert torch.equal(shallow["features.3.body.0.weight"], whole["features.4.body.0.weight"]), "the second stage"
-    assert torch.equal(weights_of(supernet, head_width=16)["head.1.weight"], whole["head.1.weight"][:16])
+    assert torch.equal(weights_of(supernet, head_width=16)["head.1.0.weight"], whole["head.1.0.weight"][:16])
     assert torch.equal(weights_of(supernet, head_width=16)["head.3.weight"], whole["head.3.weight"][:, :16])
 
 
@@ -194,10 +201,13 @@ def test_subnets_of_every_expansion_are_plain_networks_equal_to_the_last_bit(sup
         frames = frames_for(genome)
         network = moved(supernet, genome).subnet(genome)
         assert type(network) is cnn3d.Network
+        with torch.no_grad():
+            assert torch.equal(network(frames), supernet(frames, genome))
+            settled = settle(network)(frames)
         plain = cnn3d.Network(genome, SHAPE, 2).eval()
         plain.load_state_dict(network.state_dict())
         with torch.no_grad():
-            assert torch.equal(plain(frames), supernet(frames, genome))
+            assert torch.equal(plain(frames), settled)
 
 
 def test_training_a_smaller_expansion_leaves_the_other_channels_alone(supernet):
@@ -229,12 +239,12 @@ def test_a_camera_frame_meets_the_same_weights_however_many_are_folded(window, c
 def test_a_spot_of_the_camera_meets_the_same_weights_through_every_grid(supernet, field, cells, pixels):
     genome = {**BASE, "stages": 1, "width2": 8, "head": "grid", "field": field}
     assert cnn3d.grid(genome) == (pixels // 2, cells)
-    finest = supernet.get_parameter("heads.fold-plain-grid-1.0.weight").view(32, 16, 6, 6)
+    finest = supernet.get_parameter("heads.fold-plain-grid-1.hidden.0.weight").view(32, 16, 6, 6)
     each_pixel = finest.repeat_interleave(4, 2).repeat_interleave(4, 3) / 16  # 24 x 24: a place is 4 pixels wide
     margin = (24 - field) // 2
     seen = each_pixel[:, :, margin : margin + cells * pixels, margin : margin + cells * pixels]
     expected = seen.reshape(32, 16, cells, pixels, cells, pixels).sum((3, 5))
-    found = supernet.subnet(genome).state_dict()["head.1.weight"].view(32, 16, cells, cells)
+    found = supernet.subnet(genome).state_dict()["head.1.0.weight"].view(32, 16, cells, cells)
     assert torch.allclose(found, expected, atol=1e-6)
 
 
@@ -250,12 +260,48 @@ def test_training_mode_moves_the_statistics_of_the_channels_used_only(supernet):
     assert torch.equal(mean, before)
 
 
+def test_the_heads_normalisation_is_that_of_the_neurons_used_and_settles_once(supernet):
+    genome = {**BASE, "head_width": 16}
+    supernet.train()(frames_for(genome, 8), genome)
+    mean = supernet.get_buffer("heads.fold-plain-mean-2.hidden.1.running_mean")
+    assert mean[:16].abs().min() > 0
+    assert torch.equal(mean[16:], torch.zeros(16))
+    network = settle(supernet.eval().subnet(genome))
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in settle(network).state_dict().items())
+
+
+def test_what_a_smaller_field_leaves_out_does_not_move_the_sums(supernet):
+    """Of a smaller picture's cells, or fewer channels, the head makes numbers of the same order."""
+    for changed in ({"field": 12}, {"field": 24}, {"width2": 8}, {"stem_width": 8}):
+        genome = {**BASE, "head": "grid", **changed}
+        frames = frames_for(genome, 32)
+        network = supernet.train().subnet(genome)
+        sums = network.head[1](network.head[0](network._pool(network.features(in_the_middle(network, frames)))))
+        assert sums.mean(0).abs().max() < 1e-4
+        assert (sums.std(0) - 1).abs().max() < 0.1
+
+
+def in_the_middle(network, frames):
+    """What the network's first layer sees, in a network that folds frames and does not scale."""
+    side = network._field
+    return frames[:, :, network._top : network._top + side, network._left : network._left + side].float() / 255
+
+
+def test_every_subnet_answers_the_constant_it_is_told_to_begin_with(supernet):
+    supernet.answer(torch.tensor([0.25, -3.0]))
+    rng = np.random.default_rng(2)
+    for genome in (SPACE.sample(rng) for _ in range(5)):
+        with torch.no_grad():
+            assert torch.allclose(supernet.eval()(frames_for(genome), genome), torch.tensor([[0.25, -3.0]] * 3))
+
+
 def test_gradients_reach_the_weights_used_and_no_others(supernet):
     genome = {**BASE, "stem_width": 8, "head": "grid"}
     supernet(frames_for(genome), genome).sum().backward()
     stem = supernet.get_parameter("stems.fold.0.weight").grad
     assert stem[:8].abs().sum() > 0
     assert torch.equal(stem[8:], torch.zeros_like(stem[8:]))
-    assert supernet.get_parameter("heads.fold-plain-grid-2.0.weight").grad.abs().sum() > 0
+    assert supernet.get_parameter("heads.fold-plain-grid-2.hidden.0.weight").grad.abs().sum() > 0
     used = {name for name, p in supernet.named_parameters() if p.grad is not None}
     assert {name.split(".")[1] for name in used} == {"fold", "fold-plain", "fold-plain-grid-2"}

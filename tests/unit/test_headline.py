@@ -299,3 +299,17 @@ def test_who_wins_the_race():
     assert (lost["ratio"], lost["reached"]["supernet"]) == (None, None)
     nothing = supernet.verdict({"scratch": scratch[:1], "supernet": fast})
     assert (nothing["goal"], nothing["ratio"]) == (0.0, None)
+
+
+def test_trainings_by_themselves_are_kept_by_network_seed_and_settings(tmp_path: Path):
+    experiment = supernet.read_experiment(ROOT / "examples" / "demo.toml")
+    longer = supernet.read_experiment(ROOT / "examples" / "demo.toml", ["training.epochs=40"])
+    file = tmp_path / "alone.jsonl"
+    kept = supernet.Kept(file, experiment)
+    assert kept.get({"a": 1}, 0) is None
+    assert kept.add({"a": 1}, 0, (0.25, 3.0)) == (0.25, 3.0)
+    kept.add({"a": 2}, 0, (0.5, 1.0))
+    again = supernet.Kept(file, experiment)
+    assert [again.get({"a": a}, 0) for a in (1, 2)] == [(0.25, 3.0), (0.5, 1.0)]
+    assert again.get({"a": 1}, 1) is None
+    assert supernet.Kept(file, longer).get({"a": 1}, 0) is None

@@ -8,6 +8,7 @@ from mpinas import config
 from mpinas.models import cnn3d
 from mpinas.models.elastic import Supernet, largest, smallest
 from mpinas.tasks import Samples, make_task
+from mpinas.tasks.kinds import Regression
 from mpinas.training.checkpoint import Unusable, read_archive, unpack, write_checkpoint
 from mpinas.training.collectives import SerialCollectives
 from mpinas.training.loop import Abandoned, Diverged, Watch
@@ -15,6 +16,7 @@ from mpinas.training.recipe import Epochs, Recipe
 from mpinas.training.supernet import (
     RECALIBRATION_BATCHES,
     Sandwich,
+    begin_with_constant,
     checkpoint_of,
     draw_subnets,
     identity,
@@ -91,6 +93,23 @@ def test_subnets_learn_together_and_are_judged_with_inherited_weights(task, samp
     assert min(untrained) > 0.7
 
 
+def test_it_begins_with_the_answer_that_costs_least():
+    targets = np.array([[0.9, 1.2], [1.3, 0.8], [1.1, 1.6]], np.float32)
+    supernet = Supernet(SPACE, SHAPE, 2)
+    begin_with_constant(supernet, Regression(), torch.from_numpy(targets))
+    for genome in (*largest(SPACE), *smallest(SPACE)):
+        answers = supernet.eval()(torch.zeros((2, 1, 8, 8), dtype=torch.uint8), genome).detach()
+        np.testing.assert_allclose(answers.numpy(), np.tile(targets.mean(0), (2, 1)), atol=1e-4)
+
+
+def test_it_begins_with_the_shares_of_classes(task):
+    supernet = fresh()
+    begin_with_constant(supernet, task, torch.tensor([0, 0, 1, 2, 2, 2, *range(10)]))
+    answers = supernet.eval()(torch.zeros((1, 1, 8, 8), dtype=torch.uint8), smallest(SPACE)[0]).detach()
+    expected = torch.tensor([3, 2, 4, 1, 1, 1, 1, 1, 1, 1]) / 16
+    torch.testing.assert_close(answers.softmax(1)[0], expected, atol=1e-3, rtol=0)
+
+
 def test_families_take_turns_and_a_step_is_the_same_whenever_it_is_drawn():
     supernet, how = fresh(), settings(subnets=5)
     steps = [draw_subnets(supernet, how, step) for step in range(12)]
@@ -111,8 +130,8 @@ def one_step(task, samples, **how):
 
 def test_the_smallest_learns_from_the_largest_and_from_targets(task, samples):
     stem, block, head = (largest(SPACE)[0][name] for name in ("stem", "block", "head"))
-    only_small = f"heads.{stem}-{block}-{head}-1.0.weight"  # the head of one stage: the largest has two
-    both = f"heads.{stem}-{block}-{head}-2.0.weight"
+    only_small = f"heads.{stem}-{block}-{head}-1.last.weight"  # the head of one stage: the largest has two
+    both = f"heads.{stem}-{block}-{head}-2.last.weight"
     weights = {
         d: [net.get_parameter(only_small) for net in one_step(task, samples, distillation=d)] for d in (0.0, 1.0)
     }
