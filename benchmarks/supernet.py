@@ -180,7 +180,10 @@ class Kept:
 def measure(
     overrides: tuple[str, ...], subnets: int, seeds: int, processes: int, warm: int, folder: Path
 ) -> dict[str, Any]:
-    """Train a supernet, on from its checkpoint, then compare. `warm`: epochs after which subnets that go on are compared, too; 0: none do."""
+    """Train a supernet, on from its checkpoint, then compare.
+
+    `warm`: epochs after which subnets that go on from what they inherit are compared, too; 0: none do.
+    """
     from mpinas.models.elastic import largest, smallest
     from mpinas.training.candidate import Files
     from mpinas.training.collectives import SerialCollectives

@@ -144,7 +144,7 @@ class Supernet(nn.Module):
         return network.train(self.training)
 
     def _empty(self, genome: Genome) -> cnn3d.Network:
-        """The network of `genome`, its head normalised: shapes, no numbers, and nothing drawn from torch's generator."""
+        """The network of `genome`, its head normalised: shapes, no numbers, nothing drawn from torch's generator."""
         if self.space.repair(genome) != genome:
             raise ValueError(f"not of the supernet's space: {genome}")
         with torch.device("meta"):
