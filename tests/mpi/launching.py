@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -32,15 +33,16 @@ def run_mpi(
     env: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run `mpirun -n RANKS python ARGUMENTS` in `cwd` to its end, or to the time-out; the finished process."""
-    done = subprocess.run(
-        [*mpirun_command(ranks), sys.executable, *arguments],
-        cwd=cwd,
-        env=mpi_environment(**(env or {})),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+    command = [*mpirun_command(ranks), sys.executable, *arguments]
+    environment = mpi_environment(**(env or {}))
+    # a session of its own, as that of a terminal: the job makes it nice, and all of it can be ended
+    with subprocess.Popen(command, cwd=cwd, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                          start_new_session=True) as process:  # fmt: skip
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)  # mpirun alone may be a wrapper, whose job would go on
+            raise
     if check:
-        assert done.returncode == 0, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
+        assert process.returncode == 0, f"exit {process.returncode}\n{output}\n{errors}"
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
