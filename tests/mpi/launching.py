@@ -28,7 +28,7 @@ def run_mpi(
     ranks: int,
     *arguments: str,
     cwd: Path,
-    timeout: float = 240,
+    timeout: float = 500,
     check: bool = True,
     env: dict[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:

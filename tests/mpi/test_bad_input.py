@@ -99,7 +99,7 @@ def test_one_line_and_exit_code_2(mpirun, tmp_path, case):
     (tmp_path / "nothing").mkdir()
     (tmp_path / "shut.hdf5").symlink_to("shut.hdf5")  # a loop: nobody can read it, root neither
     before = {path.name for path in tmp_path.iterdir()}
-    done = mpirun(2, "-m", "mpinas", "search", name, "--run", "run", check=False, env=environment, timeout=60)
+    done = mpirun(2, "-m", "mpinas", "search", name, "--run", "run", check=False, env=environment, timeout=200)
     assert done.returncode == 2, done.stdout + done.stderr
     lines = [line for line in (done.stdout + done.stderr).splitlines() if line.startswith("mpinas: error: ")]
     assert len(lines) == 1, done.stdout + done.stderr

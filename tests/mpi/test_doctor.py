@@ -21,7 +21,7 @@ def doctor(*arguments: str, cwd: Path, **environment: str) -> subprocess.Complet
     """Without a launcher, as on a login node."""
     return subprocess.run(
         [sys.executable, "-m", "mpinas", "doctor", *arguments], cwd=cwd, env=mpi_environment(**environment),
-        capture_output=True, text=True, timeout=240, check=False,
+        capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
 
 

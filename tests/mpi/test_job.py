@@ -97,7 +97,7 @@ def test_a_search_at_every_size(mpirun, experiment, tmp_path, ranks):
 
 def test_the_same_job_without_mpirun_and_with_nothing_but_a_file_named_experiment_toml(experiment, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "mpinas"], cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
+        [sys.executable, "-m", "mpinas"], cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False
     )
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").iterdir()
@@ -165,7 +165,7 @@ def test_killed_in_the_middle_and_resumed_nothing_is_lost_or_done_again(experime
 
     before = evaluated_in(run)
     resumed = start(ranks_after, tmp_path, "--resume", "--run", "run")
-    output, _ = resumed.communicate(timeout=240)
+    output, _ = resumed.communicate(timeout=500)
     assert resumed.returncode == 0, output
     assert f"resumed: {len(before)} candidates evaluated before" in output
     check_finished(run, 4)
@@ -197,7 +197,7 @@ def test_asked_to_stop_it_puts_trainings_aside_and_goes_on_later_from_there(expe
     assert 0 < epochs < 60
     check_all_gone(tmp_path)
     again = start(3, tmp_path, "--resume", "--run", "run", "--set", "search.evaluations=2")
-    output, _ = again.communicate(timeout=240)
+    output, _ = again.communicate(timeout=500)
     assert again.returncode == 0, output
     check_finished(run, 2)
     progress = [e.epoch for _, e in journal.read(RunFolder(run).journal_file)
@@ -256,7 +256,7 @@ def test_a_job_that_died_before_its_first_event_is_resumed(experiment, tmp_path)
     RunFolder.create(tmp_path / "run", read_experiment(experiment))
     done = subprocess.run(
         [sys.executable, "-m", "mpinas", "search", "--resume", "--run", "run", "--set", "search.evaluations=2"],
-        cwd=tmp_path, env=mpi_environment(), capture_output=True, text=True, timeout=240, check=False,
+        cwd=tmp_path, env=mpi_environment(), capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     check_finished(tmp_path / "run", 2)
@@ -277,7 +277,7 @@ def test_a_signal_that_comes_while_data_are_read_ends_the_job_once_it_can(experi
     (tmp_path / "task.py").write_text(EARLY)
     done = subprocess.run(
         [sys.executable, "-m", "mpinas", "search", str(experiment), "--run", "run", "--set", "task.name=task.py:Early"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False,
+        cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
     assert done.returncode == 75, done.stderr
     assert "SIGUSR2: stopping" in done.stdout
@@ -361,10 +361,10 @@ def test_results_can_be_read_while_the_job_runs_and_a_finished_run_can_be_made_l
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     assert json.loads(shown.stdout)["counts"]["EVALUATED"] >= 2
-    output, _ = job.communicate(timeout=240)
+    output, _ = job.communicate(timeout=500)
     assert job.returncode == 0, output
     longer = start(3, tmp_path, "--resume", "--run", "run", "--set", "search.evaluations=6")
-    output, _ = longer.communicate(timeout=240)
+    output, _ = longer.communicate(timeout=500)
     assert longer.returncode == 0, output
     check_finished(run, 6)
 
@@ -433,7 +433,7 @@ def test_killed_after_a_promotion_the_training_goes_on_from_the_checkpoint(exper
         os.kill(pid, signal.SIGKILL)
     job.communicate(timeout=30)
     resumed = start(3, tmp_path, "--resume", "--run", "run")
-    output, _ = resumed.communicate(timeout=240)
+    output, _ = resumed.communicate(timeout=500)
     assert resumed.returncode == 0, output
     check_finished(run, 4)
     history = history_of(run)
