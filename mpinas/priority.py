@@ -13,8 +13,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _SESSION = Path("/proc/self/autogroup")
-#: Of trainers, and of the session that they are in.
 TRAINER_NICENESS = 10
+#: Of the session of all ranks: rank 0 is in it, and must not starve where other sessions are busy (ADR 16).
+RANKS_SESSION_NICENESS = 5
 #: Of what writes models for the device: before trainers, which wait for it.
 EXPORTER_NICENESS = 5
 

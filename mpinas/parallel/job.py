@@ -31,7 +31,7 @@ from mpinas.parallel import world as mpi
 from mpinas.parallel.layout import describe, largest_group, trainers_of
 from mpinas.parallel.stop_signals import StopSignals
 from mpinas.parallel.watch import Watch
-from mpinas.priority import TRAINER_NICENESS, nice_process, session_made_nice
+from mpinas.priority import RANKS_SESSION_NICENESS, TRAINER_NICENESS, nice_process, session_made_nice
 from mpinas.search import SearchSpace, make_search
 from mpinas.slurm.walltime import ask_scontrol, job_end
 
@@ -228,7 +228,7 @@ class Desk:
                 self.folder.prepare()
             self._stack.callback(self.folder.clear_exports)  # once the exporters are gone
             if self.experiment.edge.bridge == "local":
-                self._stack.enter_context(session_made_nice(TRAINER_NICENESS))
+                self._stack.enter_context(session_made_nice(RANKS_SESSION_NICENESS))
             self.device = self._stack.enter_context(closing(self._open_edge()))
             self.n_exporters = self.experiment.edge.exporters_on(len(os.sched_getaffinity(0)))
             log, environment = self.folder.logs / "exporter.log", child_environment(os.environ)
