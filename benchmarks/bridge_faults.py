@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "bridge")]
 
 from faults import FAULTS, Fault, Outcome, try_fault  # noqa: E402 - from the tests' folder
+from pages import replace_table  # noqa: E402
 
 BEGIN, END = "<!-- faults: begin -->", "<!-- faults: end -->"
 #: Long faults are waited for by at most so many trials at once, begun one after the other.
@@ -65,7 +66,7 @@ def main() -> None:
     else:
         print(table(outcomes, left_out, commands))
     if arguments.write:
-        _replace(arguments.write, table(outcomes, left_out, commands))
+        replace_table(arguments.write, BEGIN, END, table(outcomes, left_out, commands))
     if any(_bad(each) for tried in outcomes.values() for each in tried):
         sys.exit(1)
 
@@ -118,14 +119,6 @@ def _try(fault: Fault, seed: int, wait_s: float) -> Outcome:
 def _bad(outcome: Outcome) -> bool:
     allowed = next(fault.errors for fault in FAULTS.values() if fault.name == outcome.fault)
     return bool(outcome.lost or outcome.twice or outcome.hung or outcome.errors > allowed or outcome.back_s > 5.0)
-
-
-def _replace(page: Path, text: str) -> None:
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        sys.exit(f"{page} lacks the lines {BEGIN} and {END}: the table goes between them")
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "mpi")]
 
 from job_faults import FAULTS, RANKS, STALL_S, Outcome, trial, why_not  # noqa: E402 - from the tests' folder
+from pages import replace_table  # noqa: E402
 
 BEGIN, END = "<!-- job faults: begin -->", "<!-- job faults: end -->"
 #: Faults that are slow to show: fewer of them are asked for.
@@ -62,7 +63,7 @@ def main(trials: int, only: tuple[str, ...], record: Path, page: Path | None, as
     text = table(outcomes)
     click.echo(json.dumps([asdict(each) for each in outcomes], indent=1) if as_json else text)
     if page is not None:
-        replace(page, text)
+        replace_table(page, BEGIN, END, text)
     if not all(map(good, outcomes)):
         sys.exit(1)
 
@@ -115,14 +116,6 @@ def table(outcomes: Iterable[Outcome]) -> str:
 def spread(outcomes: list[Outcome], of: Callable[[Outcome], float | None]) -> str:
     found = [value for each in outcomes if (value := of(each)) is not None]
     return f"{statistics.median(found):.1f} s / {max(found):.1f} s" if found else "-"
-
-
-def replace(page: Path, text: str) -> None:
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        sys.exit(f"{page} lacks the lines {BEGIN} and {END}: the table goes between them")
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

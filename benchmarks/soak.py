@@ -34,6 +34,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "mpi")]
 
 from job_faults import FAULTS, MORE_FAULTS, TASK, Job, outlived  # noqa: E402
+from pages import replace_table  # noqa: E402
 from soak_figures import Ended, History, Record, Sample, Strike, good, table  # noqa: E402
 
 from mpinas.coordination import events as ev  # noqa: E402
@@ -107,7 +108,7 @@ def main(minutes: float, seed: int, pace: float, path: Path, page: Path | None, 
     text = table(record, WARM_UP_S * pace, LEAST_S * pace) + "\n" + how(pace)
     click.echo(json.dumps([asdict(each) for each in record]) if as_json else text)
     if page is not None:
-        replace_table(page, text)
+        replace_table(page, BEGIN, END, text)
     if not good(record):
         sys.exit(1)
 
@@ -352,14 +353,6 @@ def how(pace: float) -> str:
         f"\nFilled by `python benchmarks/soak.py{paced}`, {date.today()}, {os.cpu_count()} cores; warm-up "
         f"{warm_up:g} minutes, lives of at least {least:g} minutes after it."
     )
-
-
-def replace_table(page: Path, text: str) -> None:
-    before, begin, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        sys.exit(f"{page} lacks the lines {BEGIN} and {END}: the table goes between them")
-    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

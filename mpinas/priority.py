@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _SESSION = Path("/proc/self/autogroup")
+#: Of a trainer's process.
 TRAINER_NICENESS = 10
 #: Of the session of all ranks: rank 0 is in it, and must not starve where other sessions are busy (ADR 16).
 RANKS_SESSION_NICENESS = 5

@@ -76,15 +76,17 @@ class Heritage:
             return self._subnet(genome, training, batch_size)
         trained = load_weights(self.networks.build(self.baseline), self.baseline_file)
         model = self.networks.inherit(genome, trained).to(self.device)
-        shown = training.middle(self.networks.shape(genome)[0])
-        recalibrate(model, shown, batch_size, SerialCollectives(), self.device)
+        self._take_statistics(model, genome, training, batch_size)
         return model
 
     def _subnet(self, genome: Genome, training: Samples, batch_size: int) -> nn.Module:
         model = self.supernet().subnet(genome).to(self.device)
+        self._take_statistics(model, genome, training, batch_size)
+        return settle(model)
+
+    def _take_statistics(self, model: nn.Module, genome: Genome, training: Samples, batch_size: int) -> None:
         shown = training.middle(self.networks.shape(genome)[0])
         recalibrate(model, shown, batch_size, SerialCollectives(), self.device)
-        return settle(model)
 
     def teacher(self, genome: Genome, training: Samples, batch_size: int) -> Teacher | None:
         """Whom the network of a genome learns from, if it is to learn from anybody.
