@@ -121,6 +121,8 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     checkpoint_seconds: Annotated[float, Meta(ge=0)] = 30.0
     #: A rank that gives no sign of life for so long ends the job.
     stall_seconds: Annotated[float, Meta(ge=10)] = 60.0
+    #: A rank that lives, and is at work without getting on for so long (as in a driver that hangs), does as well.
+    hang_seconds: Annotated[float, Meta(ge=10)] = 3600.0
 
 
 class Supernet(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -455,6 +457,7 @@ batch_size = 32              # of the whole group
 # threads = 0                # CPU threads of one trainer; 0: its share of the node's cores
 # checkpoint_seconds = 30    # write a training's checkpoint at the end of an epoch, when the last is so old
 # stall_seconds = 60         # a rank that gives no sign of life for so long ends the job
+# hang_seconds = 3600        # a rank that is at work and takes no training step for so long does, too
 
 # [supernet]                 # for strategy "supernet" and "warm", and teacher = "supernet"
 # epochs = 60

@@ -29,6 +29,7 @@ from mpinas.history.run_folder import RunFolder, plan_of, terms_of
 from mpinas.history.warm_start import start_genomes
 from mpinas.parallel import world as mpi
 from mpinas.parallel.layout import describe, largest_group, trainers_of
+from mpinas.parallel.standstill import Post
 from mpinas.parallel.stop_signals import StopSignals
 from mpinas.parallel.watch import Watch
 from mpinas.priority import RANKS_SESSION_NICENESS, TRAINER_NICENESS, nice_process, session_made_nice
@@ -64,13 +65,13 @@ def run(arguments: Arguments) -> bool:
     """
     began = time.time()
     StopSignals.hold()
-    world, post = mpi.start(), mpi.Post()
+    world, post = mpi.start(), Post()
     with mpi.whole_or_nothing(world, post):
         return _run(world, arguments, post, began)
     raise AssertionError("unreachable: the job was ended")
 
 
-def _run(world: Any, arguments: Arguments, post: mpi.Post, began: float) -> bool:
+def _run(world: Any, arguments: Arguments, post: Post, began: float) -> bool:
     rank, size = world.Get_rank(), world.Get_size()
     experiment, path = mpi.on_rank_0(world, lambda: read_arguments(arguments))
     trainers, plan = trainers_of(size), plan_of(experiment)
@@ -98,7 +99,8 @@ def _run(world: Any, arguments: Arguments, post: mpi.Post, began: float) -> bool
     position = _position_on_node(world, trains)
     largest = largest_group(len(trainers), plan.group_size, plan.group_size_max)
     control, ended = world.Dup(), False
-    watch = Watch(world, experiment.training.stall_seconds, RunFolder(path).journal_file, post)
+    training = experiment.training
+    watch = Watch(world, training.stall_seconds, training.hang_seconds, RunFolder(path).journal_file, post)
     with ExitStack() as stack:
         desk: list[Desk] = []
         # before the data are read: exporters and device take seconds to start, too
@@ -318,7 +320,7 @@ class Desk:
             raise mpi.Stalled(f"told to go, {', '.join(f'rank {rank}' for rank in gone) or 'some ranks'} did not")
         return ledger.finished is not None
 
-    def _serial_channel(self, means: Means, coordinator: Coordinator, stop: StopSignals, post: mpi.Post) -> Any:
+    def _serial_channel(self, means: Means, coordinator: Coordinator, stop: StopSignals, post: Post) -> Any:
         """Of a world of one: it looks at clock and signals while it trains, for nobody else does."""
         from mpinas.parallel.channel import SerialChannel
         from mpinas.parallel.group import Grouping

@@ -16,7 +16,7 @@ from mpinas.coordination.ledger import NO_DEVICE, UNEXPECTED
 from mpinas.history.run_folder import RunFolder
 from mpinas.parallel.channel import TrainerEnd
 from mpinas.parallel.group import Grouping
-from mpinas.parallel.world import Post
+from mpinas.parallel.standstill import Post
 from mpinas.training.candidate import Files, Paused, Trainer
 from mpinas.training.collectives import Collectives
 from mpinas.training.devices import device_trouble
@@ -59,6 +59,7 @@ class Crew:
                 leads = order.members[0] == self.rank
                 work = self._work_of(order, say if leads else _say_nothing, should_stop, should_pause)
                 self.post.work = "the supernet" if order.candidate == msg.SUPERNET else f"candidate {order.candidate}"
+                self.post.step()
                 outcome = self.grouping.together(order.members, work)
                 self.post.work = ""
                 if isinstance(outcome, Failure) and outcome.reason in (NO_DEVICE, UNEXPECTED):
@@ -85,22 +86,34 @@ class Crew:
         trainer = self.trainer
         if isinstance(order, msg.TrainSupernet):
             shared = Files(self.folder.supernet_file, self.folder.supernet_checkpoint_file)
-            watch = _watch(order, say, should_stop)
+            watch = self._watch(order, say, should_stop)
             return lambda group: trainer.train_supernet(group, order.seed, order.epochs, shared, watch)
         genome, weights = order.genome, self.folder.weights_file(order.candidate)
         match order:
             case msg.Evaluate(seed=seed):
                 epochs = Epochs(order.epochs_done, order.epochs, order.epochs_full)
                 files = Files(weights, self.folder.checkpoint_file(order.candidate))
-                watch = _watch(order, say, should_stop, should_pause)
+                watch = self._watch(order, say, should_stop, should_pause)
                 return lambda group: trainer.evaluate(group, genome, seed, epochs, files, watch)
             case msg.Retrain(seed=seed, epochs=length):
-                watch = _watch(order, say, should_stop)
+                watch = self._watch(order, say, should_stop)
                 return lambda group: trainer.retrain(group, genome, seed, length, watch)
             case msg.Assess():
                 onnx, shard = self.folder.onnx_file(order.candidate), self.folder.shard_file(order.candidate)
                 metadata = {"candidate": str(order.candidate), "genome": msgspec.json.encode(genome).decode()}
                 return lambda group: trainer.assess(group, genome, weights, onnx, shard, metadata)
+
+    def _watch(
+        self,
+        order: msg.Evaluate | msg.Retrain | msg.TrainSupernet,
+        say: Say,
+        should_stop: Test,
+        should_pause: Test | None = None,
+    ) -> Watch:
+        def on_epoch(epoch: int, error: float) -> None:
+            say(msg.Progress(*_identity(order), epoch, order.epochs, error))
+
+        return Watch(on_epoch, should_stop, should_pause, self.post.step)
 
 
 #: The report on each kind of order: that it is done, that it failed.
@@ -128,18 +141,6 @@ def _answer(order: Work, outcome: Outcome | Failure, say: Say) -> None:
 def _identity(order: Work) -> tuple[int, int, int]:
     """What every report on an order begins with."""
     return order.members[0], order.candidate, order.attempt
-
-
-def _watch(
-    order: msg.Evaluate | msg.Retrain | msg.TrainSupernet,
-    say: Say,
-    should_stop: Test,
-    should_pause: Test | None = None,
-) -> Watch:
-    def on_epoch(epoch: int, error: float) -> None:
-        say(msg.Progress(*_identity(order), epoch, order.epochs, error))
-
-    return Watch(on_epoch, should_stop, should_pause)
 
 
 def _say_nothing(report: msg.Report) -> None:

@@ -16,6 +16,9 @@ from typing import Any
 from mpinas.parallel import world as mpi
 from mpinas.parallel.neighbours import Vigil, report_the_dead
 from mpinas.parallel.pulse import PULSE_S, Pulse
+from mpinas.parallel.standstill import Post, Standstill
+
+GOES_ON = "the job ends here, and `mpinas search --resume --run DIR` goes on"
 
 
 class Watch:
@@ -25,19 +28,23 @@ class Watch:
     ----------
     limit_s
         For how long a rank may give no sign of life.
+    hang_s
+        For how long a rank may be at work without getting on.
     journal
         Tells what a dead rank was at.
     post
         What this rank is at.
     """
 
-    def __init__(self, world: Any, limit_s: float, journal: Path, post: mpi.Post) -> None:
+    def __init__(self, world: Any, limit_s: float, hang_s: float, journal: Path, post: Post) -> None:
         from mpi4py import MPI
 
         self._world = world
         self._pulses = world.Dup()
         self._limit_s = limit_s
+        self._hang_s = hang_s
         self.post = post
+        self._standstill = Standstill(post, hang_s)
         node = world.Split_type(MPI.COMM_TYPE_SHARED)
         process_ids = dict(node.allgather((world.Get_rank(), os.getpid())))
         node.Free()
@@ -47,7 +54,7 @@ class Watch:
     def over_trainers(self, trainers: tuple[int, ...]) -> Iterator[tuple[Pulse, float]]:
         """On rank 0: their pulse, to be felt in its loop, and for how long one may be silent."""
         others = [rank for rank in trainers if rank != self._world.Get_rank()]
-        with closing(Vigil(self._report_the_dead, (PULSE_S, self._look_at_neighbours))):
+        with closing(Vigil(self._report_the_dead, (PULSE_S, self._look))):
             yield Pulse(self._pulses, others), self._limit_s
 
     @contextmanager
@@ -58,19 +65,22 @@ class Watch:
         limit_s = self._limit_s + (0.0 if rank == 1 else mpi.ABORT_S)
 
         def listen() -> None:
-            self._look_at_neighbours()
+            self._look()
             pulse.beat()
             if pulse.silent(limit_s):
                 mpi.end_job(
                     self._world,
                     f"rank 0 has given no sign of life for {limit_s:g} s, says rank {rank} on {socket.gethostname()}"
-                    f"{self.post}; the job ends here, and `mpinas search --resume --run DIR` goes on",
+                    f"{self.post}; {GOES_ON}",
                 )
 
         with closing(Vigil(self._report_the_dead, (PULSE_S, listen))):
             yield
 
-    def _look_at_neighbours(self) -> None:
-        """Some launchers do not end a job when a rank has died."""
+    def _look(self) -> None:
+        """Some launchers do not end a job when a rank has died; none sees that a main thread hangs."""
         if self._report_the_dead():
             mpi.end_job(self._world, "the job ends here")
+        if self._standstill.look():
+            who = f"rank {self._world.Get_rank()} on {socket.gethostname()}{self.post}"
+            mpi.end_job(self._world, f"{who}, has not got on for {self._hang_s:g} s (training.hang_seconds); {GOES_ON}")

@@ -9,12 +9,12 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from mpinas.errors import UserError, disk_error, disk_trouble
 from mpinas.parallel.neighbours import claim, say
+from mpinas.parallel.standstill import Post
 
 T = TypeVar("T")
 
@@ -25,17 +25,6 @@ UNFINISHED = 75
 
 class Stalled(Exception):  # noqa: N818 - the outcome of the whole job
     """A rank gives no sign of life: the job ends, and can go on."""
-
-
-@dataclass(slots=True)
-class Post:
-    """What a rank is at, for whoever has to say what it was at."""
-
-    #: "candidate 7", as far as there is one.
-    work: str = ""
-
-    def __str__(self) -> str:
-        return f", at work on {self.work}" if self.work else ""
 
 
 class LeaveAlike(Exception):  # noqa: N818 - a way out, not an error

@@ -34,6 +34,7 @@ class Abandoned(Exception):  # noqa: N818 - an outcome, not an error of the prog
 class Watch:
     """Who looks on. `on_epoch(epoch, validation error)`, epochs counted in all, after each epoch on every rank.
 
+    `on_check` is called every few steps, on every rank: the training gets on.
     `should_stop` and `should_pause` are asked on the leader only, the latter between two epochs; it is None, on all
     ranks alike, where there is no pausing.
     """
@@ -41,6 +42,7 @@ class Watch:
     on_epoch: Callable[[int, float], None] = lambda epoch, error: None
     should_stop: Callable[[], bool] = lambda: False
     should_pause: Callable[[], bool] | None = None
+    on_check: Callable[[], None] = lambda: None
 
 
 #: Steps between two looks at whether to stop; every look costs a small allreduce.
@@ -95,7 +97,7 @@ def train(
             schedule.step()
             step += 1
             if step % CHECK_STEPS == 1 or step % steps_per_epoch == 0:
-                check(loss, group, watch.should_stop)
+                check(loss, group, watch)
         group.average_buffers(model)
         metrics = judge(model, task, validation, group, recipe)
         detach(model)
@@ -150,9 +152,10 @@ def take(
     return inputs, torch.from_numpy(samples.targets[indices]).to(device)
 
 
-def check(loss: torch.Tensor, group: Collectives, should_stop: Callable[[], bool]) -> None:
+def check(loss: torch.Tensor, group: Collectives, watch: Watch) -> None:
     """Leave on all ranks alike, when one rank's loss has blown up or the leader was told to stop."""
-    stop = group.rank == 0 and should_stop()
+    watch.on_check()
+    stop = group.rank == 0 and watch.should_stop()
     flags = group.sum(torch.tensor([float(not torch.isfinite(loss)), float(stop)]))
     if flags[1] > 0:
         raise Abandoned("told to stop")

@@ -122,7 +122,7 @@ def train_supernet(
             schedule.step()
             step += 1
             if step % CHECK_STEPS == 1 or step % steps_per_epoch == 0:
-                check(loss, group, watch.should_stop)
+                check(loss, group, watch)
         group.average_buffers(supernet)
         watch.on_epoch(epoch, judge_subnet(supernet, largest(supernet.space)[0], task, samples, group, recipe)["error"])
         if epoch < epochs.until and watch.should_pause and leader_says(watch.should_pause, group):

@@ -284,6 +284,35 @@ def test_a_signal_that_comes_while_data_are_read_ends_the_job_once_it_can(experi
     assert not ordered(tmp_path / "run")
 
 
+HANGS = """
+import threading
+from pathlib import Path
+from mpinas.examples.digits import DigitsTask
+
+class Hangs(DigitsTask):
+    def loss(self, outputs, targets):
+        try:
+            Path("hung").touch(exist_ok=False)  # one rank, once
+        except FileExistsError:
+            return super().loss(outputs, targets)
+        threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_a_rank_that_trains_alone_and_hangs_ends_the_job_which_can_go_on(mpirun, experiment, tmp_path, ranks):
+    """The process lives, and gives its signs of life."""
+    (tmp_path / "task.py").write_text(HANGS)
+    settings = ["--set", "training.group_size=1", "--set", "training.hang_seconds=10"]
+    run = ["--run", "run", "--set", "task.name=task.py:Hangs", *settings]
+    ended = mpirun(ranks, "-m", "mpinas", "search", str(experiment), *run, check=False)
+    assert ended.returncode == 75, ended.stdout + ended.stderr
+    who = r"rank \d on \S+, at work on candidate \d, has not got on for 10 s \(training.hang_seconds\)"
+    assert re.search(who, ended.stderr)
+    mpirun(ranks, "-m", "mpinas", "search", "--resume", "--run", "run")
+    check_finished(tmp_path / "run", 4)
+
+
 def test_a_journal_is_replayed_before_the_ranks_count_signs_of_life(mpirun, experiment, tmp_path):
     """A long one takes longer than a rank may be silent. This one cannot be: all leave alike, before they are ready."""
     folder = RunFolder.create(tmp_path / "run", read_experiment(experiment, ()))
