@@ -151,20 +151,25 @@ def check_all_gone(folder: Path) -> None:
     assert processes_of(folder) == [], "children outlived the job"
 
 
-@pytest.mark.parametrize("ranks_after", [3, 2])
-def test_killed_in_the_middle_and_resumed_nothing_is_lost_or_done_again(experiment, tmp_path, ranks_after):
+def kill_mpirun_and_all_ranks(job: subprocess.Popen, folder: Path) -> None:
+    """Relay, agent and exporters must find out themselves."""
+    for pid in [job.pid, *processes_of(folder)]:
+        command = Path(f"/proc/{pid}/cmdline")
+        if command.exists() and b"edge_bridge" not in command.read_bytes() and b"exporter" not in command.read_bytes():
+            os.kill(pid, signal.SIGKILL)
+    job.communicate(timeout=30)
+
+
+@pytest.mark.parametrize(("ranks_after", "group_size"), [(3, 2), (2, 2), (3, 1)])
+def test_killed_in_the_middle_and_resumed_nothing_is_lost_or_done_again(experiment, tmp_path, ranks_after, group_size):
     run = tmp_path / "run"
     job = start(3, tmp_path, str(experiment), "--run", "run")
     until(lambda: len(evaluated_in(run)) >= 2, job)
-    for pid in [job.pid, *processes_of(tmp_path)]:
-        command = Path(f"/proc/{pid}/cmdline")
-        if command.exists() and b"edge_bridge" not in command.read_bytes() and b"exporter" not in command.read_bytes():
-            os.kill(pid, signal.SIGKILL)  # mpirun and all ranks; relay, agent and exporter must find out themselves
-    job.communicate(timeout=30)
+    kill_mpirun_and_all_ranks(job, tmp_path)
     check_all_gone(tmp_path)
 
     before = evaluated_in(run)
-    resumed = start(ranks_after, tmp_path, "--resume", "--run", "run")
+    resumed = start(ranks_after, tmp_path, "--resume", "--run", "run", "--set", f"training.group_size={group_size}")
     output, _ = resumed.communicate(timeout=500)
     assert resumed.returncode == 0, output
     assert f"resumed: {len(before)} candidates evaluated before" in output
@@ -309,7 +314,7 @@ def test_a_rank_that_trains_alone_and_hangs_ends_the_job_which_can_go_on(mpirun,
     assert ended.returncode == 75, ended.stdout + ended.stderr
     who = r"rank \d on \S+, at work on candidate \d, has not got on for 10 s \(training.hang_seconds\)"
     assert re.search(who, ended.stderr)
-    mpirun(ranks, "-m", "mpinas", "search", "--resume", "--run", "run")
+    mpirun(ranks, "-m", "mpinas", "search", "--resume", "--run", "run", "--set", "training.hang_seconds=3600")
     check_finished(tmp_path / "run", 4)
 
 
@@ -534,8 +539,10 @@ def test_on_the_shared_sample_files_with_a_test_file_without_labels(mpirun, tmp_
 
 
 @pytest.fixture
-def private_bridge(tmp_path):
-    """A relay on private sockets with two devices, "a" and "b"; its connection file."""
+def private_bridge(request):
+    """A relay on private sockets with two devices, "a" and "b", with the options that are its parameter; its
+    connection file."""
+    options = getattr(request, "param", ())
     folder = Path(tempfile.mkdtemp(prefix="two-", dir="/tmp"))  # a socket's path must be short
     file = folder / "BRIDGE.json"
     processes = []
@@ -549,7 +556,7 @@ def private_bridge(tmp_path):
 
     run("relay", "--local", str(folder))
     for name in ("a", "b"):
-        run("device", str(file), "--name", name, "--state", str(folder / f"state-{name}"))
+        run("device", str(file), "--name", name, "--state", str(folder / f"state-{name}"), *options)
     yield file
     for process in processes:
         process.stdin.close()
@@ -579,3 +586,30 @@ def test_two_devices_in_one_search(mpirun, experiment, tmp_path, private_bridge,
             assert {name: verdict["accepted"] for name, verdict in candidate["quality"].items()} == dict.fromkeys(
                 "ab", True
             )
+
+
+def outcome(run: Path) -> dict:
+    """All that a killed and an unbroken run must agree in."""
+    found = results.as_dict(results.load(RunFolder(run)), RunFolder(run))
+    told = ("genome", "state", "metrics", "objectives", "test_error")
+    return {"front": found["front"], **{it["id"]: {what: it[what] for what in told} for it in found["candidates"]}}
+
+
+@pytest.mark.parametrize("private_bridge", [("--no-reference",)], indirect=True)  # what it knows it does not doubt
+def test_with_one_group_a_search_that_is_killed_and_resumed_finds_what_the_unbroken_one_finds(
+    experiment, tmp_path, private_bridge
+):
+    """The device remembers, so that latencies, too, are the same. Where the kill strikes is not in the test's hands."""
+    settings = ("--set", "search.evaluations=8", "--set", "search.algorithm=nsga2")
+    search = (str(experiment), "--edge", str(private_bridge), "--set", 'edge.devices=["a"]', *settings, "--run")
+    whole = start(3, tmp_path, *search, "whole")
+    output, _ = whole.communicate(timeout=500)
+    assert whole.returncode == 0, output
+    run = tmp_path / "killed"
+    job = start(3, tmp_path, *search, "killed")
+    until(lambda: len(evaluated_in(run)) >= 5, job)
+    kill_mpirun_and_all_ranks(job, tmp_path)
+    resumed = start(3, tmp_path, "--resume", "--run", "killed", "--edge", str(private_bridge))
+    output, _ = resumed.communicate(timeout=500)
+    assert resumed.returncode == 0, output
+    assert outcome(run) == outcome(tmp_path / "whole")

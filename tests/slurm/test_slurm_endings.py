@@ -15,6 +15,8 @@ gpus = 2
 cores = 3
 partitions = [{name = "main"}]
 """
+#: The same, with rank 0 on another node.
+AND_A_COORDINATOR = TWO_GPUS.replace("main", "gpu") + 'coordinator = {partition = "cpu", cores = 1}'
 #: One rank on each node that a job has.
 A_RANK_A_NODE = """
 cores = 1
@@ -50,13 +52,58 @@ def test_a_walltime_of_two_minutes_ends_in_peace_and_the_requeued_job_finishes(o
     assert set(epochs_trained(submission.run).values()) == {1}, "half-trained candidates go on where they were"
 
 
+def evaluating(submission):
+    """Waits until a candidate is evaluated, and others are under way."""
+    until(lambda: sum(evaluations(submission.run).values()) >= 1, 300, "nothing was evaluated")
+
+
+def went_on_once(job, submission, trainers):
+    assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("COMPLETED", "0:0", "1"), submission.output()
+    check_finished(submission.run, 4)
+    assert begun(submission.run) == [trainers] * 2
+
+
+def test_a_heterogeneous_job_that_is_told_to_save_goes_back_into_the_queue_as_a_whole(three_nodes, submission):
+    submission.prepare(evaluations=4, epochs=6, epoch_s=1.0)
+    script = submission.script(AND_A_COORDINATOR, 1, layout="heterogeneous")
+    number = three_nodes.submit(script, cwd=submission.folder)
+    evaluating(submission)
+    three_nodes.run("scancel", "--signal=USR2", str(number))
+    job = three_nodes.wait(number, 280)
+    went_on_once(job, submission, 2)
+    assert "ended with code 75; back into the queue, to go on" in submission.output()
+    assert set(epochs_trained(submission.run).values()) == {1}, "half-trained candidates go on where they were"
+
+
+#: Sends signal $1 to rank $2. srun and relay, agent and exporters are no ranks.
+TO_RANK = """
+for process in /proc/[0-9]*; do
+  grep -qzx "SLURM_PROCID=$2" $process/environ && grep -q python $process/comm && grep -qzx search $process/cmdline &&
+    kill -$1 ${process#/proc/} && told=yes
+done
+[ -n "$told" ]
+"""
+
+
+@pytest.mark.parametrize(("signal", "rank"), [("KILL", 0), ("KILL", 2), ("STOP", 0), ("STOP", 1)])
+def test_a_rank_that_is_killed_or_stopped_is_named_and_the_job_goes_on(one_node, submission, signal, rank):
+    submission.prepare(evaluations=4, epochs=6, epoch_s=1.0)
+    number = one_node.submit(submission.script(TWO_GPUS, 1), cwd=submission.folder)
+    evaluating(submission)
+    one_node.machine.run("sh", "-c", TO_RANK, "to-rank", signal, str(rank))
+    job = one_node.wait(number, 280)
+    went_on_once(job, submission, 2)
+    named = {"KILL": rf"rank {rank} on \S+ \(process", "STOP": rf"rank {rank}\b.* has given no sign of life for"}
+    assert re.search(named[signal], submission.output()), submission.output()
+
+
 @pytest.mark.skipif("MPINAS_LONG_TESTS" not in os.environ, reason="takes minutes each: set MPINAS_LONG_TESTS=1")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("place", [0, 1], ids=["the coordinator's", "a trainer's"])
 def test_a_node_whose_link_is_cut_is_replaced(three_nodes, submission, place):
     submission.prepare(evaluations=4, epochs=6, epoch_s=1.0)
     number = three_nodes.submit(submission.script(A_RANK_A_NODE, 2), cwd=submission.folder)
-    until(lambda: sum(evaluations(submission.run).values()) >= 1, 300, "nothing was evaluated")
+    evaluating(submission)
     hosts = three_nodes.run("scontrol", "show", "hostnames", three_nodes.job(number)["NodeList"]).stdout.split()
     assert len(hosts) == 2
     three_nodes.cut(hosts[place])
@@ -64,9 +111,7 @@ def test_a_node_whose_link_is_cut_is_replaced(three_nodes, submission, place):
         job = three_nodes.wait(number, 400)
     finally:
         three_nodes.mend(hosts[place])
-    assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("COMPLETED", "0:0", "1"), submission.output()
+    went_on_once(job, submission, 1)
     others = three_nodes.run("scontrol", "show", "hostnames", job["NodeList"]).stdout.split()
     assert len(others) == 2
     assert hosts[place] not in others
-    check_finished(submission.run, 4)
-    assert begun(submission.run) == [1, 1]

@@ -12,14 +12,6 @@ SEATS = Path(__file__).with_name("seats_program.py")
 #: What stands in the job scripts for the search.
 SEARCH = "python -m mpinas search"
 
-#: Two trainers with a GPU each on one node, rank 0 on another.
-TWO_GPUS_AND_A_COORDINATOR = """
-gpus = 2
-cores = 3
-partitions = [{name = "gpu"}]
-coordinator = {partition = "cpu", cores = 1}
-"""
-
 
 @pytest.fixture
 def submission(tmp_path):
@@ -38,17 +30,22 @@ def test_a_search_started_by_srun(one_node, submission):
     assert begun(submission.run) == [2]
 
 
-def finished(slurm, submission, script):
+def finished(slurm, submission, script, limit_s=280):
     number = slurm.submit(script, cwd=submission.folder)
-    job = slurm.wait(number, 280)
+    job = slurm.wait(number, limit_s)
     assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("COMPLETED", "0:0", "0"), submission.output()
 
 
-def test_a_search_by_a_heterogeneous_job(three_nodes, submission):
-    script = submission.script(TWO_GPUS_AND_A_COORDINATOR, 1, layout="heterogeneous")
-    finished(three_nodes, submission, script)
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("system", "layout", "trainers"),
+    [("generic-cpu", "extra-task", 7), ("generic-gpu", "extra-task", 4), ("generic-gpu", "heterogeneous", 4)],
+)
+def test_a_search_by_a_shipped_job_script(three_nodes, submission, system, layout, trainers):
+    script = submission.script(system, 1, layout=layout)
+    finished(three_nodes, submission, script, limit_s=500)
     check_finished(submission.run, 4)
-    assert begun(submission.run) == [2]
+    assert begun(submission.run) == [trainers]
 
 
 def seats(submission):
