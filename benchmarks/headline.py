@@ -7,6 +7,7 @@ that is not there yet, one after the other; stopped and called again, it goes on
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shlex
@@ -46,6 +47,11 @@ class Kind:
     experiment: str
     settings: tuple[str, ...] = ()
 
+    def digest(self) -> str:
+        """Of what is done: runs of an experiment file that has been changed since are not of this kind any more."""
+        content = msgspec.toml.decode((ROOT / self.experiment).read_bytes())
+        return hashlib.sha256(msgspec.json.encode((self.command, content, self.settings), order="sorted")).hexdigest()
+
 
 #: Long enough for candidates and the published 3D CNN to learn most of what they can.
 CNN = ("search.evaluations=30", 'search.precision=["fp32", "int8"]', "training.epochs=30")
@@ -69,6 +75,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     kind: str
     seed: int
     command: str
+    #: See `Kind.digest`.
+    experiment: str
     machine: str
 
 
@@ -102,7 +110,10 @@ class Job:
 
     def record(self) -> Record:
         command = ["mpirun", "--oversubscribe", "-n", str(self.ranks), "python", "-m", "mpinas", *self.arguments()]
-        return Record(kind=self.kind, seed=self.seed, command=shlex.join(command), machine=machine())
+        return Record(
+            kind=self.kind, seed=self.seed, command=shlex.join(command), experiment=KINDS[self.kind].digest(),
+            machine=machine(),
+        )  # fmt: skip
 
 
 def check_made_alike(job: Job) -> None:
@@ -110,8 +121,9 @@ def check_made_alike(job: Job) -> None:
     if not job.run.path.exists():
         return
     found = read_record(job.record_file)
-    if found is None or found.command != job.record().command:
-        was = "an unknown command" if found is None else found.command
+    wanted = job.record()
+    if found is None or (found.command, found.experiment) != (wanted.command, wanted.experiment):
+        was = "an unknown command" if found is None else f"{found.command}, or with another experiment file"
         raise UserError(f"{job.run.path}: begun by {was}; remove it, or name another --folder")
 
 
@@ -147,9 +159,13 @@ def finished_runs(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def added(record: Path, runs: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """What `record` has and these runs, which replace those of the same name; `record` has them all afterwards."""
+    """What `record` has and these runs, which replace those of the same name; `record` has them all afterwards.
+
+    Without those of an experiment that is another one now.
+    """
     known = json.loads(record.read_text()) if record.exists() else []
-    found = {run["name"]: run for run in (*known, *runs)}
+    current = {name: kind.digest() for name, kind in KINDS.items()}
+    found = {run["name"]: run for run in (*known, *runs) if run["experiment"] == current[run["kind"]]}
     ordered = [found[name] for name in sorted(found)]
     record.write_text(json.dumps(ordered, indent=1) + "\n")
     return ordered

@@ -158,12 +158,13 @@ class Kept:
     def __init__(self, file: Path, experiment: Experiment) -> None:
         self._file = file
         told = msgspec.json.encode((experiment.task, experiment.training, experiment.search.seed))
-        self._of = hashlib.sha256(told).hexdigest()
+        #: Of what all trainings here have in common.
+        self.digest = hashlib.sha256(told).hexdigest()
         lines = file.read_text().splitlines() if file.exists() else []
         self._found = {line["of"]: (line["error"], line["seconds"]) for line in map(json.loads, lines)}
 
     def _key(self, genome: Genome, seed: int) -> str:
-        return f"{self._of} {seed} {json.dumps(genome, sort_keys=True)}"
+        return f"{self.digest} {seed} {json.dumps(genome, sort_keys=True)}"
 
     def get(self, genome: Genome, seed: int) -> tuple[float, float] | None:
         """None: not trained yet."""
@@ -192,7 +193,7 @@ def measure(
     experiment = read_experiment(ROOT / EXPERIMENT, overrides)
     shared, epochs = (*overrides, "search.strategy=supernet"), experiment.training.epochs
     kept = Kept(folder / "alone.jsonl", experiment)
-    run = RunFolder(folder / "shared")
+    run = RunFolder(folder / f"shared-{kept.digest[:12]}")  # never one that has learned from other samples
     run.path.mkdir(exist_ok=True)
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         of, space = trainer(shared, run.path)

@@ -20,7 +20,7 @@ from torch import nn
 
 from mpinas.errors import UserError
 from mpinas.models.axes import Axes, Factor, Followed, flat, keep_whole, leaves_of
-from mpinas.models.protocol import TRAINING_GENES, Shape
+from mpinas.models.protocol import Shape
 from mpinas.search import Genome, SearchSpace
 
 KEEPS = (0.75, 0.5, 0.25, 0.125)
@@ -45,15 +45,13 @@ class Compressed:
 
 
 def space() -> SearchSpace:
-    """Genes `method` and `keep`, the share of channels that is left of each layer; trained as the baseline is.
+    """Genes `method` and `keep`, the share of channels that is left of each layer; all are trained as the baseline is.
 
     "prune" keeps the most important channels of the trained baseline, "distill" learns from it in a network of the
     same narrow shape, "quantise" keeps all of it.
     """
     methods = ["prune", "distill", "quantise"]
-    return SearchSpace(
-        {"method": methods, "keep": [*KEEPS, 1.0], **{name: [value] for name, value in TRAINING_GENES.items()}}, _repair
-    )
+    return SearchSpace({"method": methods, "keep": [*KEEPS, 1.0]}, _repair)
 
 
 def _repair(genome: Genome) -> Genome:

@@ -71,7 +71,15 @@ def make_space(
     UserError
         The space, a gene or a choice is unknown.
     """
-    space = _open(name).search_space(input_shape)
+    opened = _open(name)
+    try:
+        space = opened.search_space(input_shape)
+    except UserError:
+        raise
+    except Exception as error:  # the user's own code
+        raise UserError(
+            f"search.space = {name!r} has no genes for samples of {input_shape}: {type(error).__name__}: {error}"
+        ) from error
     genes = {gene.name for gene in space.genes}
     if name != "compressed" and (taken := sorted(genes & RESERVED)):
         raise UserError(f"search.space = {name!r}: a gene must not be called {taken[0]!r}: it has a meaning of its own")
@@ -94,7 +102,8 @@ def make_supernet(networks: Networks, space: SearchSpace) -> Supernet:
     make = getattr(_open(networks.space), "supernet", None)
     if make is None:
         raise UserError(
-            f'search.space = {networks.space!r} has no supernet: use strategy = "scratch", or the space cnn3d'
+            f"search.space = {networks.space!r} has no supernet: use the space cnn3d, or leave search.strategy and "
+            'training.teacher without "supernet"'
         )
     supernet = make(space, networks.input_shape, networks.outputs)
     if not isinstance(supernet, Supernet):

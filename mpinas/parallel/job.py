@@ -20,7 +20,7 @@ from mpinas.coordination import events as ev
 from mpinas.coordination.coordinator import Coordinator
 from mpinas.coordination.ledger import ENDED, Ledger
 from mpinas.coordination.lifecycle import State
-from mpinas.coordination.messages import Order, Report
+from mpinas.coordination.messages import Evaluate, Order, Report
 from mpinas.coordination.plan import Plan
 from mpinas.errors import UserError
 from mpinas.history.journal import Journal
@@ -332,9 +332,11 @@ class Desk:
         crew = Crew(0, trainer_of(means, self.experiment, self.folder), self.folder, Grouping(), post)
 
         def execute(order: Order, say: Callable[[Report], None]) -> None:
-            crew.execute(order, say, lambda: stop.at_once, should_pause)
+            # what cannot be put aside between two epochs is left at once; the supernet has its checkpoint
+            pauses = isinstance(order, Evaluate)
+            crew.execute(order, say, (lambda: stop.at_once) if pauses else told_to_end, told_to_end)
 
-        def should_pause() -> bool:
+        def told_to_end() -> bool:
             return bool(stop.caught or coordinator.time_over(time.time()))
 
         return SerialChannel(execute, crew.ready())

@@ -15,6 +15,7 @@ from mpinas.history.run_folder import RunFolder
 from mpinas.models import Networks, baseline_genome, make_supernet
 from mpinas.search import Genome, SearchSpace
 from mpinas.tasks import Samples, Task
+from mpinas.tasks.kinds import Regression
 from mpinas.training.artifact import calibration_of
 from mpinas.training.candidate import Trainer
 from mpinas.training.deployed import Deployed
@@ -46,11 +47,28 @@ def gather_means(
     if experiment.training.teacher.endswith(".onnx"):
         _check_teacher(Path(experiment.training.teacher), task)
     device = local_device(experiment.training.device, experiment.training.threads, *position)
-    samples = task.load()
-    if len(samples[0]) < largest_group:
+    samples, test = _read(task, f"task.name = {experiment.task.name!r}")
+    if len(samples[0]) < 2 * largest_group:  # of one sample BatchNorm takes no statistics
         raise UserError(f"task.train: {len(samples[0])} training samples are too few for groups of "
-                        f"{largest_group}; set training.group_size_max")  # fmt: skip
-    return Means(task, space, samples, task.load_test(), device)
+                        f"{largest_group}, two for each rank; set training.group_size_max")  # fmt: skip
+    return Means(task, space, samples, test, device)
+
+
+def _read(task: Task, where: str) -> tuple[tuple[Samples, Samples], Samples | None]:
+    """Training and validation samples, and those of the test. Raises UserError where the task's own code fails."""
+    try:
+        training, validation = task.load()
+        test = task.load_test()
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise UserError(f"{where}: its data cannot be loaded: {type(error).__name__}: {error}") from error
+    for part in (training, validation, test):
+        if isinstance(task, Regression) and part is not None and part.targets is not None:
+            expected = (len(part), task.outputs)
+            if part.targets.shape != expected:  # torch would compare each with each, and warn
+                raise UserError(f"{where}: targets are {part.targets.shape} and must be {expected}")
+    return (training, validation), test
 
 
 def _check_teacher(file: Path, task: Task) -> None:

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from mpinas import config
-from mpinas.models import TRAINING_GENES, Networks
+from mpinas.models import Networks
 from mpinas.search import Genome
 from mpinas.tasks import Samples, Task
 from mpinas.training.artifact import calibration_of, precision_of, write_artifact
@@ -265,7 +265,7 @@ class Trainer:
         )  # fmt: skip
 
     def _recipe(self, genome: Genome, epochs: Epochs, seed: int) -> Recipe:
-        genes = {**TRAINING_GENES, **genome}
+        genes = {**self.heritage.training_genes, **genome}
         return Recipe(
             epochs=epochs,
             batch_size=self.batch_size,

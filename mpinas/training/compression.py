@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from mpinas.config import Experiment
-from mpinas.models import TRAINING_GENES
 from mpinas.models.compressed import KEEPS
 from mpinas.search import Genome
 
@@ -37,8 +36,8 @@ def compressed(experiment: Experiment, methods: Sequence[str], baseline: str) ->
 def _genomes(method: str) -> Iterator[Genome]:
     if method == "quantise":
         for precision in ("fp16", "int8"):
-            yield {"method": method, "keep": 1.0, "precision": precision, "distillation": 0.0, **TRAINING_GENES}
+            yield {"method": method, "keep": 1.0, "precision": precision, "distillation": 0.0}
         return
     for keep in KEEPS:
         share = DISTILLED if method == "distill" else 0.0
-        yield {"method": method, "keep": keep, "precision": "fp32", "distillation": share, **TRAINING_GENES}
+        yield {"method": method, "keep": keep, "precision": "fp32", "distillation": share}

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mpinas.models import Networks
+from mpinas.models import TRAINING_GENES, Networks
 from mpinas.models.elastic import Supernet, settle
 from mpinas.search import Genome
 from mpinas.tasks import Samples
@@ -63,6 +63,11 @@ class Heritage:
     make_supernet: Callable[[], Supernet] | None = None
     _supernet: Supernet | None = field(default=None, init=False)
     _teacher: Teacher | None = field(default=None, init=False)
+
+    @property
+    def training_genes(self) -> Genome:
+        """How a network is trained whose genome does not say it; one made from the baseline: as the baseline."""
+        return {**TRAINING_GENES, **(self.baseline if self.networks.compressed else {})}
 
     def network(self, genome: Genome, training: Samples, batch_size: int) -> nn.Module:
         """The network of a genome on the device, with the weights that its training begins with.

@@ -47,6 +47,17 @@ def no_lines(data):
         data[name] = data[name][:0]
 
 
+OWN = """
+from mpinas.examples.digits import DigitsTask
+from mpinas.tasks.kinds import Regression
+
+class Lost(DigitsTask):
+    def load(self):
+        raise FileNotFoundError("sparks.npz")
+
+class Flat(Regression, DigitsTask):
+    pass
+"""
 CASES = {
     "no such experiment": ("missing.toml", None, {}, "no such experiment file"),
     "unknown key": ("e.toml", DIGITS + "[search]\nevaluatoins = 3\n", {}, "did you mean evaluations?"),
@@ -77,6 +88,13 @@ CASES = {
     "empty folder": ("e.toml", LPBF + 'train = "nothing"\n', {}, "no .hdf5 or .h5 file in this folder"),
     "one layer": ("e.toml", LPBF + 'train = "one.hdf5"\n', {}, "1 layer"),
     "bad test file": ("e.toml", LPBF + 'train = "good.hdf5"\ntest = "cut.hdf5"\n', {}, "cut.hdf5"),
+    "a task without its data": (
+        "e.toml",
+        '[task]\nname = "own.py:Lost"\n',
+        {},
+        "FileNotFoundError: sparks.npz",
+    ),
+    "flat targets": ("e.toml", '[task]\nname = "own.py:Flat"\n', {}, "own.py:Flat': targets are (1437,) and must be"),
     "controller set": ("e.toml", DIGITS, {"HOROVOD_CONTROLLER": "gloo"}, "unset it"),
     "thread level": ("e.toml", DIGITS, {"MPI4PY_RC_THREAD_LEVEL": "funneled"}, "MPI_THREAD_MULTIPLE"),
     "bridge missing": ("e.toml", DIGITS + '[edge]\nbridge = "BRIDGE.json"\n', {}, "BRIDGE.json"),
@@ -96,6 +114,7 @@ def test_one_line_and_exit_code_2(mpirun, tmp_path, case):
     write_recording(tmp_path / "one.hdf5", layers=1)
     write_recording(tmp_path / "nan_frame.hdf5", spoil=nan_frames)
     write_recording(tmp_path / "no_lines.hdf5", spoil=no_lines)
+    (tmp_path / "own.py").write_text(OWN)
     (tmp_path / "nothing").mkdir()
     (tmp_path / "shut.hdf5").symlink_to("shut.hdf5")  # a loop: nobody can read it, root neither
     before = {path.name for path in tmp_path.iterdir()}

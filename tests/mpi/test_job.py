@@ -379,6 +379,24 @@ def test_a_world_of_one_puts_its_training_aside_as_well(experiment, tmp_path, wa
     assert results.load(RunFolder(run)).candidates[candidate].epochs_done == epochs > 0
 
 
+def test_a_world_of_one_leaves_the_training_of_its_supernet_as_well(experiment, tmp_path):
+    long = ("supernet.epochs=100000", "search.strategy=supernet", "training.checkpoint_seconds=0")
+    one_family = ('search.genes.stem=["fold"]', 'search.genes.block=["plain"]', 'search.genes.head=["grid"]')
+    settings = [part for each in (*long, *one_family) for part in ("--set", each)]
+    job = subprocess.Popen(
+        [sys.executable, "-m", "mpinas", "search", str(experiment), "--run", "run", *settings],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    try:
+        until(lambda: epoch_seen(tmp_path / "run"), job)
+        job.send_signal(signal.SIGUSR2)
+        output, _ = job.communicate(timeout=120)
+    finally:
+        job.kill()
+    assert job.returncode == 75, output
+    assert RunFolder(tmp_path / "run").supernet_checkpoint_file.is_file()
+
+
 def test_a_walltime_that_is_none_is_refused_in_one_line(mpirun, experiment, tmp_path):
     done = mpirun(2, "-m", "mpinas", "search", str(experiment), "--run", "run", "--time-limit", "soon", check=False)
     assert done.returncode == 2

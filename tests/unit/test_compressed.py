@@ -12,7 +12,6 @@ from mpinas.examples.digits import DigitsCnn
 from mpinas.models import cnn3d, swin3d
 from mpinas.models.baselines import LpbfCnn, LpbfSwin
 from mpinas.models.compressed import KEEPS, build, inherit, space
-from mpinas.models.protocol import TRAINING_GENES
 from mpinas.training.export import export_onnx, onnx_difference
 
 #: Shifted windows, padding, two kinds of heads; every width can be halved twice.
@@ -33,7 +32,7 @@ BASELINES = {
 
 
 def genome(method, keep):
-    return {"method": method, "keep": keep, **TRAINING_GENES}
+    return {"method": method, "keep": keep}
 
 
 def shapes(network):

@@ -40,7 +40,8 @@ from headline_tables import (  # noqa: E402
 SHAPE = (16, 41, 41)
 
 
-def candidate(id_, faster, better, *, accepted=True, test_error=0.1, error=0.2, genome=None):
+def candidate(id_, faster, better, *, accepted=True, test_error=0.1, validation=None, genome=None):
+    """`better`, on the test file, and `validation`: times better than the baseline, whose validation error is 0.4."""
     return {
         "id": id_,
         "genome": genome or {},
@@ -49,13 +50,13 @@ def candidate(id_, faster, better, *, accepted=True, test_error=0.1, error=0.2, 
         "times_better": better,
         "accepted": accepted,
         "test_error": test_error,
-        "objectives": {"error": error, "latency_s": 0.008 / faster},
+        "objectives": {"error": 0.4 / (better if validation is None else validation), "latency_s": 0.008 / faster},
         "latencies_s": {"any": 0.008 / faster},
     }
 
 
 def results(*candidates, front):
-    baseline = candidate(0, 1.0, 1.0, test_error=0.3, error=0.4)
+    baseline = candidate(0, 1.0, 1.0, test_error=0.3)
     return {
         "candidates": [baseline, *candidates],
         "front": front,
@@ -67,27 +68,30 @@ def results(*candidates, front):
 
 def test_headline_figures_of_a_search():
     found = results(
-        candidate(1, 40.0, 0.99),
-        candidate(2, 16.0, 1.0),
-        candidate(3, 10.0, 1.35),
-        candidate(4, 8.8, 1.4),
-        candidate(5, 8.7, 1.5),
+        candidate(1, 40.0, 1.7, validation=0.99),
+        candidate(2, 16.0, 0.97, validation=1.0),
+        candidate(3, 10.0, 1.3, validation=1.36),
+        candidate(4, 8.8, 1.42, validation=1.4),
+        candidate(5, 8.7, 1.38, validation=1.5),
         candidate(6, 20.0, 1.45, accepted=False),
         candidate(7, 90.0, 1.6),
-        front=[0, 1, 2, 3, 4, 5, 6],
+        candidate(8, 80.0, 1.8, test_error=None),
+        front=[0, 1, 2, 3, 4, 5, 6, 8],
     )
     assert of_search(found, trainer_s=12.5, frames=16) == {
         "times_faster": 16.0,
-        "times_better": 1.5,
+        "its_times_better": 0.97,
+        "times_better": 1.38,
         "times_faster_where_better": 10.0,
-        "times_better_where_faster": 1.4,
+        "its_times_better_where_better": 1.3,
+        "times_better_where_faster": 1.42,
         "latency_s": 0.0005,
         "window_s": 0.0008,
         "keeps_up": True,
         "hypervolume": 0.75,
         "trainer_s": 12.5,
-        "evaluated": 8,
-        "refused": 1,
+        "evaluated": 9,
+        "refused": 2,
         "baseline_latency_s": 0.008,
         "baseline_error": 0.3,
     }
@@ -109,8 +113,8 @@ def compressed(method, keep, precision):
 
 def test_compressed_networks_are_compared_on_both_parts_of_the_data():
     found = results(
-        candidate(1, 3.0, 1.2, error=0.5, genome=compressed("prune", 0.125, "fp32")),
-        candidate(2, 2.0, 0.8, error=0.5, test_error=None, genome=compressed("quantise", 1.0, "int8")),
+        candidate(1, 3.0, 1.2, validation=0.8, genome=compressed("prune", 0.125, "fp32")),
+        candidate(2, 2.0, 0.8, validation=0.8, test_error=None, genome=compressed("quantise", 1.0, "int8")),
         {**candidate(3, 9.0, 9.0), "state": "FAILED"},
         front=[1],
     )
@@ -139,8 +143,10 @@ def test_mean_and_deviation_in_words(values, form, said):
 
 def told(kind, seed, figures, **more):
     name = f"{kind}-seed{seed}"
-    return {"kind": kind, "seed": seed, "name": name, "command": f"make {name}", "machine": "a Z80, 1 cores",
-            "simulated": True, "threads": 1, "figures": figures, **more}  # fmt: skip
+    return {
+        "kind": kind, "seed": seed, "name": name, "command": f"make {name}", "machine": "a Z80, 1 cores",
+        "experiment": headline.KINDS[kind].digest(), "simulated": True, "threads": 1, "figures": figures, **more,
+    }  # fmt: skip
 
 
 def searches():
@@ -152,7 +158,7 @@ def searches():
 
 def test_a_row_of_the_headline():
     assert headline_row("wide", searches()) == [
-        "`wide`", "2", "15.0 ± 7.1", "1.30 ± 0.07", "10.0 in 1 of 2", "1.30 ± 0.07",
+        "`wide`", "2", "15.0 ± 7.1", "1.30 ± 0.07", "1.30 ± 0.07", "10.0 in 1 of 2", "1.35 in 1 of 2", "1.30 ± 0.07",
         "0.6 ms ± 0.283 ms", "0.4 ms", "1 of 2",
     ]  # fmt: skip
 
@@ -175,14 +181,14 @@ def test_the_page_says_what_it_stands_on():
     assert "**All data are simulated**" in text
     assert "Machine: a Z80, 1 cores. " in text
     assert "**Missing**, because not run or not ended: paper-seed0, compress-seed0." in text
-    assert "| published (arXiv 2505.19995) |  | 8.8 | 1.35 |" in text
+    assert "| published (arXiv 2505.19995) |  | 8.8 |  | 1.35 |" in text
     assert "| `wide` | 0.750 ± 0.000 | 2 ± 0 | 200 ± 141 | 8 ms ± 0 ms | 0.300 ± 0.000 | 0 |" in text
     assert "make wide-seed0  # wide-seed0\nmake wide-seed1  # wide-seed1\n" in text
     assert KINDS["wide"] in text
     assert KINDS["paper"] not in text
     assert "Compression" not in text
     rows = [line for line in text.splitlines() if line.startswith("|")]
-    assert [line.count("|") for line in rows] == [10, 10, 10, 10, 8, 8, 8], "every row has all columns"
+    assert [line.count("|") for line in rows] == [12, 12, 12, 12, 8, 8, 8], "every row has all columns"
 
 
 def test_real_data_are_not_called_simulated():
@@ -199,6 +205,8 @@ def test_runs_of_other_days_are_kept_and_those_made_anew_replaced(tmp_path):
     anew = told("wide", 0, {"hypervolume": 0.7})
     assert headline.added(record, [anew, told("cnn", 0, {})]) == [told("cnn", 0, {}), anew, earlier[1]]
     assert headline.added(record, []) == [told("cnn", 0, {}), anew, earlier[1]]
+    other = told("paper", 0, {}, experiment="as it was")
+    assert headline.added(record, [other]) == [told("cnn", 0, {}), anew, earlier[1]], "another experiment by that name"
 
 
 def test_without_runs_the_page_says_what_is_missing():

@@ -260,6 +260,17 @@ def test_compressed_networks_begin_as_the_trained_baseline(task, few, tmp_path: 
     assert sum(p.numel() for p in narrow.parameters()) < 0.3 * sum(p.numel() for p in made.parameters())
 
 
+def test_compressed_networks_are_trained_as_the_baseline():
+    swin = baseline_genome("lpbf-swin")
+    assert swin["learning_rate"] == 1e-4
+    compressed = Heritage(Networks("compressed", (16, 8, 8), 2, "lpbf-swin"), CPU, baseline=swin)
+    assert compressed.training_genes["learning_rate"] == 1e-4
+    assert (
+        Heritage(Networks("cnn3d", (16, 8, 8), 2, "lpbf-swin"), CPU, baseline=swin).training_genes["learning_rate"]
+        == 1e-3
+    )
+
+
 def _saved(model: nn.Module, folder: Path) -> Path:
     save_weights(model, folder / "narrow.pt")
     return folder / "narrow.pt"

@@ -59,6 +59,7 @@ def test_what_is_no_task_and_no_space_is_refused(tmp_path: Path):
         "class T:\n    def __init__(self, settings, seed): pass\n    name = 'x'\n"
         "class Bad:\n    def __init__(self, settings, seed): raise ValueError('out of sparks')\n"
         "class S:\n    baseline = None\n"
+        "class N(S):\n    def build(self, genome, shape, outputs): pass\n    def search_space(self, shape): 1 / 0\n"
     )
     with pytest.raises(UserError, match=r"own.py:T' has no 'input_shape': see docs/extending.md"):
         make_task(config.Task(name=f"{tmp_path}/own.py:T"), 0)
@@ -66,6 +67,10 @@ def test_what_is_no_task_and_no_space_is_refused(tmp_path: Path):
         make_task(config.Task(name=f"{tmp_path}/own.py:Bad"), 0)
     with pytest.raises(UserError, match=r"own.py:S' has no 'search_space': see docs/extending.md"):
         make_space(f"{tmp_path}/own.py:S", (8, 8, 8))
+    with pytest.raises(UserError, match=r"own.py:N' has no genes for samples of \(8, 8, 8\): ZeroDivisionError"):
+        make_space(f"{tmp_path}/own.py:N", (8, 8, 8))
+    with pytest.raises(UserError, match=r"cnn3d' has no genes for samples of \(16, 1, 64\)"):
+        make_space("cnn3d", (16, 1, 64))
 
 
 def test_names_of_genes_with_a_meaning_of_their_own_are_refused(tmp_path: Path):
