@@ -94,7 +94,12 @@ CASES = {
         {},
         "FileNotFoundError: sparks.npz",
     ),
-    "flat targets": ("e.toml", '[task]\nname = "own.py:Flat"\n', {}, "own.py:Flat': targets are (1437,) and must be"),
+    "flat targets": (
+        "e.toml",
+        '[task]\nname = "own.py:Flat"\n',
+        {},
+        "own.py:Flat': targets are (958,) and must be (958, 10)",
+    ),
     "controller set": ("e.toml", DIGITS, {"HOROVOD_CONTROLLER": "gloo"}, "unset it"),
     "thread level": ("e.toml", DIGITS, {"MPI4PY_RC_THREAD_LEVEL": "funneled"}, "MPI_THREAD_MULTIPLE"),
     "bridge missing": ("e.toml", DIGITS + '[edge]\nbridge = "BRIDGE.json"\n', {}, "BRIDGE.json"),
