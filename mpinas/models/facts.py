@@ -70,8 +70,12 @@ def described(name: str, input_shape: Shape, outputs: int, baseline: str) -> dic
     genome = baseline_genome(baseline, name)
     try:
         facts = facts_of(genome, Networks(name, input_shape, outputs))
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    except UserError:
+        raise
+    except Exception as error:  # of the user's own network
+        first = str(error).partition("\n")[0]
+        why = first if isinstance(error, ValueError) else f"{type(error).__name__}: {first}"
+        raise UserError(f"baseline {genome['baseline']}: {why}") from error
     return {
         "space": name,
         "input_shape": input_shape,

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mpinas.cli import cli
 from mpinas.errors import UserError
 from mpinas.models import Networks, baseline_genome, make_space
-from mpinas.models.facts import facts_of
+from mpinas.models.facts import described, facts_of
 
 SHAPE, OUTPUTS = (16, 41, 41), 2
 
@@ -91,3 +91,14 @@ def test_an_unknown_space_is_named():
     assert isinstance(error := show("cnn4d").exception, UserError)
     assert "cnn4d" in str(error)
     assert "swin3d-free" in str(error)
+
+
+def test_a_baseline_that_shapes_alone_do_not_run_is_said_in_one_line(tmp_path):
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\nclass Own(nn.Module):\n"
+        "    def __init__(self, shape, outputs): super().__init__()\n"
+        "    def forward(self, frames): return frames.numpy()\n"
+    )
+    with pytest.raises(UserError, match=r"baseline .*own.py:Own: \w+Error: ") as caught:
+        described("cnn3d", (8, 9, 9), 2, f"{tmp_path}/own.py:Own")
+    assert "\n" not in str(caught.value)
