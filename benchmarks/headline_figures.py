@@ -33,7 +33,7 @@ def of_search(results: Results, trainer_s: float, frames: int) -> dict[str, Any]
         Of a window: what the camera takes while one window is worked on.
     """
     baseline = baseline_of(results)
-    members = [it | {"validation": validation_ratio(baseline, it)} for it in found(results)]
+    members = [{**it, "validation": validation_ratio(baseline, it)} for it in found(results)]
     faster = best(members, "times_faster", lambda it: it["validation"] >= 1)
     better = best(members, "validation")
     much_better = best(members, "times_faster", lambda it: it["validation"] >= PUBLISHED["times_better"])
@@ -79,11 +79,11 @@ def of_compression(results: Results) -> list[dict[str, Any]]:
     ]
 
 
-def found(results: Results) -> list[dict[str, Any]]:
+def found(results: Results) -> list[Candidate]:
     """Members of the front with a test error, without the baseline and those whose trained model a device refused."""
     front = set(results["front"]) - {results["baseline"]}
     members = [it for it in results["candidates"] if it["id"] in front and it["accepted"] is not False]
-    return [dict(it) for it in members if it["test_error"] is not None]
+    return [it for it in members if it["test_error"] is not None]
 
 
 def validation_ratio(baseline: Candidate, it: Candidate) -> float:

@@ -44,8 +44,8 @@ def find(kind: Kind, name: str, where: str) -> Any:
         module = _of_file(Path(source)) if source.endswith(".py") else importlib.import_module(source)
     except Exception as error:  # whatever the code of a user does when it is loaded
         raise UserError(
-            f'{where} = {name!r}: {source} cannot be loaded: {_of(error)}; name a file as "path/to/file.py:Name", '
-            'relative to the experiment file, or an installed module as "module:Name"'
+            f"{where} = {name!r}: {source} cannot be loaded: {in_one_line(error)}; name a file as "
+            '"path/to/file.py:Name", relative to the experiment file, or an installed module as "module:Name"'
         ) from error
     try:
         return getattr(module, attribute)
@@ -77,7 +77,7 @@ def _installed(kind: Kind, name: str, where: str) -> Any:
         return found.load()
     except Exception as error:  # whatever the code of a package does when it is loaded
         raise UserError(
-            f"{where} = {name!r}: {found.value} cannot be loaded: {_of(error)}; install it again"
+            f"{where} = {name!r}: {found.value} cannot be loaded: {in_one_line(error)}; install it again"
         ) from error
 
 
@@ -101,7 +101,7 @@ def _of_file(path: Path) -> ModuleType:
     return module
 
 
-def _of(error: Exception) -> str:
+def in_one_line(error: Exception) -> str:
     """An error in one line."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0] or 'no message'}"
 

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mpinas.errors import UserError
 from mpinas.models import Networks, Shape, baseline_genome, make_space
+from mpinas.plugins import in_one_line
 from mpinas.search import Genome
 
 
@@ -73,8 +74,7 @@ def described(name: str, input_shape: Shape, outputs: int, baseline: str) -> dic
     except UserError:
         raise
     except Exception as error:  # of the user's own network
-        first = str(error).partition("\n")[0]
-        why = first if isinstance(error, ValueError) else f"{type(error).__name__}: {first}"
+        why = str(error).partition("\n")[0] if isinstance(error, ValueError) else in_one_line(error)
         raise UserError(f"baseline {genome['baseline']}: {why}") from error
     return {
         "space": name,

@@ -78,7 +78,7 @@ def make_space(
         raise
     except Exception as error:  # the user's own code
         raise UserError(
-            f"search.space = {name!r} has no genes for samples of {input_shape}: {type(error).__name__}: {error}"
+            f"search.space = {name!r} has no genes for samples of {input_shape}: {plugins.in_one_line(error)}"
         ) from error
     genes = {gene.name for gene in space.genes}
     if name != "compressed" and (taken := sorted(genes & RESERVED)):
@@ -139,7 +139,7 @@ def _open(name: str) -> NetworkSpace:
     try:
         space: NetworkSpace = make()
     except Exception as error:  # a user's code
-        raise UserError(f"search.space = {name!r} cannot be made: {type(error).__name__}: {error}") from error
+        raise UserError(f"search.space = {name!r} cannot be made: {plugins.in_one_line(error)}") from error
     missing = [each for each in ("baseline", "search_space", "build") if not hasattr(space, each)]
     if missing:
         raise UserError(f"search.space = {name!r} has no {missing[0]!r}: see docs/extending.md")

@@ -13,6 +13,7 @@ from mpinas.coordination.ledger import BASELINE
 from mpinas.errors import UserError
 from mpinas.history.run_folder import RunFolder
 from mpinas.models import Networks, baseline_genome, make_supernet
+from mpinas.plugins import in_one_line
 from mpinas.search import Genome, SearchSpace
 from mpinas.tasks import Samples, Task
 from mpinas.tasks.kinds import Regression
@@ -62,7 +63,7 @@ def _read(task: Task, where: str) -> tuple[tuple[Samples, Samples], Samples | No
     except (UserError, MemoryError):
         raise
     except Exception as error:
-        raise UserError(f"{where}: its data cannot be loaded: {type(error).__name__}: {error}") from error
+        raise UserError(f"{where}: its data cannot be loaded: {in_one_line(error)}") from error
     for part in (training, validation, test):
         if isinstance(task, Regression) and part is not None and part.targets is not None:
             expected = (len(part), task.outputs)

@@ -18,8 +18,6 @@ from mpinas.parallel.neighbours import Vigil, report_the_dead
 from mpinas.parallel.pulse import PULSE_S, Pulse
 from mpinas.parallel.standstill import Post, Standstill
 
-GOES_ON = "the job ends here, and `mpinas search --resume --run DIR` goes on"
-
 
 class Watch:
     """Of one rank; to be made by all ranks together.
@@ -71,7 +69,7 @@ class Watch:
                 mpi.end_job(
                     self._world,
                     f"rank 0 has given no sign of life for {limit_s:g} s, says rank {rank} on {socket.gethostname()}"
-                    f"{self.post}; {GOES_ON}",
+                    f"{self.post}; {mpi.GOES_ON}",
                 )
 
         with closing(Vigil(self._report_the_dead, (PULSE_S, listen))):
@@ -83,4 +81,6 @@ class Watch:
             mpi.end_job(self._world, "the job ends here")
         if self._standstill.look():
             who = f"rank {self._world.Get_rank()} on {socket.gethostname()}{self.post}"
-            mpi.end_job(self._world, f"{who}, has not got on for {self._hang_s:g} s (training.hang_seconds); {GOES_ON}")
+            mpi.end_job(
+                self._world, f"{who}, has not got on for {self._hang_s:g} s (training.hang_seconds); {mpi.GOES_ON}"
+            )

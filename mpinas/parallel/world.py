@@ -19,6 +19,7 @@ from mpinas.parallel.standstill import Post
 T = TypeVar("T")
 
 
+GOES_ON = "the job ends here, and `mpinas search --resume --run DIR` goes on"
 #: Exit code of a job that has ended in peace before its search: it can go on.
 UNFINISHED = 75
 
@@ -93,7 +94,7 @@ def whole_or_nothing(world: Any, post: Post) -> Iterator[None]:
     except (UserError, LeaveAlike):
         raise
     except Stalled as error:
-        end_job(world, f"{error}; the job ends here, and `mpinas search --resume --run DIR` goes on")
+        end_job(world, f"{error}; {GOES_ON}")
     except KeyboardInterrupt:
         _abort(world, "mpinas: interrupted" if world.Get_rank() == 0 else "", 130)
     except BaseException as error:

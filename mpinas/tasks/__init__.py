@@ -24,7 +24,7 @@ def make_task(settings: config.Task, seed: int) -> Task:
     except UserError:
         raise
     except Exception as error:  # a user's code
-        raise UserError(f"task.name = {settings.name!r} cannot be made: {type(error).__name__}: {error}") from error
+        raise UserError(f"task.name = {settings.name!r} cannot be made: {plugins.in_one_line(error)}") from error
     # `simulated` may open files: its name is enough
     if missing := [each for each in _NEEDED if each not in dir(task)]:
         raise UserError(f"task.name = {settings.name!r} has no {missing[0]!r}: see docs/extending.md")

@@ -67,7 +67,7 @@ class Heritage:
     @property
     def training_genes(self) -> Genome:
         """How a network is trained whose genome does not say it; one made from the baseline: as the baseline."""
-        return {**TRAINING_GENES, **(self.baseline if self.networks.compressed else {})}
+        return self.baseline if self.networks.compressed else TRAINING_GENES
 
     def network(self, genome: Genome, training: Samples, batch_size: int) -> nn.Module:
         """The network of a genome on the device, with the weights that its training begins with.
