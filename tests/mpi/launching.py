@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -43,6 +44,10 @@ def run_mpi(
         except BaseException:
             os.killpg(process.pid, signal.SIGKILL)  # mpirun alone may be a wrapper, whose job would go on
             raise
+    code = process.returncode
     if check:
-        assert process.returncode == 0, f"exit {process.returncode}\n{output}\n{errors}"
-    return subprocess.CompletedProcess(command, process.returncode, output, errors)
+        assert code == 0, f"exit {code}\n{output}\n{errors}"
+    # Open MPI's launcher may crash on its own way out, after it has said how the job ended (seen once)
+    if code == -signal.SIGSEGV and (told := re.search(r"Exit code: +(\d+)", errors)):
+        code = int(told[1])
+    return subprocess.CompletedProcess(command, code, output, errors)
