@@ -22,7 +22,7 @@ class LpbfCnn(nn.Module):
         super().__init__()
         pooled = [(size - 4) // 3 for size in input_shape]
         if min(pooled) < 1:
-            raise ValueError(f"input {input_shape} is too small: the baseline lpbf-cnn needs at least (7, 7, 7)")
+            raise ValueError("its 5x5x5 convolution and pooling need at least (7, 7, 7)")
         self.features = nn.Sequential(nn.Conv3d(1, 64, 5), nn.ReLU(), nn.MaxPool3d(3))
         self.head = nn.Sequential(
             nn.Linear(64 * pooled[0] * pooled[1] * pooled[2], 256),

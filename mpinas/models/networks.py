@@ -81,6 +81,12 @@ def make_space(
             f"search.space = {name!r} has no genes for samples of {input_shape}: {plugins.in_one_line(error)}"
         ) from error
     genes = {gene.name for gene in space.genes}
+    for gene in space.genes:
+        if gene.name == "frames" and max(map(int, gene.choices)) > input_shape[0]:
+            raise UserError(
+                f"search.space = {name!r}: its gene frames offers {max(map(int, gene.choices))}, but a sample has "
+                f"{input_shape[0]}: raise task.frames, or offer fewer"
+            )
     if name != "compressed" and (taken := sorted(genes & RESERVED)):
         raise UserError(f"search.space = {name!r}: a gene must not be called {taken[0]!r}: it has a meaning of its own")
     if len(genes & {"step_size", "gamma"}) == 1:
@@ -91,10 +97,18 @@ def make_space(
         raise UserError(f"search.genes: {error}") from None
 
 
-def check_baseline(genome: Genome) -> None:
-    """Raise UserError where there is no network of the name that the baseline's genome has."""
-    if not callable(plugins.find("networks", str(genome["baseline"]), "task.baseline")):
-        raise UserError(f"task.baseline = {genome['baseline']!r}: not a class; see docs/extending.md")
+def check_baseline(networks: Networks, genome: Genome) -> None:
+    """Raise UserError where the network that the baseline's genome names cannot be made for these samples."""
+    name = str(genome["baseline"])
+    if not callable(plugins.find("networks", name, "task.baseline")):
+        raise UserError(f"task.baseline = {name!r}: not a class; see docs/extending.md")
+    try:
+        networks.build(genome)
+    except Exception as error:  # a user's code, or ours where the samples are too small
+        raise UserError(
+            f"task.baseline = {name!r} cannot be made for samples of {networks.input_shape}: "
+            f"{plugins.in_one_line(error)}"
+        ) from error
 
 
 def make_supernet(networks: Networks, space: SearchSpace) -> Supernet:

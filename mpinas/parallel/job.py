@@ -87,7 +87,7 @@ def _run(world: Any, arguments: Arguments, post: Post, began: float) -> bool:
     space = mpi.on_all_ranks(
         world, lambda: make_space(search.space, task.input_shape, search.genes, experiment.added_genes())
     )
-    mpi.on_all_ranks(world, lambda: check_baseline(baseline_of(task, experiment)))
+    mpi.on_rank_0(world, lambda: check_baseline(networks_of(task, experiment), baseline_of(task, experiment)))
     if experiment.needs_supernet:
         mpi.on_all_ranks(world, lambda: check_supernet(networks_of(task, experiment), space))
     plan = mpi.on_rank_0(world, lambda: plan_of(experiment, start_genomes(search.start, space)))

@@ -1,8 +1,8 @@
 """The ranks of one node: when the launcher ends a job because one has died, another says which, and what it was at.
 
 Open MPI's launcher gives the others about half a second between its first signal and SIGKILL; Slurm gives them more, or
-none where its PMIx is first, and names the rank itself. Must not know orders or reports: what a rank was at is read from
-the end of the journal.
+none where its PMIx is first, and names the rank itself. Must not know orders or reports: what a rank was at is read
+from the end of the journal.
 """
 
 from __future__ import annotations

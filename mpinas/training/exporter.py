@@ -105,7 +105,7 @@ class Exporters:
 class _Exporter:
     """The job's end of one child.
 
-    A candidate that kills the child, or takes longer than `EXPORT_LIMIT_S`, gets an error; the others go on in a new
+    A candidate that kills two children, or takes longer than `EXPORT_LIMIT_S`, gets an error; the others go on in a new
     child. One that dies before it was ready dies of something else, and takes no candidate with it.
     """
 
@@ -114,7 +114,8 @@ class _Exporter:
         self._environment = dict(environment)
         #: Requests without a reply, oldest first; the first is the one that the child works on.
         self._open: dict[int, Request] = {}
-        self._head_since = time.monotonic()
+        #: At whose work a child was killed: it may have been an accident, so it is tried once more.
+        self._suspect: int | None = None
         self._start()
 
     def _start(self) -> None:
@@ -159,10 +160,10 @@ class _Exporter:
             data = os.read(self._replies, 1 << 16)
         except BlockingIOError:
             if self._open and time.monotonic() - self._head_since > EXPORT_LIMIT_S:
-                return self._restart(f"took longer than {EXPORT_LIMIT_S:.0f} s")
+                return self._give_up(f"took longer than {EXPORT_LIMIT_S:.0f} s")
             return [], False
         if not data:
-            return self._restart("the exporter was killed")
+            return self._after_death()
         *lines, self._received = (self._received + data).split(b"\n")
         replies = [msgspec.json.decode(line, type=Reply) for line in lines]
         self._head_since = time.monotonic() if replies else self._head_since
@@ -180,15 +181,23 @@ class _Exporter:
         except (BlockingIOError, BrokenPipeError):
             pass  # full, or dead: the next read tells
 
-    def _restart(self, why: str) -> tuple[list[Reply], bool]:
-        """Give up the request at work, if any, and go on with the others in a new child."""
+    def _after_death(self) -> tuple[list[Reply], bool]:
+        """Go on in a new child, without the request at work if it has killed the one before, too."""
+        at_work = next(iter(self._open), None) if self._ready else None
+        if at_work is not None and at_work == self._suspect:
+            return self._give_up("the exporter was killed twice")
+        was_ready, self._suspect = self._ready, at_work
         self.close()
-        failed = list(self._open)[:1] if self._ready else []
-        at_fault = bool(failed) or not self._ready
-        for candidate in failed:
-            del self._open[candidate]
         self._start()
-        return [Reply(candidate, error=f"{why}; its log is {self._log}") for candidate in failed], at_fault
+        return [], not was_ready
+
+    def _give_up(self, why: str) -> tuple[list[Reply], bool]:
+        """Give up the request at work, and go on with the others in a new child."""
+        self.close()
+        candidate = next(iter(self._open))
+        del self._open[candidate]
+        self._start()
+        return [Reply(candidate, error=f"{why}; its log is {self._log}")], True
 
     def close(self) -> None:
         self._child.kill()

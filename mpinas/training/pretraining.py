@@ -6,18 +6,17 @@ Must not know orders and reports, nor what becomes of the weights.
 from __future__ import annotations
 
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from mpinas import config
-from mpinas.models.elastic import Supernet, largest
+from mpinas.models.elastic import Supernet
 from mpinas.tasks import Samples, Task
 from mpinas.training.checkpoint import write_checkpoint
 from mpinas.training.collectives import Collectives
-from mpinas.training.loop import Diverged, Watch
+from mpinas.training.loop import Watch
 from mpinas.training.recipe import Epochs, Recipe
 from mpinas.training.resumption import find_checkpoint
 from mpinas.training.supernet import (
@@ -25,7 +24,7 @@ from mpinas.training.supernet import (
     begin_with_constant,
     checkpoint_of,
     identity,
-    judge_subnet,
+    judge_families,
     make_supernet_optimizer,
     train_supernet,
 )
@@ -66,12 +65,7 @@ def pretrain(
         watch.on_epoch(epoch, error)
 
     train_supernet(supernet, optimizer, task, samples, settings, group, replace(watch, on_epoch=on_epoch))
-    judged: dict[int, dict[str, float]] = {}
-    for number, genome in enumerate(largest(supernet.space)):
-        with suppress(Diverged):  # of one family: the others may be of use
-            judged[number] = judge_subnet(supernet, genome, task, samples, group, settings.recipe)
-    if not judged:
-        raise Diverged("no subnet's error is finite")
+    judged = dict(judge_families(supernet, task, samples, group, settings.recipe))
     strongest = min(judged, key=lambda number: judged[number]["error"])
     supernet.get_buffer("strongest").fill_(strongest)
     if group.rank == 0:

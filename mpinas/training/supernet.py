@@ -23,7 +23,7 @@ from mpinas.search import Genome
 from mpinas.tasks.protocol import Samples, Task
 from mpinas.training.checkpoint import Checkpoint
 from mpinas.training.collectives import Collectives
-from mpinas.training.loop import CHECK_STEPS, Watch, check, judge, leader_says, take
+from mpinas.training.loop import CHECK_STEPS, Diverged, Watch, check, judge, leader_says, take
 from mpinas.training.recipe import Recipe, batches, draw_mirrored
 
 #: What is enough for the statistics of a subnet.
@@ -92,8 +92,8 @@ def train_supernet(
     group: Collectives,
     watch: Watch,
 ) -> int:
-    """Train in place on samples[0]; epochs done in all. `watch.on_epoch` hears the error on samples[1] of the first
-    family's largest subnet, recalibrated.
+    """Train in place on samples[0]; epochs done in all. `watch.on_epoch` hears the error on samples[1] of the largest
+    subnet, recalibrated, of the first family that has one.
 
     Fewer epochs than asked for where the leader was told to pause. What is drawn follows from the seed and the number
     of the epoch or step, so a training goes on from a checkpoint as if it had never stopped.
@@ -124,7 +124,8 @@ def train_supernet(
             if step % CHECK_STEPS == 1 or step % steps_per_epoch == 0:
                 check(loss, group, watch)
         group.average_buffers(supernet)
-        watch.on_epoch(epoch, judge_subnet(supernet, largest(supernet.space)[0], task, samples, group, recipe)["error"])
+        _, metrics = next(judge_families(supernet, task, samples, group, recipe))
+        watch.on_epoch(epoch, metrics["error"])
         if epoch < epochs.until and watch.should_pause and leader_says(watch.should_pause, group):
             break
     return epoch
@@ -195,6 +196,28 @@ def _average_gradients(supernet: Supernet, group: Collectives) -> None:
     for parameter, part in zip(parameters, torch.split(mean, [p.numel() for p in parameters]), strict=True):
         if parameter.grad is not None:
             parameter.grad.copy_(part.view_as(parameter))
+
+
+def judge_families(
+    supernet: Supernet, task: Task, samples: tuple[Samples, Samples], group: Collectives, recipe: Recipe
+) -> Iterator[tuple[int, dict[str, float]]]:
+    """(number of the family, what `judge_subnet` says of its largest subnet); families without a finite error left out.
+
+    Raises
+    ------
+    Diverged
+        No family has one.
+    """
+    found = False
+    for number, genome in enumerate(largest(supernet.space)):
+        try:
+            metrics = judge_subnet(supernet, genome, task, samples, group, recipe)
+        except Diverged:  # the others may be of use
+            continue
+        found = True
+        yield number, metrics
+    if not found:
+        raise Diverged("no subnet's error is finite")
 
 
 def judge_subnet(

@@ -49,6 +49,7 @@ def no_lines(data):
 
 OWN = """
 from mpinas.examples.digits import DigitsTask
+from mpinas.search import Gene, SearchSpace
 from mpinas.tasks.kinds import Regression
 
 class Lost(DigitsTask):
@@ -57,6 +58,15 @@ class Lost(DigitsTask):
 
 class Flat(Regression, DigitsTask):
     pass
+
+class Long:
+    baseline = None
+
+    def search_space(self, input_shape):
+        return SearchSpace([Gene("frames", (1, 2))])
+
+    def build(self, genome, input_shape, outputs):
+        raise NotImplementedError
 """
 CASES = {
     "no such experiment": ("missing.toml", None, {}, "no such experiment file"),
@@ -99,6 +109,18 @@ CASES = {
         '[task]\nname = "own.py:Flat"\n',
         {},
         "own.py:Flat': targets are (958,) and must be (958, 10)",
+    ),
+    "too few frames for the baseline": (
+        "e.toml",
+        LPBF.replace("8", "6") + 'train = "good.hdf5"\n',
+        {},
+        "task.baseline = 'lpbf-cnn' cannot be made for samples of (6, ",
+    ),
+    "more frames than a sample has": (
+        "e.toml",
+        DIGITS + '[search]\nspace = "own.py:Long"\n',
+        {},
+        "its gene frames offers 2, but a sample has 1",
     ),
     "controller set": ("e.toml", DIGITS, {"HOROVOD_CONTROLLER": "gloo"}, "unset it"),
     "thread level": ("e.toml", DIGITS, {"MPI4PY_RC_THREAD_LEVEL": "funneled"}, "MPI_THREAD_MULTIPLE"),

@@ -93,7 +93,7 @@ def test_a_rank_that_is_killed_or_stopped_is_named_and_the_job_goes_on(one_node,
     one_node.machine.run("sh", "-c", TO_RANK, "to-rank", signal, str(rank))
     job = one_node.wait(number, 280)
     went_on_once(job, submission, 2)
-    # Slurm's PMIx kills the others as soon as it sees that one is gone: they may have no time to say which, then srun does
+    # Slurm's PMIx kills the others as soon as one is gone: they may have no time to say which, then srun does
     named = {
         "KILL": rf"rank {rank} on \S+ \(process|srun: error: node1: task {rank}: Killed",
         "STOP": rf"rank {rank}\b.* has given no sign of life for",

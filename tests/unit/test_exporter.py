@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from torch.onnx._internal.exporter import _registration
@@ -77,17 +78,43 @@ def test_every_request_is_answered_by_a_file_that_runs(exporters: Exporters, tmp
     assert len(children()) == 2
 
 
-def test_a_killed_exporter_costs_the_candidate_it_worked_at(exporters: Exporters, tmp_path: Path):
+def test_a_killed_exporter_costs_no_candidate(exporters: Exporters, tmp_path: Path):
     for candidate in range(2):
         exporters.submit(request(tmp_path, candidate))
     wait_for(exporters, 2)  # both are ready
     for candidate in range(2, 6):  # 2 and 4 wait for the first, 3 and 5 for the second
         exporters.submit(request(tmp_path, candidate))
     os.kill(children()[0], signal.SIGKILL)
-    replies = wait_for(exporters, 4)
-    assert "the exporter was killed" in replies[2].error
-    assert [replies[candidate].error for candidate in (3, 4, 5)] == ["", "", ""]
+    assert [reply.error for reply in wait_for(exporters, 4).values()] == [""] * 4
     assert len(children()) == 2
+
+
+DEADLY = """
+import os, signal
+
+class Space:
+    baseline = None
+
+    def search_space(self, input_shape):
+        raise NotImplementedError
+
+    def build(self, genome, input_shape, outputs):
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_candidates_that_kill_two_exporters_each_are_given_up_and_the_others_go_on(
+    exporters: Exporters, tmp_path: Path
+):
+    (tmp_path / "own.py").write_text(DEADLY)
+    for candidate in range(6):
+        wanted = request(tmp_path, candidate)
+        deadly = msgspec.structs.replace(wanted, space=f"{tmp_path / 'own.py'}:Space")
+        exporters.submit(deadly if candidate in {0, 2} else wanted)  # both go to the first
+    replies = wait_for(exporters, 6)
+    told = {candidate for candidate, reply in replies.items() if "the exporter was killed twice" in reply.error}
+    assert told == {0, 2}
+    assert [replies[candidate].error for candidate in (1, 3, 4, 5)] == [""] * 4
 
 
 def test_an_exporter_killed_at_its_start_costs_no_candidate(exporters: Exporters, tmp_path: Path):

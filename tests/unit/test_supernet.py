@@ -20,6 +20,7 @@ from mpinas.training.supernet import (
     checkpoint_of,
     draw_subnets,
     identity,
+    judge_families,
     judge_subnet,
     make_supernet_optimizer,
     recalibrate,
@@ -204,6 +205,26 @@ def test_a_training_that_blows_up_or_is_stopped_is_an_outcome(task, samples):
         trained(task, samples, settings(learning_rate=1e38))
     with pytest.raises(Abandoned):
         trained(task, samples, settings(), Watch(should_stop=lambda: True))
+
+
+def test_a_family_that_has_blown_up_leaves_the_others(task, samples):
+    supernet, how = fresh(SPACE.narrowed({"block": ["plain", "inverted"], "head": ["grid"]})), settings()
+
+    def spoil(block):
+        for name, weights in supernet.named_parameters():
+            if f"-{block}." in name:
+                weights.data.fill_(float("nan"))
+
+    def judged():
+        return [number for number, _ in judge_families(supernet, task, samples, ALONE, how.recipe)]
+
+    assert judged() == [0, 1]
+    first, second = (genome["block"] for genome in largest(supernet.space))
+    spoil(first)
+    assert judged() == [1]
+    spoil(second)
+    with pytest.raises(Diverged, match="no subnet's error is finite"):
+        judged()
 
 
 class Plain(torch.nn.Module):

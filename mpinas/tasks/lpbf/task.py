@@ -25,8 +25,6 @@ class LpbfTask(Regression):
     def __init__(self, settings: config.Task, seed: int) -> None:
         if not settings.train:
             raise UserError("task.train is missing: name the labelled recordings (`mpinas data simulate` makes some)")
-        if settings.frames < 7:
-            raise UserError(f"task.frames = {settings.frames}: the baseline's 5x5x5 convolution needs 7 or more")
         _refuse_to_test_on(settings.train, settings.test)
         self._settings = settings
         self._seed = seed
