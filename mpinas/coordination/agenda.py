@@ -12,14 +12,14 @@ from mpinas.coordination.budgets import Curves, promotable
 from mpinas.coordination.candidate import Candidate
 from mpinas.coordination.front import dominates
 from mpinas.coordination.groups import Group
-from mpinas.coordination.ledger import BASELINE, ENDED, Ledger
+from mpinas.coordination.ledger import BASELINE, ENDED, FAILURES_MAX, KILLED, RETRAININGS_FAILED_MAX, Ledger
 from mpinas.coordination.lifecycle import State
 from mpinas.coordination.limits import broken_limit, constraints
 from mpinas.coordination.pipeline import Ask
 from mpinas.coordination.plan import Plan
 
-#: A finalist is trained again so many times at most where that fails.
-RETRAININGS_FAILED_MAX = 2
+#: What so many jobs have died at is done beside nothing else that is suspected: the next death tells which it is.
+SUSPICIOUS = 2
 #: Where candidates stand that were promoted and are not there yet.
 GOING_ON = (State.READY, State.TRAINING)
 
@@ -113,9 +113,27 @@ class Agenda:
     def _under_way(self, *works: str) -> list[int]:
         return [group.order.candidate for group in self.ledger.groups.values() if group.order.work in works]
 
+    def fatal(self) -> list[tuple[int, str]]:
+        """(candidate, work) at which too many jobs have died."""
+        return [
+            (it.id, work)
+            for it in (self.ledger.supernet, *self.ledger.candidates.values())
+            for (work, reason), count in it.failures.items()
+            if reason == KILLED and count >= FAILURES_MAX[KILLED]
+        ]
+
+    def _suspicious(self, candidate: int, work: str) -> bool:
+        return self.ledger.known(candidate).failures.get((work, KILLED), 0) >= SUSPICIOUS
+
+    def _bearable(self, candidates: Iterable[int], work: str) -> list[int]:
+        """Those of `candidates` to which the work may be done beside what is under way."""
+        orders = [group.order for group in self.ledger.groups.values()]
+        alone = any(self._suspicious(order.candidate, order.work) for order in orders)
+        return [id_ for id_ in candidates if not (alone and self._suspicious(id_, work))]
+
     def next_ready(self) -> int | None:
         """The READY candidate to train next: the baseline, then those with the best rank, then the oldest."""
-        ready = self.ledger.standing[State.READY]
+        ready = dict.fromkeys(self._bearable(self.ledger.standing[State.READY], "evaluate"))
         if BASELINE in ready:
             return BASELINE
         if self.baseline_awaited():
@@ -138,7 +156,8 @@ class Agenda:
         """Finalists that nobody has assessed or is assessing."""
         under_way = self._under_way("assess", "repeat")
         candidates = self.ledger.candidates
-        return [id_ for id_ in self.ledger.finalists() if not candidates[id_].assessed and id_ not in under_way]
+        found = [id_ for id_ in self.ledger.finalists() if not candidates[id_].assessed and id_ not in under_way]
+        return self._bearable(found, "assess")
 
     def repeatable(self) -> list[int]:
         """Who is on the front by fewer trainings than asked for."""
@@ -152,7 +171,7 @@ class Agenda:
                 continue
             if 1 + len(it.repeats) < self.plan.repeats and it.retrainings_failed <= RETRAININGS_FAILED_MAX:
                 found.append(id_)
-        return found
+        return self._bearable(found, "repeat")
 
     def retrainings(self) -> list[int]:
         """Finalists to be trained again for the results, each as often as it is missing; once the search is over."""
@@ -167,7 +186,7 @@ class Agenda:
             if it.state is State.EVALUATED and it.retrainings_failed <= RETRAININGS_FAILED_MAX:
                 done = len(it.retrainings) - len(it.repeats) + under_way.count(id_)
                 found += [id_] * (self.plan.finalist_seeds - done)
-        return found
+        return self._bearable(found, "retrain")
 
     def urgency(self, candidate: int) -> tuple[float, ...] | None:
         """Who decides the front comes first, then who waits to be trained, then whose measurement teaches most."""

@@ -117,10 +117,9 @@ class Candidate:
     history: list[State] = field(default_factory=lambda: [State.PROPOSED])
     #: How many orders were given for it.
     attempts: int = 0
-    #: Jobs that ended while it was trained, since it last came further than ever.
-    interrupted: int = 0
+    #: The last epoch that any training of it has come to.
     furthest: int = 0
-    #: Orders that came to nothing, by their work and the reason.
+    #: Orders that came to nothing, by their work and the reason; jobs that died count until it comes further than ever.
     failures: dict[tuple[str, str], int] = field(default_factory=dict)
     #: The budget that it is or was last trained up to, and the epochs that its checkpoint has.
     rung: int = 0

@@ -30,7 +30,16 @@ from mpinas.coordination.commands import (
 from mpinas.coordination.farewell import Farewell
 from mpinas.coordination.forecast import Forecast
 from mpinas.coordination.groups import choose, group_size, to_enlarge
-from mpinas.coordination.ledger import BASELINE, ENDED, NO_ANSWER, Ledger, answered_by, following
+from mpinas.coordination.ledger import (
+    BASELINE,
+    ENDED,
+    FAILURES_MAX,
+    KILLED,
+    NO_ANSWER,
+    Ledger,
+    answered_by,
+    following,
+)
 from mpinas.coordination.lifecycle import State
 from mpinas.coordination.limits import broken_limit
 from mpinas.coordination.pipeline import Pipeline
@@ -38,8 +47,6 @@ from mpinas.coordination.plan import Plan
 from mpinas.coordination.teaching import Teaching
 from mpinas.search import Genome, Search, SpaceExhaustedError
 
-#: A candidate in whose training so many jobs ended is not tried again.
-INTERRUPTED_MAX = 4
 #: A device that is there is waited for at least so long after the last answer of any device.
 SILENCE_S = 1800.0
 
@@ -258,12 +265,12 @@ class Coordinator:
         """What an earlier job left open: export again (its files may be gone), and judge what it had measured."""
         for candidate in self.ledger.standing[State.PROPOSED]:
             self.pipeline.want_export(candidate)
+        for candidate, work in self.agenda.fatal():
+            died = f"{FAILURES_MAX[KILLED]} jobs died at it"
+            reason = f"{died}: it may exhaust the memory, or one epoch take longer than a job"
+            self._take(ev.GivenUp(candidate, work, reason), time, commands)
         for candidate in list(self.ledger.standing[State.READY]):
-            if self.ledger.candidates[candidate].interrupted >= INTERRUPTED_MAX and candidate != BASELINE:
-                reason = f"{INTERRUPTED_MAX} jobs ended while it was trained: it may exhaust the memory"
-                self._take(ev.Rejected(candidate, reason), time, commands)
-            else:
-                self._judge(candidate, time, commands)
+            self._judge(candidate, time, commands)
         self._want_again({candidate: None for candidate, _ in self.ledger.unsettled})
 
     def _judge(self, candidate: int, time: float, commands: list[Command]) -> bool:
@@ -491,6 +498,9 @@ class Coordinator:
         if isinstance(event, ev.StopRequested) and self.ledger.finished is None:
             self.farewell.begin(event.reason, time)
             for leader, group in self.ledger.groups.items():
+                if self.farewell.too_long(group, time):
+                    reason = "a job is too short for it"
+                    self._take(ev.GivenUp(group.order.candidate, group.order.work, reason), time, commands)
                 if group.order.work == "evaluate" and leader not in self._pausing:
                     self._pausing.add(leader)
                     commands.append(Send((leader,), msg.Pause(group.order.candidate, group.order.attempt)))

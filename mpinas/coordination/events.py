@@ -162,6 +162,15 @@ class Rejected:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenUp:
+    """No order of this kind of work is given any more for the candidate: jobs died at it."""
+
+    candidate: int
+    work: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Promoted:
     """An evaluated candidate is to be trained on, up to the next budget."""
 
@@ -235,6 +244,7 @@ Event = (
     | Judged
     | JudgingFailed
     | Rejected
+    | GivenUp
     | Promoted
     | Ordered
     | DeviceLost
@@ -260,6 +270,7 @@ EVENT_CLASSES: dict[str, type] = {
         Judged,
         JudgingFailed,
         Rejected,
+        GivenUp,
         Promoted,
         Ordered,
         DeviceLost,

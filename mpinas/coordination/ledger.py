@@ -25,10 +25,12 @@ ENDED = (State.REJECTED, State.FAILED)
 #: Reason of a failure: no device was there, which is nobody's fault and may be otherwise another time.
 NO_ANSWER = "no-answer"
 #: Reasons of a failure: the checkpoint that an evaluation was to go on from is not there any more; a GPU failed; an
-#: exception that nobody expected.
-NO_CHECKPOINT, NO_DEVICE, UNEXPECTED = "checkpoint", "device", "error"
+#: exception that nobody expected; the job died at it, as far as is known.
+NO_CHECKPOINT, NO_DEVICE, UNEXPECTED, KILLED = "checkpoint", "device", "error", "killed"
 #: How many failures end the attempts, by reason; one of any other reason does.
-FAILURES_MAX = {UNEXPECTED: 2, NO_DEVICE: 4}
+FAILURES_MAX = {UNEXPECTED: 2, NO_DEVICE: 4, KILLED: 3}
+#: A finalist is trained again so many times at most where that fails.
+RETRAININGS_FAILED_MAX = 2
 #: Reasons for which no device ever ran a trained model: it is neither accepted nor refused, and a later job asks again.
 NOT_RUN = frozenset({NO_ANSWER, "device-lost", "files", "internal", "unsupported"})
 
@@ -123,6 +125,8 @@ class Ledger:
                 self._place(it)
             case ev.Rejected(candidate, reason):
                 self._end(candidate, State.REJECTED, reason)
+            case ev.GivenUp(candidate, work, reason):
+                self._give_up(self.known(candidate), work, reason)
             case ev.ExportFailed(candidate, detail):
                 self._not_exported(candidate, f"export: {detail}")
             case ev.Promoted(candidate, rung):
@@ -148,11 +152,11 @@ class Ledger:
                 if self.occupation.first_ready is None:
                     self.occupation.first_ready = self.occupation.last_report = time
             case msg.Progress():
-                self._outstanding(event)
-                it = self.known(event.candidate)
+                work, it = self._outstanding(event).order.work, self.known(event.candidate)
                 it.epoch = event.epoch
                 if event.epoch > it.furthest:
-                    it.furthest, it.interrupted = event.epoch, 0
+                    it.furthest = event.epoch
+                    it.failures.pop((work, KILLED), None)
             case msg.Evaluated():
                 self._evaluated(event, time)
             case msg.Paused():
@@ -205,10 +209,12 @@ class Ledger:
 
     def _begin(self, event: ev.Begun) -> None:
         """A new job: its trainers are not there yet, and nothing is under way any more."""
-        for candidate in self._take_back(State.TRAINING, State.READY):
-            self.candidates[candidate].interrupted += 1
+        self._suspect(died=self.stop_reason is None and self.finished is None)
+        self._take_back(State.TRAINING, State.READY)
         for candidate in self._take_back(State.MEASURING, State.PROPOSED):
-            self.candidates[candidate].readings.clear()
+            it = self.candidates[candidate]
+            it.readings.clear()
+            it.size_bytes = None  # its file may be gone
         for it in self.candidates.values():
             it.verdicts = {device: each for device, each in it.verdicts.items() if each.accepted is not None}
             it.readings = {device: replace(each, given_up=False) for device, each in it.readings.items()}
@@ -227,6 +233,26 @@ class Ledger:
         self.devices_lost.clear()
         self.stop_reason = self.finished = self.enough = self.supernet.reason = None
         self.occupation.new_job(event.trainers)
+
+    def _suspect(self, *, died: bool) -> None:
+        """A job that has died may have died of anything that was under way; one that ended in peace, of nothing."""
+        for group in self.groups.values() if died else ():
+            failures, work = self.known(group.order.candidate).failures, group.order.work
+            failures[work, KILLED] = failures.get((work, KILLED), 0) + 1
+        for it in () if died else (self.supernet, *self.candidates.values()):
+            it.failures = {of: count for of, count in it.failures.items() if of[1] != KILLED}
+
+    def _give_up(self, it: Candidate, work: str, reason: str) -> None:
+        it.failures.pop((work, KILLED), None)
+        match work:
+            case "evaluate":
+                self._end(it.id, State.FAILED, reason)
+            case "assess":
+                it.assessed, it.reason = True, f"assessment: {reason}"
+            case "supernet":
+                it.reason = reason
+            case _:
+                it.retrainings_failed = RETRAININGS_FAILED_MAX + 1
 
     def _take_back(self, left_in: State, to: State) -> list[int]:
         """Candidates that a job has left in one state are in another again, before all there: they came first."""
@@ -363,6 +389,7 @@ class Ledger:
         self.occupation.busy_s += len(group.members) * (time - group.since)
         self.occupation.last_report = time
         del self.groups[report.group]
+        self.known(report.candidate).failures.pop((group.order.work, KILLED), None)
         for rank in group.members:
             trainer = self.trainers[rank]
             trainer.group = None
@@ -449,7 +476,7 @@ class Ledger:
         order = self._closed(report, time)
         it = self.candidates[report.candidate]
         if isinstance(report, msg.RetrainingFailed):
-            it.retrainings_failed += 1
+            it.retrainings_failed += report.reason != NO_DEVICE
             return
         it.retrainings.append(Retraining(report.metrics, report.test_metrics, report.train_seconds))
         if order.work == "repeat":

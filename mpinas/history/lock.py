@@ -72,7 +72,7 @@ class Owner(msgspec.Struct, frozen=True, kw_only=True):
         return cls(
             host=socket.gethostname(),
             boot=_first_line("/proc/sys/kernel/random/boot_id"),
-            pids=_pid_namespace(),
+            pids=process_namespace(),
             pid=os.getpid(),
             started=started_at(os.getpid()) or 0,
             cluster=environ.get("SLURM_CLUSTER_NAME", ""),
@@ -335,7 +335,8 @@ def _first_line(file: str) -> str:
         return ""
 
 
-def _pid_namespace() -> str:
+def process_namespace() -> str:
+    """Within which process ids mean the same; empty where that is not known."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:

@@ -18,7 +18,7 @@ from mpinas.children import child_environment
 from mpinas.config import Experiment, check_resumable, read_experiment, write_experiment
 from mpinas.coordination import events as ev
 from mpinas.coordination.coordinator import Coordinator
-from mpinas.coordination.ledger import ENDED, Ledger
+from mpinas.coordination.ledger import BASELINE, ENDED, Ledger
 from mpinas.coordination.lifecycle import State
 from mpinas.coordination.messages import Evaluate, Order, Report
 from mpinas.coordination.plan import Plan
@@ -223,7 +223,14 @@ class Desk:
         self.simulated = self.task.simulated
         self.folder = RunFolder.existing(self._path) if self._resume else RunFolder.create(self._path, self.experiment)
         try:
-            self.lock = self._stack.enter_context(RunLock.acquire(self.folder.lock_file))
+            lock = RunLock.acquire(self.folder.lock_file)
+        except UserError:
+            if not self.folder.lock_file.exists():  # else the folder is another job's by now
+                self._leave_nothing()
+            raise
+        try:
+            self.lock = self._stack.enter_context(lock)
+            self._stack.callback(self._leave_nothing)  # while the lock is held: else another job might have begun on it
             self.lock.keep_beating()
             self.journal = self._stack.enter_context(closing(Journal(self.folder.journal_file)))
             if self._resume:
@@ -236,14 +243,13 @@ class Desk:
             log, environment = self.folder.logs / "exporter.log", child_environment(os.environ)
             self.exporters = self._stack.enter_context(closing(Exporters(self.n_exporters, log, environment)))
         except BaseException:
-            self._leave_nothing()
+            self._stack.close()
             raise
         return self
 
     def _leave_nothing(self) -> None:
-        """The job has not begun: no new folder stays behind."""
-        self._stack.close()
-        if not self._resume:
+        """No new folder stays behind of a job that has not begun."""
+        if not self._begun and not self._resume:
             shutil.rmtree(self._path, ignore_errors=True)
 
     def _open_edge(self) -> Any:
@@ -267,14 +273,12 @@ class Desk:
         )
 
     def __exit__(self, *exception: object) -> None:
-        if self._begun:
-            self._stack.close()
-        else:
-            self._leave_nothing()
+        self._stack.close()
 
     def take_up(self, plan: Plan, space: SearchSpace) -> None:
         """Read where earlier jobs have left the run, and keep of their files what is of use. Raises UserError."""
         from mpinas.parallel.means import baseline_of
+        from mpinas.training.weights import check_shared
 
         search, terms = self.experiment.search, terms_of(self.experiment)
         proposer = make_search(search.algorithm, space, len(terms.objectives), search.seed, search.population)
@@ -283,9 +287,10 @@ class Desk:
         self.coordinator.replay(self.journal.history)
         ledger = self.coordinator.ledger
         self.folder.keep_only(ledger.kept(), _begun(ledger))
-        if ledger.supernet.metrics and not self.folder.supernet_file.is_file():
-            raise UserError(f"{self.folder.supernet_file}: is not there any more, and candidates inherit from it; "
-                            "restore it from a copy, or begin a new run")  # fmt: skip
+        if ledger.supernet.metrics:
+            check_shared(self.folder.supernet_file)
+        if plan.after_baseline and self.coordinator.agenda.went_all_the_way(BASELINE):
+            check_shared(self.folder.weights_file(BASELINE))
 
     def coordinate(self, control: Any, trainers: tuple[int, ...], means: Means | None, watch: Watch) -> bool:
         """Run the search, to its end if there is time; True if it has come there. In a world of one, train as well."""

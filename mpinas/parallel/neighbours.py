@@ -23,8 +23,8 @@ import msgspec
 
 #: What launchers send to the others when a rank has died.
 SIGNALS = (signal.SIGTERM, signal.SIGCONT)
-#: So much of the journal's end is looked through for what a rank was at.
-TAIL_BYTES = 1 << 18
+#: So much of the journal's end is looked through for what a rank was at, and if it does not say, so much more.
+TAIL_BYTES = (1 << 18, 1 << 23)
 
 
 class Vigil:
@@ -94,7 +94,7 @@ def report_the_dead(process_ids: Mapping[int, int], journal: Path) -> list[int]:
     """Say once on this node which ranks have died, and what they were at; those that this process has spoken of."""
     spoken_of = [rank for rank in dead_among(process_ids) if claim(process_ids[rank])]
     for rank in spoken_of:
-        work = "it coordinated the search" if rank == 0 else work_of(rank, _tail(journal))
+        work = "it coordinated the search" if rank == 0 else _work_of(rank, journal)
         say(last_words(rank, process_ids[rank], socket.gethostname(), work))
     return spoken_of
 
@@ -121,21 +121,26 @@ def claim(pid: int) -> bool:
     return True
 
 
-def _tail(journal: Path) -> bytes:
+def _work_of(rank: int, journal: Path) -> str:
+    found = (work_of(rank, _tail(journal, size)) for size in TAIL_BYTES)
+    return next((work for work in found if work), "the end of the journal does not say what it was at")
+
+
+def _tail(journal: Path, size: int) -> bytes:
     try:
         with open(journal, "rb") as file:
-            file.seek(max(0, journal.stat().st_size - TAIL_BYTES))
+            file.seek(max(0, journal.stat().st_size - size))
             return file.read()
     except OSError:
         return b""
 
 
 def work_of(rank: int, tail: bytes) -> str:
-    """What a rank was at when the journal ended, in words.
+    """What a rank was at when the journal ended, in words; empty where the tail does not say it.
 
     `tail`: the last lines of a journal; the first of them may be cut.
     """
-    work, leader = "", -1
+    work, leader, known = "", -1, False
     for line in tail.splitlines():
         try:
             event = msgspec.json.decode(line)
@@ -145,10 +150,10 @@ def work_of(rank: int, tail: bytes) -> str:
         if kind == "Ordered" and rank in event["members"]:
             leader = event["members"][0]
             what = "the supernet" if event["work"] == "supernet" else f"candidate {event['candidate']}"
-            work = f"{what} ({event['work']}, ranks {', '.join(map(str, event['members']))})"
+            work, known = f"{what} ({event['work']}, ranks {', '.join(map(str, event['members']))})", True
         elif kind == "Begun" or (event.get("group") == leader and kind != "Progress"):
-            work, leader = "", -1
-    return f"it was at work on {work}" if work else "it had no order"
+            work, leader, known = "", -1, True
+    return f"it was at work on {work}" if work else "it had no order" if known else ""
 
 
 def last_words(rank: int, pid: int, host: str, work: str) -> str:

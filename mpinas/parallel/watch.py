@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mpinas.history.lock import process_namespace
 from mpinas.parallel import world as mpi
 from mpinas.parallel.neighbours import Vigil, report_the_dead
 from mpinas.parallel.pulse import PULSE_S, Pulse
@@ -44,7 +45,9 @@ class Watch:
         self.post = post
         self._standstill = Standstill(post, hang_s)
         node = world.Split_type(MPI.COMM_TYPE_SHARED)
-        process_ids = dict(node.allgather((world.Get_rank(), os.getpid())))
+        where = process_namespace()
+        found = node.allgather((world.Get_rank(), os.getpid(), where))
+        process_ids = {rank: pid for rank, pid, there in found if there == where}
         node.Free()
         self._report_the_dead = partial(report_the_dead, process_ids, journal)
 

@@ -9,7 +9,6 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from mpinas.errors import UserError, disk_error, disk_trouble
@@ -133,8 +132,8 @@ def _abort(world: Any, message: str, code: int) -> None:
         say(message)
     claim(os.getpid())  # no neighbour is to wonder what this rank died of
     if (file := os.environ.get("MPINAS_CODE_FILE")) is not None:
-        with suppress(OSError):
-            Path(file).write_text(f"{code}\n")
+        with suppress(OSError), open(file, "x") as first:  # whoever ends the job after it says the same, or knows less
+            first.write(f"{code}\n")
     world.Abort(code)
 
 

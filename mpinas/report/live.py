@@ -40,6 +40,8 @@ def line_of(event: ev.Event, ledger: Ledger) -> str | None:  # noqa: PLR0911, PL
             return _line_of_device(event, ledger)
         case ev.Rejected(candidate, reason):
             return f"candidate {candidate} rejected: {reason}"
+        case ev.GivenUp(candidate, work, reason):
+            return f"{name_of(candidate)}: no more orders to {work}: {reason}"
         case ev.ExportFailed(candidate, detail):
             return f"candidate {candidate} failed: export: {detail}"
         case ev.Predicted(candidate, latencies_s):

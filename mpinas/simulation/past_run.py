@@ -108,6 +108,8 @@ class _Reader:
                         self._device_free[name] = time
             case ev.Rejected():
                 self.seen.rejected += 1
+            case ev.GivenUp(work="evaluate"):
+                self.seen.failed += 1
             case ev.Ordered(members=members):
                 self._orders[members[0]] = time, event
             case msg.Evaluated() | msg.Paused() | msg.EvaluationFailed() | msg.Assessed():

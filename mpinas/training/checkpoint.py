@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from mpinas.search import Genome
+from mpinas.training.weights import write_whole
 
 #: First bytes of the file; another format gets another mark.
 MARK = b"mpinas-checkpoint-1\n"
@@ -60,12 +61,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
     torch.save(tree, archive)
     content = archive.getbuffer()
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
-    with open(beside, "wb") as file:
-        file.write(MARK)
-        file.write(hashlib.sha256(content).digest())
-        file.write(content)
-    beside.replace(path)
+    write_whole(path, MARK, hashlib.sha256(content).digest(), content)
 
 
 def read_archive(path: Path) -> bytes:

@@ -1,7 +1,7 @@
 """Exports candidates in processes of their own, so that the coordinator's loop never waits for torch's exporter.
 
 Both ends are here: `Exporters` in the job, `serve` in each child. One JSON line a request on the child's standard
-input, one a reply on its standard output; the child ends when its input does, so it never outlives the job.
+input, one a reply on its standard output; the child ends when its input does, or when the job dies.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import msgspec
 
-from mpinas.children import deaf_to_wishes
+from mpinas.children import deaf_to_wishes, end_with
 from mpinas.errors import UserError, disk_error, disk_trouble
 from mpinas.priority import EXPORTER_NICENESS, nice_process, nice_session
 from mpinas.search import Genome
@@ -121,7 +121,7 @@ class _Exporter:
     def _start(self) -> None:
         with open(self._log, "ab") as log, deaf_to_wishes():
             self._child = subprocess.Popen(
-                [sys.executable, "-m", "mpinas.training.exporter"],
+                [sys.executable, "-m", "mpinas.training.exporter", str(os.getpid())],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -247,6 +247,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
 
 
 if __name__ == "__main__":
+    end_with(int(sys.argv[1]))
     import torch
 
     torch.set_num_threads(1)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import io
+import os
 import zipfile
 from pathlib import Path
 
 import torch
 from torch import nn
+
+from mpinas.errors import UserError
 
 
 class Dropped(Exception):  # noqa: N818 - an outcome, not an error of the program
@@ -19,8 +22,17 @@ def save_weights(model: nn.Module, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     archive = io.BytesIO()  # torch's own writer does not tell that the disk is full
     torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, archive)
+    write_whole(path, archive.getbuffer())
+
+
+def write_whole(path: Path, *parts: bytes | memoryview) -> None:
+    """Write a file that is complete or not there, also where its machine goes down before the journal knows of it."""
     beside = path.with_suffix(".part")
-    beside.write_bytes(archive.getbuffer())
+    with open(beside, "wb") as file:
+        for part in parts:
+            file.write(part)
+        file.flush()
+        os.fsync(file.fileno())
     beside.replace(path)
 
 
@@ -47,6 +59,20 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(f"{path}: damaged: a checksum of {damaged} is wrong")
     state: dict[str, torch.Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     return state
+
+
+def check_shared(path: Path) -> None:
+    """Raise UserError where weights that candidates begin with or learn from are not as `save_weights` wrote them."""
+    try:
+        read_weights(path)
+    except Dropped:
+        why = "is not there any more"
+    except (ValueError, OSError) as error:
+        why = f"cannot be used ({error})"
+    else:
+        return
+    raise UserError(f"{path}: {why}, and candidates begin with it or learn from it; restore it from a copy, or begin a "
+                    "new run")  # fmt: skip
 
 
 def load_weights(model: nn.Module, path: Path) -> nn.Module:

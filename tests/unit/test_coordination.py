@@ -99,18 +99,6 @@ def test_resumed_with_fewer_evaluations_nothing_more_is_trained_than_asked_for()
     assert len(evaluated(resumed)) == 2
 
 
-def test_a_candidate_in_whose_training_jobs_keep_dying_is_given_up():
-    def training_it(world):
-        return any(isinstance(o, msg.Evaluate) and o.candidate == 1 for _, o in world.sent)
-
-    journal = []
-    for _ in range(4):
-        journal = World(groups=1, evaluations=5, journal=journal).run(until=training_it).journal
-    world = World(groups=1, evaluations=5, journal=journal).run()
-    assert "4 jobs ended" in world.ledger.candidates[1].reason
-    assert len(evaluated(world)) == 5
-
-
 def test_utilisation_survives_a_job_that_ended_before_its_first_report():
     short = World(groups=1).run(until=lambda w: w.sent)
     resumed = World(groups=1, journal=short.journal).run()

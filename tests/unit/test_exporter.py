@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import select
 import selectors
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -137,6 +140,40 @@ def test_a_signal_that_asks_the_job_to_end_costs_no_candidate(exporters: Exporte
         os.kill(child, signal.SIGTERM)
     assert [reply.error for reply in wait_for(exporters, 2).values()] == ["", ""]
     assert children() == before
+
+
+ABANDONED = """
+import os, sys, time
+from pathlib import Path
+from mpinas.training.exporter import Exporters, Request
+
+exporters = Exporters(1, Path("exporter.log"), os.environ)
+exporters.submit(Request(0, {}, "endless.py:Space", (1, 8, 8), 10, "0.onnx"))
+while not Path("busy").exists():
+    time.sleep(0.05)
+print(Path("busy").read_text(), flush=True)
+time.sleep(1000)
+"""
+ENDLESS = DEADLY.replace(
+    "os.kill(os.getpid(), signal.SIGKILL)",
+    """
+        open("busy.part", "w").write(str(os.getpid()))
+        os.rename("busy.part", "busy")
+        signal.pause()""",
+)
+
+
+def test_a_busy_exporter_dies_with_its_job(tmp_path: Path):
+    (tmp_path / "endless.py").write_text(ENDLESS)
+    job = subprocess.Popen([sys.executable, "-c", ABANDONED], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert job.stdout is not None
+    exporter = int(job.stdout.readline())
+    gone = os.pidfd_open(exporter)
+    job.kill()
+    job.wait()
+    job.stdout.close()
+    assert select.select([gone], [], [], LIMIT_S)[0], "it lives on"
+    os.close(gone)
 
 
 def test_exporters_that_never_begin_end_the_job(tmp_path: Path):

@@ -9,7 +9,7 @@ from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.coordination.commands import Leave
 from mpinas.coordination.farewell import EPOCH_S, GOING_S, PARTING_S, SLACK
-from mpinas.coordination.ledger import BASELINE, FAILURES_MAX, NO_CHECKPOINT, NO_DEVICE, UNEXPECTED
+from mpinas.coordination.ledger import BASELINE, FAILURES_MAX, KILLED, NO_CHECKPOINT, NO_DEVICE, UNEXPECTED
 from mpinas.coordination.lifecycle import State
 from mpinas.report.live import line_of
 from mpinas.report.results import notes
@@ -118,6 +118,22 @@ def test_what_would_fit_into_no_job_of_this_length_is_begun_all_the_same():
     again = Epochs(**plan, journal=journal, ends_s=50.0)  # trained for 40 s: with the slack longer than the whole job
     again.run(until=lambda w: w.sent or w.left)
     assert [order for _, order in again.sent if isinstance(order, msg.Retrain)]
+
+
+def test_what_a_whole_job_was_too_short_for_is_given_up():
+    class Finals(Epochs):
+        def retrain(self, group, order):
+            _seconds, answer = super().retrain(group, order)
+            return 100.0, answer
+
+    plan = {"groups": 1, "evaluations": 3, "finalists": 1, "finalist_seeds": 2}
+    searched = Finals(**plan).run(until=lambda w: any(isinstance(o, msg.Retrain) for _, o in w.sent)).time
+    world = Finals(**plan, ends_s=searched + 45.0).run()
+    for _ in range(3):
+        world = Finals(**plan, ends_s=60.0, journal=world.journal).run()
+    given_up = [(event.work, event.reason) for _, event in world.journal if isinstance(event, ev.GivenUp)]
+    assert given_up == [("retrain", "a job is too short for it")], "once for both seeds of the baseline, the best"
+    assert world.ledger.finished == "3 of 3 candidates evaluated"
 
 
 @pytest.mark.parametrize(
@@ -265,7 +281,105 @@ def test_jobs_that_end_while_it_comes_further_each_time_do_not_count_against_a_c
         if ended == 8:
             break
     assert ended == 8
-    assert world.ledger.candidates[0].interrupted == 0
+    assert not world.ledger.candidates[0].failures
+
+
+def orders(world):
+    """What is under way in this job; none of what an earlier one has left."""
+    return [group.order for group in world.ledger.groups.values()] if world.sent else []
+
+
+def jobs_that_die(dies_at, **arguments):
+    """Jobs one after the other, each dead as soon as `dies_at(order)` is true of one under way; the last one."""
+    journal = []
+    for _ in range(12):
+        world = Epochs(**arguments, journal=journal)
+        journal = world.run(until=lambda w: w.left or any(map(dies_at, orders(w)))).journal
+        if world.left:
+            return world
+    raise AssertionError("it goes on for ever")
+
+
+def begun(world):
+    return len(moments(world, ev.Begun))
+
+
+def test_a_candidate_that_kills_every_job_is_given_up_and_no_other_is():
+    killer = 4
+    world = jobs_that_die(lambda order: order.candidate == killer, groups=6, evaluations=12)
+    assert begun(world) == 1 + FAILURES_MAX[KILLED]
+    failed = {it.id: it.reason for it in world.ledger.candidates.values() if it.state is State.FAILED}
+    assert failed == {killer: "3 jobs died at it: it may exhaust the memory, or one epoch take longer than a job"}
+    assert world.ledger.finished == "12 of 12 candidates evaluated"
+
+
+def test_those_at_which_two_jobs_have_died_are_tried_one_at_a_time():
+    plan = {"groups": 4, "evaluations": 12}
+    journal = []
+    for _ in range(2):
+        world = Epochs(**plan, journal=journal)
+        journal = world.run(until=lambda w: len(orders(w)) == 4).journal
+    suspects = {order.candidate for order in orders(world)}
+    together = set()
+
+    def look(world):
+        here = {order.candidate for order in orders(world)} & suspects
+        # who has come to the end of an epoch is no suspect any more
+        together.add(sum(world.ledger.candidates[each].epoch == 0 for each in here))
+        return world.left
+
+    world = Epochs(**plan, journal=journal)
+    world.run(until=look)
+    assert together == {0, 1}
+    assert world.ledger.finished == "12 of 12 candidates evaluated"
+
+
+def test_a_job_that_ends_in_peace_clears_whom_the_dead_ones_had_made_suspicious():
+    journal = []
+    for _ in range(2):
+        world = Epochs(groups=2, evaluations=8, journal=journal)
+        journal = world.run(until=lambda w: len(orders(w)) == 2).journal
+    asked = Epochs(groups=2, evaluations=8, journal=journal)
+    asked.run(until=orders)
+    asked.later(0.0, ev.StopRequested("SIGINT"))
+    asked.run()
+    after = Epochs(groups=2, evaluations=8, journal=asked.journal)
+    after.run(until=orders)
+    assert not any(it.failures for it in after.ledger.candidates.values())
+
+
+@pytest.mark.parametrize(
+    ("work", "what"), [("assess", "test_metrics"), ("retrain", "retrainings"), ("repeat", "repeats")]
+)
+def test_what_kills_every_job_after_the_search_is_given_up_too(work, what):
+    plan = {"groups": 2, "evaluations": 4, "finalists": 1, "finalist_seeds": 1, "repeats": 1 + (work == "repeat")}
+    victims = set()
+
+    def dies_at(order):
+        if order.work == work:
+            victims.add(order.candidate)
+        return order.work == work and order.candidate == min(victims)
+
+    world = jobs_that_die(dies_at, **plan)
+    assert world.ledger.finished
+    assert not getattr(world.ledger.candidates[min(victims)], what)
+    assert [event.work for _, event in world.journal if isinstance(event, ev.GivenUp)] == [work]
+
+
+def test_a_baseline_that_kills_every_job_ends_the_search():
+    world = jobs_that_die(lambda order: order.candidate == BASELINE, groups=2, evaluations=4)
+    assert begun(world) == 1 + FAILURES_MAX[KILLED]
+    assert world.ledger.finished.startswith("the baseline, to compare with, failed: 3 jobs died at it")
+
+
+def test_a_supernet_that_kills_every_job_ends_the_search_until_it_is_resumed():
+    plan = {"groups": 2, "evaluations": 4, "supernet_epochs": 3}
+    world = jobs_that_die(lambda order: order.work == "supernet", **plan)
+    assert begun(world) == 1 + FAILURES_MAX[KILLED]
+    assert world.ledger.finished.startswith("the supernet could not be trained: 3 jobs died at it")
+    again = Epochs(**plan, journal=world.journal)
+    again.run(until=orders)
+    assert [order.work for order in orders(again)] == ["supernet"]
 
 
 def test_the_baseline_is_tried_twice_as_well():

@@ -34,6 +34,7 @@ EVENTS = [
     ev.Judged(0, "agx", 0.25, 0.24, "fp16"),
     ev.JudgingFailed(0, "cpu", "no-answer", "no device"),
     ev.Rejected(3, "latency_s"),
+    ev.GivenUp(3, "assess", "jobs died"),
     ev.Promoted(0, 1),
     ev.Ordered(0, 1, (2, 3), "evaluate", 1),
     ev.DeviceLost("gone"),
@@ -187,14 +188,14 @@ def test_a_journal_of_format_2_is_read_and_written_on_in_format_3(tmp_path):
     old = re.sub(rb'("crc":"[0-9a-f]{8}"|^mpinas-journal/3 [0-9a-f]{8})', b"", new).replace(b",}\n", b"}\n")
     old = b"mpinas-journal/2" + old
     assert old.splitlines()[2].startswith(b'{"seq":1,"time":11.0,"event":"Proposed","candidate":0,"genome":{"width":8,')
-    path.write_bytes(old + b'{"seq":35,"ti')
+    path.write_bytes(old + b'{"seq":36,"ti')
     assert journal.read(path) == [(10.0 + i, event) for i, event in enumerate(EVENTS)]
     assert path.read_bytes().startswith(b"mpinas-journal/2\n"), "reading changes nothing"
     before = path.read_bytes()
     journal.Journal(path).close()
     assert path.read_bytes() == before, "the version that wrote it can go on, as long as this one has not"
     book = journal.Journal(path)
-    for seq, event in ((35, ev.Enough("time")), (36, ev.Finished("again"))):
+    for seq, event in ((36, ev.Enough("time")), (37, ev.Finished("again"))):
         with pytest.raises(UserError, match="another job is running"):
             journal.Journal(path)
         book.append(99.0, event)

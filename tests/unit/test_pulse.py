@@ -16,7 +16,15 @@ from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.history.journal import Journal
 from mpinas.parallel import neighbours, world
-from mpinas.parallel.neighbours import Vigil, dead_among, last_words, report_the_dead, take_notice, work_of
+from mpinas.parallel.neighbours import (
+    TAIL_BYTES,
+    Vigil,
+    dead_among,
+    last_words,
+    report_the_dead,
+    take_notice,
+    work_of,
+)
 from mpinas.parallel.pulse import LOOKED_AWAY_S, PULSE_S, Pulse
 
 
@@ -120,7 +128,15 @@ def test_what_a_dead_rank_was_at_is_read_from_the_end_of_the_journal(tmp_path):
     assert work_of(1, shared) == "it was at work on the supernet (supernet, ranks 1, 2)"
     resumed = written(tmp_path / "resumed", BEGUN, ev.Ordered(7, 1, (1, 2), "evaluate"), BEGUN)
     assert work_of(1, resumed) == "it had no order"
-    assert work_of(1, b"") == "it had no order"
+    assert work_of(5, written(tmp_path / "cut", BEGUN, ev.Ordered(7, 1, (1, 2), "evaluate"))[100:]) == "", "too short"
+
+
+def test_what_a_dead_rank_was_at_is_looked_for_further_back(dead, tmp_path, capfd):
+    order = ev.Ordered(7, 1, (1, 2), "evaluate")
+    much = [msg.Progress(3, 8, 1, epoch, 9999, 0.5) for epoch in range(3000)]
+    assert len(written(tmp_path / "journal", BEGUN, order, *much)) > TAIL_BYTES[0]
+    assert report_the_dead({1: dead}, tmp_path / "journal") == [1]
+    assert "it was at work on candidate 7 (evaluate, ranks 1, 2)" in capfd.readouterr().err
 
 
 def test_the_last_words_name_rank_host_process_and_candidate():
