@@ -59,12 +59,12 @@ def main(trials: int, only: tuple[str, ...], record: Path, page: Path | None, as
         outcomes.append(outcome)
         with open(record, "a") as file:
             file.write(json.dumps(asdict(outcome)) + "\n")
-        click.echo(f"{number}/{len(wanted)} {fault}, seed {seed}: {'good' if good(outcome) else outcome}", err=True)
+        click.echo(f"{number}/{len(wanted)} {fault}, seed {seed}: {'good' if outcome.good else outcome}", err=True)
     text = table(outcomes)
     click.echo(json.dumps([asdict(each) for each in outcomes], indent=1) if as_json else text)
     if page is not None:
         replace_table(page, BEGIN, END, text)
-    if not all(map(good, outcomes)):
+    if not all(each.good for each in outcomes):
         sys.exit(1)
 
 
@@ -75,14 +75,9 @@ def tried(fault: str, seed: int) -> Outcome:
     except AssertionError as error:
         why = f"{folder}: {error}"[:2000]
         return Outcome(fault, seed, None, None, False, None, None, 0, 0, 0, 1, 0, False, why)
-    if good(outcome):
+    if outcome.good:
         shutil.rmtree(folder)
     return outcome
-
-
-def good(outcome: Outcome) -> bool:
-    bad = (outcome.twice, outcome.lost, outcome.again, outcome.hung, outcome.left)
-    return outcome.finished and outcome.named and not any(bad)
 
 
 def table(outcomes: Iterable[Outcome]) -> str:

@@ -39,6 +39,8 @@ RANKS = 3
 EVALUATIONS = 6
 #: A rank that gives no sign of life for so long ends the job, here.
 STALL_S = 10
+#: Within how many seconds a job is over that a fault ends; a stall is noticed in its own time.
+END_S = 30.0
 EXPERIMENT = f"""
 [task]
 name = "task.py:Fragile"
@@ -118,6 +120,17 @@ class Outcome:
     left: int
     finished: bool
     remark: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Was it as it should be?"""
+        bad = (self.twice, self.lost, self.again, self.hung, self.left)
+        return self.finished and self.named and not any(bad) and (self.ended_s or 0.0) <= limit_s(self.fault)
+
+
+def limit_s(fault: str) -> float:
+    """Within how many seconds a job has to end that this fault ends."""
+    return END_S + (STALL_S if fault == "SIGSTOP a rank" else 0.0)
 
 
 class Job:
