@@ -49,7 +49,7 @@ def no_lines(data):
 
 OWN = """
 from mpinas.examples.digits import DigitsTask
-from mpinas.search import Gene, SearchSpace
+from mpinas.search import SearchSpace
 from mpinas.tasks.kinds import Regression
 
 class Lost(DigitsTask):
@@ -63,7 +63,7 @@ class Long:
     baseline = None
 
     def search_space(self, input_shape):
-        return SearchSpace([Gene("frames", (1, 2))])
+        return SearchSpace({"frames": [1, 2]})
 
     def build(self, genome, input_shape, outputs):
         raise NotImplementedError
