@@ -228,6 +228,13 @@ def settle(network: cnn3d.Network) -> cnn3d.Network:
     return network
 
 
+def readout(network: cnn3d.Network) -> nn.Linear:
+    """The layer that makes the outputs out of what the others have found."""
+    last = network.head[-1]
+    assert isinstance(last, nn.Linear)
+    return last
+
+
 def _normalised(inputs: int, outputs: int) -> nn.Sequential:
     """A fully connected layer and its normalisation, whose bias is the layer's."""
     return nn.Sequential(nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs))

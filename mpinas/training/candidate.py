@@ -139,7 +139,7 @@ class Trainer:
     ) -> tuple[nn.Module, torch.optim.Optimizer, int, dict[str, float]]:
         """(the network, its optimizer, epochs done in all, validation metrics). The leader calls `keep` when due."""
         torch.manual_seed(recipe.seed)
-        model = self.heritage.network(genome, self.samples[0], self.batch_size)
+        model = self.heritage.network(genome, self.task, self.samples[0], self.batch_size)
         if checkpoint is not None:
             try:
                 model.load_state_dict(checkpoint.model)
@@ -168,7 +168,7 @@ class Trainer:
 
     def _distillation(self, genome: Genome) -> Distillation | None:
         """The teacher sees its own frames of each training sample."""
-        teacher = self.heritage.teacher(genome, self.samples[0], self.batch_size)
+        teacher = self.heritage.teacher(genome, self.task, self.samples[0], self.batch_size)
         if teacher is None:
             return None
         training = self.samples[0].middle(teacher.frames)
@@ -180,7 +180,7 @@ class Trainer:
     def _judge_inherited(self, group: Collectives, genome: Genome, recipe: Recipe) -> dict[str, float]:
         """Validation metrics of a subnet with the weights that it has of the supernet."""
         frames, *_ = self.networks.shape(genome)
-        model = self.heritage.network(genome, self.samples[0], recipe.batch_size)
+        model = self.heritage.network(genome, self.task, self.samples[0], recipe.batch_size)
         return self._judge(model, group, genome, self.samples[1].middle(frames), recipe)
 
     def _judge(

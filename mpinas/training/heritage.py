@@ -13,12 +13,12 @@ import torch
 from torch import nn
 
 from mpinas.models import TRAINING_GENES, Networks
-from mpinas.models.elastic import Supernet, settle
+from mpinas.models.elastic import Supernet
 from mpinas.search import Genome
-from mpinas.tasks import Samples
+from mpinas.tasks import Samples, Task
 from mpinas.training.collectives import SerialCollectives
 from mpinas.training.deployed import Deployed
-from mpinas.training.supernet import recalibrate
+from mpinas.training.supernet import adapt, recalibrate
 from mpinas.training.weights import load_weights
 
 #: Outputs for a batch of uint8 (n, frames, height, width), without gradients.
@@ -69,39 +69,36 @@ class Heritage:
         """How a network is trained whose genome does not say it; one made from the baseline: as the baseline."""
         return self.baseline if self.networks.compressed else TRAINING_GENES
 
-    def network(self, genome: Genome, training: Samples, batch_size: int) -> nn.Module:
+    def network(self, genome: Genome, task: Task, training: Samples, batch_size: int) -> nn.Module:
         """The network of a genome on the device, with the weights that its training begins with.
 
-        `training`: if it inherits, its BatchNorm statistics are taken anew from these; by each rank for itself, all
-        with one result.
+        `training`: if it inherits, it is adapted to these; by each rank for itself, all with one result.
         """
         if "baseline" in genome or not (self.networks.compressed or self.inherits):
             return self.networks.build(genome).to(self.device)
         if not self.networks.compressed:
-            return self._subnet(genome, training, batch_size)
+            return self._subnet(genome, task, training, batch_size)
         trained = load_weights(self.networks.build(self.baseline), self.baseline_file)
         model = self.networks.inherit(genome, trained).to(self.device)
-        self._take_statistics(model, genome, training, batch_size)
+        recalibrate(model, self._shown(genome, training), batch_size, SerialCollectives(), self.device)
         return model
 
-    def _subnet(self, genome: Genome, training: Samples, batch_size: int) -> nn.Module:
+    def _subnet(self, genome: Genome, task: Task, training: Samples, batch_size: int) -> nn.Module:
         model = self.supernet().subnet(genome).to(self.device)
-        self._take_statistics(model, genome, training, batch_size)
-        return settle(model)
+        return adapt(model, task, self._shown(genome, training), batch_size, SerialCollectives(), self.device)
 
-    def _take_statistics(self, model: nn.Module, genome: Genome, training: Samples, batch_size: int) -> None:
-        shown = training.middle(self.networks.shape(genome)[0])
-        recalibrate(model, shown, batch_size, SerialCollectives(), self.device)
+    def _shown(self, genome: Genome, samples: Samples) -> Samples:
+        return samples.middle(self.networks.shape(genome)[0])
 
-    def teacher(self, genome: Genome, training: Samples, batch_size: int) -> Teacher | None:
+    def teacher(self, genome: Genome, task: Task, training: Samples, batch_size: int) -> Teacher | None:
         """Whom the network of a genome learns from, if it is to learn from anybody.
 
-        `training`: a subnet's BatchNorm statistics are taken from these; by each rank for itself, all with one result.
+        `training`: a subnet is adapted to these; by each rank for itself, all with one result.
         """
         if float(genome.get("distillation", 0.0)) == 0.0:
             return None
         if self._teacher is None:
-            self._teacher = self._find_teacher(training, batch_size)
+            self._teacher = self._find_teacher(task, training, batch_size)
         return self._teacher
 
     def new_supernet(self) -> Supernet:
@@ -117,14 +114,14 @@ class Heritage:
             self._supernet = supernet
         return self._supernet
 
-    def _find_teacher(self, training: Samples, batch_size: int) -> Teacher:
+    def _find_teacher(self, task: Task, training: Samples, batch_size: int) -> Teacher:
         match self.teacher_name:
             case "baseline":
                 genome = self.baseline
                 model = load_weights(self.networks.build(genome), self.baseline_file)
             case "supernet":
                 genome = self.supernet().teacher
-                model = self._subnet(genome, training, batch_size)
+                model = self._subnet(genome, task, training, batch_size)
             case file:
                 deployed = Deployed(Path(file), torch.get_num_threads())
                 return Teacher(lambda inputs: torch.from_numpy(deployed.run(inputs.cpu().numpy())).to(inputs.device),

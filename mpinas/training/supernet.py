@@ -18,7 +18,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mpinas.models.elastic import Supernet, largest, settle, smallest
+from mpinas.models import cnn3d
+from mpinas.models.elastic import Supernet, largest, readout, settle, smallest
 from mpinas.search import Genome
 from mpinas.tasks.protocol import Samples, Task
 from mpinas.training.checkpoint import Checkpoint
@@ -28,6 +29,8 @@ from mpinas.training.recipe import Recipe, batches, draw_mirrored
 
 #: What is enough for the statistics of a subnet.
 RECALIBRATION_BATCHES = 32
+#: Of a last layer that moves, its inputs normalised, by 1: what that costs beside the loss. See ADR 15.
+READOUT_COST = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ def train_supernet(
     watch: Watch,
 ) -> int:
     """Train in place on samples[0]; epochs done in all. `watch.on_epoch` hears the error on samples[1] of the largest
-    subnet, recalibrated, of the first family that has one.
+    subnet, adapted, of the first family that has one.
 
     Fewer epochs than asked for where the leader was told to pause. What is drawn follows from the seed and the number
     of the epoch or step, so a training goes on from a checkpoint as if it had never stopped.
@@ -228,7 +231,7 @@ def judge_subnet(
     group: Collectives,
     recipe: Recipe,
 ) -> dict[str, float]:
-    """Metrics on samples[1] of a subnet with inherited weights, recalibrated on samples[0]. The same on all ranks.
+    """Metrics on samples[1] of a subnet with inherited weights, adapted to samples[0]. The same on all ranks.
 
     Raises
     ------
@@ -236,9 +239,61 @@ def judge_subnet(
         The error is not finite.
     """
     training, validation = (each.middle(int(genome["frames"])) for each in samples)
-    network = supernet.subnet(genome)
-    recalibrate(network, training, recipe.batch_size, group, recipe.device)
-    return judge(settle(network), task, validation, group, recipe)
+    network = adapt(supernet.subnet(genome), task, training, recipe.batch_size, group, recipe.device)
+    return judge(network, task, validation, group, recipe)
+
+
+def adapt(
+    network: cnn3d.Network, task: Task, samples: Samples, batch_size: int, group: Collectives, device: torch.device
+) -> cnn3d.Network:
+    """Make a subnet with inherited weights a network of its own, in place, the same on all ranks: its BatchNorm
+    statistics are taken from `samples`, its head is settled, its last layer fitted to what the others find.
+    """
+    recalibrate(network, samples, batch_size, group, device)
+    settle(network)
+    fit_readout(network, task, samples, batch_size, device)
+    return network
+
+
+def fit_readout(
+    network: cnn3d.Network, task: Task, samples: Samples, batch_size: int, device: torch.device
+) -> None:  # fmt: skip
+    """Move the last layer, in place, to the least loss on `samples`; the further it moves, the more it costs.
+
+    What the layers before it find is of use where the shared last layer, which serves every width, field and scale, is
+    not. Takes as many samples as `recalibrate`; every rank for itself, all with one result.
+    """
+    last, found = readout(network), []
+    apart = max(1, len(samples) // (batch_size * RECALIBRATION_BATCHES))
+    indices = np.arange(0, len(samples), apart)
+    hook = last.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
+    targets = []
+    with torch.no_grad():
+        for part in np.array_split(indices, -(-len(indices) // batch_size)):
+            inputs, wanted = take(samples, part, device)
+            network(inputs)
+            targets.append(wanted)
+    hook.remove()
+    features, wanted = torch.cat(found), torch.cat(targets)  # (n, neurons), (n, ...)
+    if not torch.isfinite(features).all():
+        return  # who judges the network says what is wrong
+    mean, spread = features.mean(0), features.std(0).clamp(min=1e-6)
+    features = (features - mean) / spread
+    own = last.weight.detach() * spread  # (outputs, neurons)
+    weight = own.clone().requires_grad_()
+    bias = (last.bias.detach() + last.weight.detach() @ mean).requires_grad_()
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
+
+    def cost() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = task.loss(features @ weight.T + bias, wanted) + READOUT_COST * (weight - own).square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(cost)  # type: ignore[no-untyped-call]
+    with torch.no_grad():
+        last.weight.copy_(weight / spread)
+        last.bias.copy_(bias - last.weight @ mean)
 
 
 def recalibrate(model: nn.Module, samples: Samples, batch_size: int, group: Collectives, device: torch.device) -> None:

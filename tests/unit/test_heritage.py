@@ -23,7 +23,7 @@ from mpinas.training.heritage import Heritage
 from mpinas.training.loop import Diverged, Watch, judge, take, train
 from mpinas.training.recipe import Distillation, Epochs, Recipe, make_optimizer
 from mpinas.training.shard import error_of
-from mpinas.training.supernet import recalibrate
+from mpinas.training.supernet import adapt
 from mpinas.training.weights import Dropped, load_weights, save_weights
 
 CPU, ALONE = torch.device("cpu"), SerialCollectives()
@@ -160,7 +160,7 @@ def test_without_epochs_a_candidate_is_judged_by_what_it_inherits(task, few, tmp
     assert judged == metrics
     assert not files.weights.exists(), "nothing is written"
     smaller = space.sample(np.random.default_rng(3))
-    expected = judge(heritage.network(smaller, few[0], 32), task, few[1], ALONE, recipe())
+    expected = judge(heritage.network(smaller, task, few[0], 32), task, few[1], ALONE, recipe())
     assert trainer.evaluate(ALONE, smaller, 0, Epochs(0, 0, 2), files, Watch())[0] == expected
     # and its training begins there
     whole, _ = trainer.evaluate(ALONE, smaller, 0, Epochs.whole(1), files, Watch())
@@ -208,19 +208,18 @@ def test_a_damaged_checkpoint_of_a_supernet_counts_as_none(task, few, tmp_path: 
     assert seen == [1]
 
 
-def test_a_supernet_that_cannot_be_read_is_not_used_untrained(few, tmp_path: Path):
+def test_a_supernet_that_cannot_be_read_is_not_used_untrained(task, few, tmp_path: Path):
     networks, space = Networks("cnn3d", (1, 8, 8), 10), make_space("cnn3d", (1, 8, 8), GENES)
     heritage = Heritage(networks, CPU, tmp_path / "shared.pt", inherits=True,
                         make_supernet=lambda: make_supernet(networks, space))  # fmt: skip
     genome = space.sample(np.random.default_rng(0))
     for _ in range(2):
         with pytest.raises(Dropped):
-            heritage.network(genome, few[0], 32)
+            heritage.network(genome, task, few[0], 32)
     trained = make_supernet(networks, space)
     save_weights(trained, tmp_path / "shared.pt")
-    model = trained.subnet(genome)
-    recalibrate(model, few[0], 32, ALONE, CPU)
-    inherited = heritage.network(genome, few[0], 32)
+    model = adapt(trained.subnet(genome), task, few[0], 32, ALONE, CPU)
+    inherited = heritage.network(genome, task, few[0], 32)
     inputs = torch.from_numpy(few[1].inputs)
     torch.testing.assert_close(inherited(inputs), model(inputs), atol=1e-4, rtol=1e-4)
     networks.build(genome).load_state_dict(inherited.state_dict())  # it is one of the space
@@ -239,7 +238,7 @@ def test_a_teacher_of_the_run_answers_as_it_does_when_it_is_judged(task, few, tm
     else:
         files = Files(tmp_path / "baseline.pt", tmp_path / "checkpoint.pt")
         metrics, _ = trainer.evaluate(ALONE, baseline, 0, Epochs.whole(2), files, Watch())
-    teacher = heritage.teacher({"distillation": 0.5}, few[0], 32)
+    teacher = heritage.teacher({"distillation": 0.5}, task, few[0], 32)
     assert teacher is not None
     answers = teacher.answer(torch.from_numpy(few[1].inputs))
     assert task.metrics(task.sums(answers, torch.from_numpy(few[1].targets))) == pytest.approx(metrics, rel=1e-5)
@@ -253,9 +252,9 @@ def test_compressed_networks_begin_as_the_trained_baseline(task, few, tmp_path: 
     save_weights(made, tmp_path / "weights.pt")
     heritage = Heritage(networks, CPU, baseline_file=tmp_path / "weights.pt", baseline=baseline)
     frames = torch.from_numpy(few[0].inputs[:5])
-    whole = heritage.network({"method": "quantise", "keep": 1.0}, few[0], 32)
+    whole = heritage.network({"method": "quantise", "keep": 1.0}, task, few[0], 32)
     assert torch.equal(whole(frames), made(frames))
-    narrow = heritage.network({"method": "prune", "keep": 0.5}, few[0], 32)
+    narrow = heritage.network({"method": "prune", "keep": 0.5}, task, few[0], 32)
     load_weights(networks.build({"method": "prune", "keep": 0.5}), _saved(narrow, tmp_path))
     assert sum(p.numel() for p in narrow.parameters()) < 0.3 * sum(p.numel() for p in made.parameters())
 
