@@ -213,7 +213,7 @@ def measure(
         tasks = [pool.submit(evaluate, overrides, run.path, genome, seed, epochs, epochs) for genome, seed in todo]
         for (genome, seed), task in zip(todo, tasks, strict=True):
             kept.add(genome, seed, task.result())
-        tasks = [pool.submit(evaluate, shared, run.path, genome, 0, warm, epochs) for genome in genomes if warm]
+        tasks = [pool.submit(evaluate, shared, run.path, genome, 0, warm, warm) for genome in genomes if warm]
         warmed = [task.result()[0] for task in tasks]
     done = [[kept.get(genome, seed) or (float("nan"), 0.0) for genome in genomes] for seed in range(seeds)]
     alone = [[error for error, _ in row] for row in done]
