@@ -146,7 +146,8 @@ def look(networks: Networks, genomes: list[Genome], exports: int, seed: int, tel
 def show(figures: Figures) -> None:
     console = Console()
     frames, height, width = figures["input_shape"]
-    table = Table(title=f"{figures['space']}, {frames} frames of {height} x {width}, seed {figures['seed']}")
+    table = Table(title=f"{figures['space']}, {frames} frames of {height} x {width}, seed {figures['seed']}",
+                  box=None, pad_edge=False, padding=(0, 2, 0, 0))  # fmt: skip
     for heading in ("check", "networks", "failures", "worst", "median", "in all"):
         table.add_column(heading, justify="left" if heading == "check" else "right", no_wrap=True)
     for name, check in figures["checks"].items():
