@@ -96,8 +96,9 @@ class Agenda:
         """How many more candidates to propose now."""
         groups = max(1, self.ledger.trainers_able // self.plan.group_size)
         waiting = len(self.ledger.idle) // self.plan.group_size
-        open_ = self._open()
-        ahead = max(self.plan.ahead_min, min(groups, 4 + groups // 8), waiting) - open_
+        open_, ready = self._open(), self.ledger.standing[State.READY]
+        held_back = len(ready) - len(self.bearable(ready, "evaluate"))
+        ahead = max(self.plan.ahead_min, min(groups, 4 + groups // 8), waiting) - (open_ - held_back)
         under_way = self.ledger.count(State.EVALUATED, State.TRAINING) + self._going_on() + open_
         return min(ahead, self.plan.evaluations - under_way, self._can_propose())
 
@@ -119,13 +120,13 @@ class Agenda:
             (it.id, work)
             for it in (self.ledger.supernet, *self.ledger.candidates.values())
             for (work, reason), count in it.failures.items()
-            if reason == KILLED and count >= FAILURES_MAX[KILLED]
+            if reason == KILLED and count >= FAILURES_MAX[KILLED] and it.state not in ENDED
         ]
 
     def _suspicious(self, candidate: int, work: str) -> bool:
         return self.ledger.known(candidate).failures.get((work, KILLED), 0) >= SUSPICIOUS
 
-    def _bearable(self, candidates: Iterable[int], work: str) -> list[int]:
+    def bearable(self, candidates: Iterable[int], work: str) -> list[int]:
         """Those of `candidates` to which the work may be done beside what is under way."""
         orders = [group.order for group in self.ledger.groups.values()]
         alone = any(self._suspicious(order.candidate, order.work) for order in orders)
@@ -133,16 +134,18 @@ class Agenda:
 
     def next_ready(self) -> int | None:
         """The READY candidate to train next: the baseline, then those with the best rank, then the oldest."""
-        ready = dict.fromkeys(self._bearable(self.ledger.standing[State.READY], "evaluate"))
+        standing = self.ledger.standing[State.READY]
+        ready = dict.fromkeys(self.bearable(standing, "evaluate"))
         if BASELINE in ready:
             return BASELINE
         if self.baseline_awaited():
             return None
-        self.ranked = [id_ for id_ in self.ranked if id_ in ready]
+        self.ranked = [id_ for id_ in self.ranked if id_ in standing]
         begun = self.ledger.count(State.EVALUATED, State.TRAINING)
         full = begun >= self.plan.evaluations or self.ledger.enough is not None
         candidates = self.ledger.candidates
-        return next((id_ for id_ in (*self.ranked, *ready) if not full or candidates[id_].begun), None)
+        first = (id_ for id_ in (*self.ranked, *ready) if id_ in ready)
+        return next((id_ for id_ in first if not full or candidates[id_].begun), None)
 
     def left_s(self, group: Group, time: float) -> float | None:
         """Seconds that a group needs after the epoch it is at; None if that is unknown, or it evaluates nobody."""
@@ -156,8 +159,7 @@ class Agenda:
         """Finalists that nobody has assessed or is assessing."""
         under_way = self._under_way("assess", "repeat")
         candidates = self.ledger.candidates
-        found = [id_ for id_ in self.ledger.finalists() if not candidates[id_].assessed and id_ not in under_way]
-        return self._bearable(found, "assess")
+        return [id_ for id_ in self.ledger.finalists() if not candidates[id_].assessed and id_ not in under_way]
 
     def repeatable(self) -> list[int]:
         """Who is on the front by fewer trainings than asked for."""
@@ -171,7 +173,7 @@ class Agenda:
                 continue
             if 1 + len(it.repeats) < self.plan.repeats and it.retrainings_failed <= RETRAININGS_FAILED_MAX:
                 found.append(id_)
-        return self._bearable(found, "repeat")
+        return found
 
     def retrainings(self) -> list[int]:
         """Finalists to be trained again for the results, each as often as it is missing; once the search is over."""
@@ -186,7 +188,7 @@ class Agenda:
             if it.state is State.EVALUATED and it.retrainings_failed <= RETRAININGS_FAILED_MAX:
                 done = len(it.retrainings) - len(it.repeats) + under_way.count(id_)
                 found += [id_] * (self.plan.finalist_seeds - done)
-        return self._bearable(found, "retrain")
+        return found
 
     def urgency(self, candidate: int) -> tuple[float, ...] | None:
         """Who decides the front comes first, then who waits to be trained, then whose measurement teaches most."""

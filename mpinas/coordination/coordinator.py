@@ -266,8 +266,7 @@ class Coordinator:
         for candidate in self.ledger.standing[State.PROPOSED]:
             self.pipeline.want_export(candidate)
         for candidate, work in self.agenda.fatal():
-            died = f"{FAILURES_MAX[KILLED]} jobs died at it"
-            reason = f"{died}: it may exhaust the memory, or one epoch take longer than a job"
+            reason = f"{FAILURES_MAX[KILLED]} jobs died at it or were too short for it"
             self._take(ev.GivenUp(candidate, work, reason), time, commands)
         for candidate in list(self.ledger.standing[State.READY]):
             self._judge(candidate, time, commands)
@@ -331,14 +330,14 @@ class Coordinator:
         ready = self.agenda.next_ready()
         if ready is not None:
             yield ready, "evaluate", 1 if self.agenda.baseline_awaited() else self.agenda.to_begin()
-        if repeats := self.agenda.repeatable():
+        if repeats := self.agenda.bearable(self.agenda.repeatable(), "repeat"):
             yield repeats[0], "repeat", len(repeats) + self.agenda.to_begin()
         if self.agenda.to_begin() == 0:
             # The last ones are still at work: who leaves the front meanwhile was judged for nothing, by ranks that had
             # nothing to do.
-            if assessable := self.agenda.assessable():
+            if assessable := self.agenda.bearable(self.agenda.assessable(), "assess"):
                 yield assessable[0], "assess", len(assessable)
-            if retrainings := self.agenda.retrainings():
+            if retrainings := self.agenda.bearable(self.agenda.retrainings(), "retrain"):
                 yield retrainings[0], "retrain", len(retrainings)
 
     def _size(self, kind: str, works: int) -> int:
@@ -498,9 +497,6 @@ class Coordinator:
         if isinstance(event, ev.StopRequested) and self.ledger.finished is None:
             self.farewell.begin(event.reason, time)
             for leader, group in self.ledger.groups.items():
-                if self.farewell.too_long(group, time):
-                    reason = "a job is too short for it"
-                    self._take(ev.GivenUp(group.order.candidate, group.order.work, reason), time, commands)
                 if group.order.work == "evaluate" and leader not in self._pausing:
                     self._pausing.add(leader)
                     commands.append(Send((leader,), msg.Pause(group.order.candidate, group.order.attempt)))

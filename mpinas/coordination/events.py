@@ -163,7 +163,10 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class GivenUp:
-    """No order of this kind of work is given any more for the candidate: jobs died at it."""
+    """No such work is ordered any more for the candidate: jobs died at it, or were too short for it.
+
+    Neither "repeat" nor "retrain", where it is one of them.
+    """
 
     candidate: int
     work: str

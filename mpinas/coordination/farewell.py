@@ -23,14 +23,12 @@ PARTING_S = 15.0
 EPOCH_S = 15.0
 #: The next may take so much longer than the longest so far.
 SLACK = 1.25
-#: What would fit into no job is tried in this first part of one, and had nearly all of it then.
+#: What may fit into no job is tried in this first part of one, and has nearly all of it then.
 YOUNG = 0.1
 #: Told to go, trainers leave at once; one that does not is not waited for any longer than this.
 GOING_S = 60.0
 #: Work that is put aside at the end of an epoch, and work that is soon done: worth waiting for.
 _WAITED_FOR = ("evaluate", "assess")
-#: Work without checkpoints.
-_NEVER_PUT_ASIDE = ("repeat", "retrain")
 
 
 class Farewell:
@@ -94,7 +92,7 @@ class Farewell:
     def fits(self, kind: str, it: Candidate, time: float) -> bool:
         """Can it come to its end, or to the end of an epoch and be put aside there?
 
-        What may not fit into a whole job either is begun while the job is young; see `too_long`.
+        What may not fit into a whole job either is begun while the job is young.
         """
         if self._ends_at is None or self._began is None or kind in ("evaluate", "supernet"):
             return True
@@ -104,13 +102,6 @@ class Farewell:
         fits = time + needed_s <= self._ends_at or (needed_s > whole_s and time <= self._began + YOUNG * whole_s)
         self.refused |= not fits
         return fits
-
-    def too_long(self, group: Group, time: float) -> bool:
-        """The job's time is over: has it not been enough for what a group does, which cannot be put aside?"""
-        warn_at = self.warn_at()
-        if warn_at is None or self._began is None or group.order.work not in _NEVER_PUT_ASIDE:
-            return False
-        return time >= warn_at and group.since <= self._began + YOUNG * (time - self._began)
 
     def begin(self, reason: str, time: float) -> None:
         """The job is to end; asked again, the sooner of the two."""

@@ -28,12 +28,13 @@ class Trainer:
     withdrawn: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Group:
-    """The trainers that carry out an order, since when (seconds)."""
+    """The trainers that carry out an order, since when (seconds), and the last epoch whose end they have reported."""
 
     order: ev.Ordered
     since: float
+    epoch: int = 0
 
     @property
     def members(self) -> tuple[int, ...]:

@@ -29,6 +29,8 @@ NO_ANSWER = "no-answer"
 NO_CHECKPOINT, NO_DEVICE, UNEXPECTED, KILLED = "checkpoint", "device", "error", "killed"
 #: How many failures end the attempts, by reason; one of any other reason does.
 FAILURES_MAX = {UNEXPECTED: 2, NO_DEVICE: 4, KILLED: 3}
+#: A job is asked to end when so much of its time is over, at the soonest; who had so much of that had nearly all.
+HALF, NEARLY = 0.49, 0.75
 #: A finalist is trained again so many times at most where that fails.
 RETRAININGS_FAILED_MAX = 2
 #: Reasons for which no device ever ran a trained model: it is neither accepted nor refused, and a later job asks again.
@@ -48,6 +50,8 @@ class Ledger:
         self.trainers: dict[int, Trainer] = {}
         self.idle: dict[int, Trainer] = {}
         self.groups: dict[int, Group] = {}
+        #: Groups whose leaders were told to go, and left what they were at.
+        self._left: list[Group] = []
         #: Of those trained on the full budget and within the limits: the measured, and with the predicted.
         self.fronts = Fronts()
         #: Who has a result, after whatever budget.
@@ -89,7 +93,8 @@ class Ledger:
         #: How many of them have ended, and how many get no orders any more.
         self.stopped = 0
         self.withdrawn = 0
-        #: When the scheduler ends the job that runs now, if that is known.
+        #: When the job that runs now began, and was asked to end; when the scheduler ends it, if that is known.
+        self.began_at = self.stopped_at = 0.0
         self.ends_at: float | None = None
 
     def apply_all(self, history: Iterable[tuple[float, ev.Event]]) -> Ledger:
@@ -110,7 +115,7 @@ class Ledger:
         self.touched, self.let_go = set(), set()
         match event:
             case ev.Begun():
-                self._begin(event)
+                self._begin(event, time)
             case ev.Proposed(candidate, genome):
                 if candidate != len(self.candidates):
                     raise ProtocolError(f"candidate {candidate} proposed, but {len(self.candidates)} is next")
@@ -138,7 +143,7 @@ class Ledger:
             case ev.Enough(reason):
                 self.enough = reason
             case ev.StopRequested(reason):
-                self.stop_reason = reason
+                self.stop_reason, self.stopped_at = reason, time
             case ev.Finished(reason):
                 self.finished = reason
             case _:
@@ -152,11 +157,11 @@ class Ledger:
                 if self.occupation.first_ready is None:
                     self.occupation.first_ready = self.occupation.last_report = time
             case msg.Progress():
-                work, it = self._outstanding(event).order.work, self.known(event.candidate)
-                it.epoch = event.epoch
+                group, it = self._outstanding(event), self.known(event.candidate)
+                it.epoch = group.epoch = event.epoch
                 if event.epoch > it.furthest:
                     it.furthest = event.epoch
-                    it.failures.pop((work, KILLED), None)
+                    it.failures.pop((group.order.work, KILLED), None)
             case msg.Evaluated():
                 self._evaluated(event, time)
             case msg.Paused():
@@ -207,9 +212,9 @@ class Ledger:
             case ev.DeviceBack(_, device):
                 self.devices_lost.pop(self._asked(device), None)
 
-    def _begin(self, event: ev.Begun) -> None:
+    def _begin(self, event: ev.Begun, time: float) -> None:
         """A new job: its trainers are not there yet, and nothing is under way any more."""
-        self._suspect(died=self.stop_reason is None and self.finished is None)
+        self._suspect()
         self._take_back(State.TRAINING, State.READY)
         for candidate in self._take_back(State.MEASURING, State.PROPOSED):
             it = self.candidates[candidate]
@@ -228,19 +233,34 @@ class Ledger:
         self.trainers.clear()
         self.idle.clear()
         self.groups.clear()
+        self._left.clear()
         self.trainers_expected, self.stopped, self.withdrawn = event.trainers, 0, 0
-        self.ends_at = event.ends_at
+        self.began_at, self.ends_at = time, event.ends_at
         self.devices_lost.clear()
         self.stop_reason = self.finished = self.enough = self.supernet.reason = None
         self.occupation.new_job(event.trainers)
 
-    def _suspect(self, *, died: bool) -> None:
-        """A job that has died may have died of anything that was under way; one that ended in peace, of nothing."""
-        for group in self.groups.values() if died else ():
-            failures, work = self.known(group.order.candidate).failures, group.order.work
+    def _suspect(self) -> None:
+        """A job that has died may have died of anything that was under way. One that ended in peace has died of
+        nothing, but may have been too short for what had it to itself."""
+        died = self.stop_reason is None and self.finished is None
+        under_way = [*self.groups.values(), *self._left]
+        blamed = {(each.order.candidate, each.order.work) for each in under_way if died or self._too_long(each)}
+        if not died:
+            for it in (self.supernet, *self.candidates.values()):
+                kept = {of for of in it.failures if of[1] != KILLED or (it.id, of[0]) in blamed}
+                it.failures = {of: count for of, count in it.failures.items() if of in kept}
+        for candidate, work in blamed:
+            failures = self.known(candidate).failures
             failures[work, KILLED] = failures.get((work, KILLED), 0) + 1
-        for it in () if died else (self.supernet, *self.candidates.values()):
-            it.failures = {of: count for of, count in it.failures.items() if of[1] != KILLED}
+
+    def _too_long(self, group: Group) -> bool:
+        """Had it nearly all of a job that came to its time, and has not got to where it could be put aside?"""
+        put_aside = group.order.work in ("evaluate", "supernet") and group.epoch > 0
+        if self.ends_at is None or self.stop_reason is None or put_aside:
+            return False
+        had_s, whole_s = self.stopped_at - self.began_at, self.ends_at - self.began_at
+        return had_s >= HALF * whole_s and self.stopped_at - group.since >= NEARLY * had_s
 
     def _give_up(self, it: Candidate, work: str, reason: str) -> None:
         it.failures.pop((work, KILLED), None)
@@ -416,7 +436,9 @@ class Ledger:
         self.idle.pop(rank, None)
         # A member's last word may come before its leader's: only the leader's own ends the order.
         if rank in self.groups:
-            for member in self.groups.pop(rank).members:
+            group = self.groups.pop(rank)
+            self._left.append(group)
+            for member in group.members:
                 self.trainers[member].group = None
 
     def _evaluated(self, report: msg.Evaluated, time: float) -> None:

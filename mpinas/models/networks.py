@@ -81,20 +81,21 @@ def make_space(
             f"search.space = {name!r} has no genes for samples of {input_shape}: {plugins.in_one_line(error)}"
         ) from error
     genes = {gene.name for gene in space.genes}
-    for gene in space.genes:
-        if gene.name == "frames" and max(map(int, gene.choices)) > input_shape[0]:
-            raise UserError(
-                f"search.space = {name!r}: its gene frames offers {max(map(int, gene.choices))}, but a sample has "
-                f"{input_shape[0]}: raise task.frames, or offer fewer"
-            )
     if name != "compressed" and (taken := sorted(genes & RESERVED)):
         raise UserError(f"search.space = {name!r}: a gene must not be called {taken[0]!r}: it has a meaning of its own")
     if len(genes & {"step_size", "gamma"}) == 1:
         raise UserError(f"search.space = {name!r}: the genes step_size and gamma go together")
     try:
-        return space.extended(added or {}).narrowed(choices or {})
+        space = space.extended(added or {}).narrowed(choices or {})
+        most = max((int(each) for gene in space.genes if gene.name == "frames" for each in gene.choices), default=0)
     except ValueError as error:
         raise UserError(f"search.genes: {error}") from None
+    if most > input_shape[0]:
+        raise UserError(
+            f"search.space = {name!r}: its gene frames offers {most}, but a sample has {input_shape[0]}: raise "
+            "task.frames, or leave choices out by search.genes.frames"
+        )
+    return space
 
 
 def check_baseline(networks: Networks, genome: Genome) -> None:

@@ -289,7 +289,7 @@ class Desk:
         self.folder.keep_only(ledger.kept(), _begun(ledger))
         if ledger.supernet.metrics:
             check_shared(self.folder.supernet_file)
-        if plan.after_baseline and self.coordinator.agenda.went_all_the_way(BASELINE):
+        if plan.after_baseline and BASELINE in ledger.candidates and self.coordinator.agenda.went_all_the_way(BASELINE):
             check_shared(self.folder.weights_file(BASELINE))
 
     def coordinate(self, control: Any, trainers: tuple[int, ...], means: Means | None, watch: Watch) -> bool:

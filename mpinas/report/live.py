@@ -139,7 +139,7 @@ def _epochs(candidate: Candidate, ledger: Ledger) -> str:
 
 def name_of(candidate: int) -> str:
     """A candidate for people."""
-    return "baseline" if candidate == BASELINE else f"candidate {candidate}"
+    return {BASELINE: "baseline", msg.SUPERNET: "supernet"}.get(candidate, f"candidate {candidate}")
 
 
 def latency_of(candidate: Candidate, device: str) -> str:

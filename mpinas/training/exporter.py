@@ -160,7 +160,7 @@ class _Exporter:
             data = os.read(self._replies, 1 << 16)
         except BlockingIOError:
             if self._open and time.monotonic() - self._head_since > EXPORT_LIMIT_S:
-                return self._give_up(f"took longer than {EXPORT_LIMIT_S:.0f} s")
+                return self._give_up(f"took longer than {EXPORT_LIMIT_S:.0f} s") if self._ready else self._after_death()
             return [], False
         if not data:
             return self._after_death()
@@ -172,6 +172,7 @@ class _Exporter:
             replies.remove(READY)
         for reply in replies:
             del self._open[reply.candidate]
+            self._suspect = None if reply.candidate == self._suspect else self._suspect
         return replies, False
 
     def _send(self) -> None:

@@ -72,7 +72,7 @@ class Heritage:
     def network(self, genome: Genome, task: Task, training: Samples, batch_size: int) -> nn.Module:
         """The network of a genome on the device, with the weights that its training begins with.
 
-        `training`: if it inherits, it is adapted to these; by each rank for itself, all with one result.
+        `training`: if it inherits, it is adapted to these, by each rank for itself.
         """
         if "baseline" in genome or not (self.networks.compressed or self.inherits):
             return self.networks.build(genome).to(self.device)
@@ -93,7 +93,7 @@ class Heritage:
     def teacher(self, genome: Genome, task: Task, training: Samples, batch_size: int) -> Teacher | None:
         """Whom the network of a genome learns from, if it is to learn from anybody.
 
-        `training`: a subnet is adapted to these; by each rank for itself, all with one result.
+        `training`: a subnet is adapted to these, by each rank for itself.
         """
         if float(genome.get("distillation", 0.0)) == 0.0:
             return None

@@ -252,6 +252,7 @@ def adapt(
     recalibrate(network, samples, batch_size, group, device)
     settle(network)
     fit_readout(network, task, samples, batch_size, device)
+    group.broadcast(network)  # unlike processors round differently
     return network
 
 
@@ -261,10 +262,10 @@ def fit_readout(
     """Move the last layer, in place, to the least loss on `samples`; the further it moves, the more it costs.
 
     What the layers before it find is of use where the shared last layer, which serves every width, field and scale, is
-    not. Takes as many samples as `recalibrate`; every rank for itself, all with one result.
+    not. Takes as many samples as `recalibrate`, but for rounding.
     """
     last, found = readout(network), []
-    apart = max(1, len(samples) // (batch_size * RECALIBRATION_BATCHES))
+    apart = -(-len(samples) // (batch_size * RECALIBRATION_BATCHES))
     indices = np.arange(0, len(samples), apart)
     hook = last.register_forward_pre_hook(lambda _, inputs: found.append(inputs[0]))
     targets = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -34,6 +35,12 @@ def write_whole(path: Path, *parts: bytes | memoryview) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some file systems know no such thing
+            os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
