@@ -161,6 +161,14 @@ class RunFolder:
         """Training samples by which integer networks find their ranges (a NumPy file)."""
         return self.path / "calibration.npy"
 
+    def check_journal(self, *, begun: bool) -> None:
+        """Raise UserError where trained models are there of which the journal knows nothing: it is not `begun`."""
+        if not begun and any(path.name.isdigit() for path in self.models.glob("*")):
+            raise UserError(
+                f"{self.journal_file}: is not there or empty, but {self.models.name}/ holds what candidates have come "
+                "to; restore it from a copy, or begin a new run in another folder"
+            )
+
     def keep_only(self, models: Collection[int], checkpoints: Collection[int]) -> None:
         """Remove trained models and checkpoints but those of these candidates: a job that was killed may leave some."""
         for path in self.models.iterdir():

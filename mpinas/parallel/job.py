@@ -284,6 +284,7 @@ class Desk:
         proposer = make_search(search.algorithm, space, len(terms.objectives), search.seed, search.population)
         plan = replace(plan, exporters=self.n_exporters)
         self.coordinator = Coordinator(plan, proposer, Ledger(terms), baseline_of(self.task, self.experiment))
+        self.folder.check_journal(begun=bool(self.journal.history))  # else all its models would be in the way
         self.coordinator.replay(self.journal.history)
         ledger = self.coordinator.ledger
         self.folder.keep_only(ledger.kept(), _begun(ledger))

@@ -352,6 +352,15 @@ def test_run_folder_keeps_the_complete_experiment(tmp_path):
         RunFolder.existing(tmp_path)
 
 
+def test_models_without_a_journal_that_knows_of_them_are_not_touched(tmp_path):
+    folder = RunFolder.create(tmp_path / "a", msgspec.convert({"task": {"name": "digits"}}, Experiment))
+    folder.check_journal(begun=False)  # a job that died before its first event
+    folder.weights_file(3).parent.mkdir()
+    folder.check_journal(begun=True)
+    with pytest.raises(UserError, match=r"journal\.jsonl: is not there or empty, but models/ holds"):
+        folder.check_journal(begun=False)
+
+
 def test_models_of_use_are_kept_and_checkpoints_to_go_on_from(tmp_path):
     folder = RunFolder.create(tmp_path / "a", msgspec.convert({"task": {"name": "digits"}}, Experiment))
     files = [make(id_) for id_ in (1, 2, 3, 4) for make in (folder.weights_file, folder.checkpoint_file)]

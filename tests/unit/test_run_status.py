@@ -192,6 +192,10 @@ def test_queued_jobs_are_told_as_long_as_there_is_nothing_better(tmp_path, folde
     assert (begun := look(folder, 0.0, [RUNNING])).state == "starting"
     assert lines_of(begun) == [f"{folder.path}: starting, Slurm job 12 runs and has not begun the search yet"]
     assert look(folder, 0.0).reason == "no job has begun on it"
+    (folder.models / "00001").mkdir()
+    lost = look(folder, 0.0)
+    assert (lost.state, "restore it from a copy" in lost.reason) == ("damaged", True), "models, and no journal"
+    (folder.models / "00001").rmdir()
     write(folder, [*half.journal, (half.time, ev.StopRequested("SIGUSR2"))])
     requeued = look(folder, half.time, [PENDING])
     assert (requeued.state, requeued.reason) == ("queued", "the job before: stopped (SIGUSR2)")
