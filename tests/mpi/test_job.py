@@ -520,10 +520,11 @@ def test_on_recordings_of_both_layouts_and_the_models_predict(mpirun, tmp_path):
     assert found["simulated_data"] is True
     best = found["candidates"][found["front"][0]]
     assert set(best["metrics"]) == {"error", "rmse_speed_mm_s", "rmse_power_w"}
-    subprocess.run(
+    told = subprocess.run(
         [sys.executable, "-m", "mpinas", "predict", best["onnx"], "test", "-o", "out.csv"],
-        cwd=tmp_path, timeout=60, check=True,
+        cwd=tmp_path, timeout=60, check=True, capture_output=True, text=True,
     )  # fmt: skip
+    assert told.stdout == "out.csv: 14 scan lines of SIMULATED data\n"
     rows = (tmp_path / "out.csv").read_text().splitlines()
     assert rows[0] == "object,layer,line,speed_mm_s,power_w"
     assert len(rows) == 1 + 14

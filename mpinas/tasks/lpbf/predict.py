@@ -66,6 +66,12 @@ def predict_lines(
     return rows
 
 
+def is_simulated(recording: Path) -> bool:
+    """Whether a recording says that it is simulated. Raises UserError."""
+    with open_recording(recording, labels=None) as opened:
+        return opened.simulated
+
+
 def write_csv(rows: Sequence[Prediction], path: Path) -> None:
     """Write one row a line; the file is complete or not there. Raises UserError."""
     beside = path.with_name(path.name + ".part")

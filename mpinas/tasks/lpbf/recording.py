@@ -75,6 +75,11 @@ class Recording:
         path = self.files[layer.place.file]
         return _read(path, lambda: label_tables(self._handles[layer.place.file][layer.group]), f"{path}, {layer.group}")
 
+    @property
+    def simulated(self) -> bool:
+        """Whether any of its files says that it is simulated."""
+        return any(self.attributes(file).get("simulated") for file in range(len(self.files)))
+
     def attributes(self, file: int) -> dict[str, object]:
         """Return the attributes of a file's root, as plain values."""
         path = self.files[file]

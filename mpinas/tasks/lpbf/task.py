@@ -49,8 +49,7 @@ class LpbfTask(Regression):
         for paths in (self._settings.train, self._settings.test):  # apart: they may hold parts of one object
             if paths:
                 with open_recording([Path(path) for path in paths], labels=None) as recording:
-                    files = range(len(recording.files))
-                    if any(recording.attributes(file).get("simulated") for file in files):
+                    if recording.simulated:
                         return True
         return False
 
