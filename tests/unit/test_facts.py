@@ -84,7 +84,7 @@ def test_a_space_as_a_table():
 
 def test_samples_too_small_for_the_baseline_are_said_to_be():
     assert isinstance(error := show("cnn3d", "--side", "6").exception, UserError)
-    assert "lpbf-cnn needs at least (7, 7, 7)" in str(error)
+    assert str(error) == "baseline lpbf-cnn: its 5x5x5 convolution and pooling need at least (7, 7, 7)"
 
 
 def test_an_unknown_space_is_named():

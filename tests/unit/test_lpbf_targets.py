@@ -239,7 +239,6 @@ def test_unfit_labels_get_one_line_that_says_where(tmp_path, case):
         ({"targets": [{"name": "Line"}]}, "'Line' cannot name a column"),
         ({"targets": [{"name": "a b"}, {"name": "A", "unit": "B"}]}, "two targets are called a_b"),
         ({"targets": [{"name": "a", "column": 1}, {"name": "b"}]}, "two targets are of column 1"),
-        ({"frames": 6}, "task.frames = 6"),
     ],
 )
 def test_targets_that_cannot_be(weld, keys, message):
