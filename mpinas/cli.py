@@ -134,13 +134,13 @@ def results(run: Path, beside: Path | None, as_json: bool) -> None:
 @click.option("-o", "--output", type=PATH, required=True, help="CSV file to write.")
 def predict(model: Path, recording: Path, output: Path) -> None:
     """Predict the targets (speed and power) of every scan line of RECORDING (HDF5) with MODEL (ONNX)."""
-    from mpinas.tasks.lpbf.predict import is_simulated, predict_lines, write_csv
+    from mpinas.tasks.lpbf.predict import predict_lines, write_csv
     from mpinas.training.deployed import Deployed
 
     deployed = Deployed(model)
-    rows = predict_lines(deployed.run, deployed.input_shape, deployed.metadata, recording)
+    rows, simulated = predict_lines(deployed.run, deployed.input_shape, deployed.metadata, recording)
     write_csv(rows, output)
-    click.echo(f"{output}: {len(rows)} scan lines{' of SIMULATED data' if is_simulated(recording) else ''}")
+    click.echo(f"{output}: {len(rows)} scan lines{' of SIMULATED data' if simulated else ''}")
 
 
 @cli.group()

@@ -6,7 +6,7 @@ Must not know commands, time or how anything is carried out.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from mpinas.coordination.budgets import Curves, promotable
 from mpinas.coordination.candidate import Candidate
@@ -126,11 +126,12 @@ class Agenda:
     def _suspicious(self, candidate: int, work: str) -> bool:
         return self.ledger.known(candidate).failures.get((work, KILLED), 0) >= SUSPICIOUS
 
-    def bearable(self, candidates: Iterable[int], work: str) -> list[int]:
+    def bearable(self, candidates: Collection[int], work: str) -> list[int]:
         """Those of `candidates` to which the work may be done beside what is under way."""
-        orders = [group.order for group in self.ledger.groups.values()]
+        suspects = {id_ for id_ in candidates if self._suspicious(id_, work)}
+        orders = (group.order for group in self.ledger.groups.values()) if suspects else ()  # thousands, at every order
         alone = any(self._suspicious(order.candidate, order.work) for order in orders)
-        return [id_ for id_ in candidates if not (alone and self._suspicious(id_, work))]
+        return [id_ for id_ in candidates if not (alone and id_ in suspects)]
 
     def next_ready(self) -> int | None:
         """The READY candidate to train next: the baseline, then those with the best rank, then the oldest."""

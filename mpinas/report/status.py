@@ -167,6 +167,7 @@ class Observer:
         try:
             sight = look(folder.lock_file)
             if not folder.journal_file.exists() and sight is None:
+                folder.check_journal(begun=False)
                 return self._unbegun(queue, now)
             past = self._read(folder)
         except UserError as error:
@@ -188,10 +189,6 @@ class Observer:
         return past
 
     def _unbegun(self, queue: Sequence[Queued], now: float) -> Status:
-        try:
-            RunFolder(self._path).check_journal(begun=False)
-        except UserError as error:
-            return Status(run=str(self._path), time=now, state="damaged", reason=str(error), queue=queue)
         running = any(each.state == "RUNNING" for each in queue)
         state = "starting" if running else "queued" if queue else "stopped"
         return Status(run=str(self._path), time=now, state=state, queue=queue,

@@ -146,7 +146,7 @@ def test_an_exported_model_predicts_in_units_from_the_windows_it_was_trained_on(
     network = Networks("cnn3d", task.input_shape, task.outputs).build(baseline_genome("lpbf-cnn"))
     export_onnx(network, task.input_shape, tmp_path / "m.onnx", task.metadata)
     deployed = Deployed(tmp_path / "m.onnx")
-    rows = predict_lines(deployed.run, deployed.input_shape, deployed.metadata, weld)
+    rows, _ = predict_lines(deployed.run, deployed.input_shape, deployed.metadata, weld)
     assert [(row.object, row.layer, row.line) for row in rows] == [
         ("weld", n, line) for n in (1, 2) for line in (0, 1, 2)
     ]
@@ -168,7 +168,7 @@ def test_older_files_predict_speed_and_power(tmp_path):
         assert set(np.unique(inputs)) == {0, DARK, 160, 170, BRIGHT}
         return np.stack([np.arange(len(inputs)), inputs[:, 0, 20, 20] / 200], axis=1).astype(np.float32)
 
-    rows = predict_lines(model, (2, 41, 41), {"task": "lpbf", "window_frames": "4"}, path)
+    rows, _ = predict_lines(model, (2, 41, 41), {"task": "lpbf", "window_frames": "4"}, path)
     assert [row.values for row in rows] == [
         {"speed_mm_s": 0.0, "power_w": 215.0},
         {"speed_mm_s": 900.0, "power_w": pytest.approx(172.0)},

@@ -35,8 +35,8 @@ class Prediction:
 
 def predict_lines(
     model: Model, input_shape: tuple[int, int, int], metadata: Mapping[str, str], recording: Path
-) -> list[Prediction]:
-    """Predictions in the order of the recording's lines, from the same windows as in training.
+) -> tuple[list[Prediction], bool]:
+    """(predictions in the order of the recording's lines, from the same windows as in training; is it simulated?).
 
     `model` maps uint8 (n, *input_shape) to (n, targets) normalised; `metadata` is that of its ONNX file.
 
@@ -63,13 +63,7 @@ def predict_lines(
             for line, values in zip(lines, in_units(model(inputs), targets).tolist(), strict=True):
                 found = dict(zip(names, values, strict=True))
                 rows.append(Prediction(line.object, line.layer, line.number, found))
-    return rows
-
-
-def is_simulated(recording: Path) -> bool:
-    """Whether a recording says that it is simulated. Raises UserError."""
-    with open_recording(recording, labels=None) as opened:
-        return opened.simulated
+        return rows, opened.simulated
 
 
 def write_csv(rows: Sequence[Prediction], path: Path) -> None:
