@@ -16,6 +16,14 @@ if TYPE_CHECKING:
     from mpinas.parallel.job import Arguments
 
 PATH = click.Path(path_type=Path)
+# of whatever is a job
+RUN = click.option("--run", type=PATH, help="Folder of the run.  [default: runs/EXPERIMENT-DATE-TIME]")
+EDGE = click.option("--edge", metavar="local|BRIDGE.json", help="Where latencies come from; overrides [edge] bridge.")
+TIME_LIMIT = click.option("--time-limit", metavar="HH:MM:SS",
+                          help="End in peace within this time.  [default: as Slurm says]")  # fmt: skip
+# of whatever reads an experiment
+SET = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE",
+                   help="Override a key; repeatable.")  # fmt: skip
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
@@ -32,11 +40,11 @@ def cli(context: click.Context) -> None:
 
 @cli.command()
 @click.argument("experiment", type=PATH, required=False)
-@click.option("--run", type=PATH, help="Folder of the run.  [default: runs/EXPERIMENT-DATE-TIME]")
+@RUN
 @click.option("--resume", is_flag=True, help="Go on with the run in --run.")
-@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable.")
-@click.option("--edge", metavar="local|BRIDGE.json", help="Where latencies come from; overrides [edge] bridge.")
-@click.option("--time-limit", metavar="HH:MM:SS", help="End in peace within this time.  [default: as Slurm says]")
+@SET
+@EDGE
+@TIME_LIMIT
 def search(
     experiment: Path | None,
     run: Path | None,
@@ -51,9 +59,11 @@ def search(
     """
     from mpinas.parallel.job import Arguments
 
-    if edge is not None:
-        overrides = (*overrides, f"edge.bridge={edge}")
-    _run_job(Arguments(experiment, run, resume, tuple(overrides), time_limit_s=_seconds(time_limit)))
+    _run_job(Arguments(experiment, run, resume, _with_edge(overrides, edge), time_limit_s=_seconds(time_limit)))
+
+
+def _with_edge(overrides: tuple[str, ...], edge: str | None) -> tuple[str, ...]:
+    return overrides if edge is None else (*overrides, f"edge.bridge={edge}")
 
 
 def _seconds(time_limit: str | None) -> float | None:
@@ -77,9 +87,18 @@ def _run_job(arguments: Arguments) -> None:
 @click.argument("experiment", type=PATH)
 @click.option("--method", "methods", multiple=True, type=click.Choice(["prune", "distill", "quantise"]),
               help="Repeatable.  [default: all]")  # fmt: skip
-@click.option("--run", type=PATH, help="Folder of the run.  [default: runs/EXPERIMENT-DATE-TIME]")
-@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable.")
-def compress(experiment: Path, methods: tuple[str, ...], run: Path | None, overrides: tuple[str, ...]) -> None:
+@RUN
+@SET
+@EDGE
+@TIME_LIMIT
+def compress(
+    experiment: Path,
+    methods: tuple[str, ...],
+    run: Path | None,
+    overrides: tuple[str, ...],
+    edge: str | None,
+    time_limit: str | None,
+) -> None:
     """Compress the human-designed baseline of EXPERIMENT instead of searching. Start it with mpirun or srun.
 
     Structured pruning and distillation to narrower networks, and quantisation: trained, measured and shown as the
@@ -88,7 +107,8 @@ def compress(experiment: Path, methods: tuple[str, ...], run: Path | None, overr
     from mpinas.parallel.job import Arguments
 
     methods = methods or ("prune", "distill", "quantise")
-    _run_job(Arguments(experiment, run, overrides=tuple(overrides), compress=methods))
+    overrides = _with_edge(overrides, edge)
+    _run_job(Arguments(experiment, run, overrides=overrides, compress=methods, time_limit_s=_seconds(time_limit)))
 
 
 @cli.command()
@@ -188,7 +208,7 @@ def show_space(name: str, frames: int, side: int, as_json: bool) -> None:
 )
 @click.option("--algorithm", help="Another search algorithm than the experiment's: nsga2 simulates faster.")
 @click.option("--from", "past", type=PATH, metavar="RUN", help="Take durations and shares from the run in this folder.")
-@click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE", help="Override a key; repeatable.")
+@SET
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of all durations.")
 @click.option("--json", "as_json", is_flag=True, help="Everything, as JSON.")
 def plan_a_search(
@@ -297,10 +317,15 @@ def jobscript(system: str | None, list_systems: bool, output: Path | None, **ask
     if list_systems:
         click.echo("\n".join(described(load_system(name)) for name in system_names()))
         return
-    for option, value in (("SYSTEM", system), ("--nodes", asked["nodes"]), ("--time", asked["time"])):
+    known = None if system is None else load_system(system)
+    for option, value in (("SYSTEM", known), ("--nodes", asked["nodes"]), ("--time", asked["time"])):
         if value is None:
             raise UserError(f"{option} is missing: mpinas jobscript SYSTEM --nodes N --time HH:MM:SS, or --list")
-    text = render(load_system(str(system)), Request(**asked))
+    assert known is not None
+    text = render(known, Request(**asked))
+    if not Path(asked["experiment"]).is_file():
+        click.echo(f"mpinas: {asked['experiment']} is not there yet; the job reads it from the folder that sbatch is "
+                   "called in", err=True)  # fmt: skip
     if output is None:
         click.echo(text, nl=False)
         return

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 import tomli_w
@@ -114,7 +115,7 @@ class Training(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     #: or an ONNX file of mpinas; "": nobody.
     teacher: str = ""
     #: "auto": a GPU where this rank sees one.
-    device: Annotated[str, Meta(pattern="^(auto|cpu|cuda)$")] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     #: CPU threads of one trainer; 0: the cores this rank may use, shared among the trainers of the node.
     threads: Annotated[int, Meta(ge=0)] = 0
     #: At the end of an epoch a training is put down, to go on from if the job dies, when the last time is so long ago.
@@ -153,11 +154,11 @@ class Edge(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     #: Names of the device profiles that every candidate is measured on; "any" alone: whatever device is there.
     devices: Annotated[tuple[Annotated[str, Meta(min_length=1, max_length=120)], ...], Meta(min_length=1)] = ("any",)
     #: With several devices: one latency objective for "each", or that of the "worst".
-    combine: Annotated[str, Meta(pattern="^(each|worst)$")] = "each"
+    combine: Literal["each", "worst"] = "each"
     #: Use latencies as the device's reference model says they usually are, where it says so.
     normalise: bool = False
     #: "fp16": the device may compute in half precision, if it can.
-    precision: Annotated[str, Meta(pattern="^(model|fp16)$")] = "model"
+    precision: Literal["model", "fp16"] = "model"
     #: At least so many timed runs: 64 are enough for p90, 662 for p99, at 99% confidence.
     samples: Annotated[int, Meta(ge=64, le=100_000)] = 64
     #: CPU threads the model may use on the device.
@@ -249,7 +250,8 @@ def read_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     except FileNotFoundError:
         raise UserError(f"{path}: no such experiment file; `mpinas init` writes one, commented") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {error}") from None
+        why = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"{path}: cannot be read: {why}") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{path}: not valid TOML: {error}") from None
     _absolute_paths(tree, path.resolve().parent)
@@ -290,8 +292,7 @@ def _checked(tree: dict[str, Any], where: str) -> Experiment:
     try:
         experiment = msgspec.convert(tree, Experiment)
     except msgspec.ValidationError as error:
-        what, _, at = str(error).partition(" - at `$.")
-        raise UserError(f"{where}: {at.rstrip('`')}: {what[0].lower()}{what[1:]}") from None
+        raise UserError(f"{where}: {_in_words(tree, error)}") from None
     for name in experiment.search.limits:
         _known(name, LIMITED, f"{where}: search.limits.{name}")
     _check_search(experiment, where)
@@ -302,6 +303,31 @@ def _checked(tree: dict[str, Any], where: str) -> Experiment:
             f"{experiment.training.group_size} under 2 samples; make it {2 * experiment.training.group_size} or more"
         )
     return experiment
+
+
+def _in_words(tree: dict[str, Any], error: msgspec.ValidationError) -> str:
+    """Which key is wrong, and how; where few values are right, which."""
+    what, _, at = str(error).partition(" - at `$.")
+    section, _, key = at.rstrip("`").partition(".")
+    name, some, rest = key.partition("[...]")
+    if some:
+        key = f"{name}.{_culprit(tree[section], name, _SECTIONS[section])}{rest}"
+    if match := re.fullmatch("Invalid enum value '(.*)'", what, re.DOTALL):
+        kind = get_type_hints(_SECTIONS[section])[key.partition("[")[0]]
+        while get_origin(kind) is not Literal:  # of a tuple of them
+            kind = get_args(kind)[0]
+        return _unknown(match[1], get_args(kind), f"{section}.{key} = {match[1]!r}")
+    return f"{section}.{key}: {what[0].lower()}{what[1:]}"
+
+
+def _culprit(section: dict[str, Any], table: str, kind: type[msgspec.Struct]) -> str:
+    """The key in a table of a section whose value is wrong."""
+    for key, value in section[table].items():
+        try:
+            msgspec.convert(section | {table: {key: value}}, kind)
+        except msgspec.ValidationError:
+            return str(key)
+    raise AssertionError(f"{table}: each by itself is right")
 
 
 def _check_search(experiment: Experiment, where: str) -> None:
@@ -350,9 +376,13 @@ def _check_devices(edge: Edge, where: str) -> None:
 
 def _known(name: str, known: Any, what: str) -> None:
     if name not in known:
-        near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-        raise UserError(f"{what} is unknown; {hint}")
+        raise UserError(_unknown(name, known, what))
+
+
+def _unknown(name: str, known: Iterable[str], what: str) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+    return f"{what} is unknown; {hint}"
 
 
 def _override(tree: dict[str, Any], text: str) -> None:

@@ -10,9 +10,10 @@ from collections.abc import Collection, Iterable, Mapping
 
 from mpinas.coordination.budgets import Curves, promotable
 from mpinas.coordination.candidate import Candidate
+from mpinas.coordination.failures import FAILURES_MAX, KILLED, RETRAININGS_FAILED_MAX
 from mpinas.coordination.front import dominates
 from mpinas.coordination.groups import Group
-from mpinas.coordination.ledger import BASELINE, ENDED, FAILURES_MAX, KILLED, RETRAININGS_FAILED_MAX, Ledger
+from mpinas.coordination.ledger import BASELINE, ENDED, Ledger
 from mpinas.coordination.lifecycle import State
 from mpinas.coordination.limits import broken_limit, constraints
 from mpinas.coordination.pipeline import Ask

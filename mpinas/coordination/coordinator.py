@@ -27,19 +27,11 @@ from mpinas.coordination.commands import (
     Release,
     Send,
 )
+from mpinas.coordination.failures import FAILURES_MAX, KILLED, NO_ANSWER
 from mpinas.coordination.farewell import Farewell
 from mpinas.coordination.forecast import Forecast
 from mpinas.coordination.groups import choose, group_size, to_enlarge
-from mpinas.coordination.ledger import (
-    BASELINE,
-    ENDED,
-    FAILURES_MAX,
-    KILLED,
-    NO_ANSWER,
-    Ledger,
-    answered_by,
-    following,
-)
+from mpinas.coordination.ledger import BASELINE, ENDED, Ledger, answered_by, following
 from mpinas.coordination.lifecycle import State
 from mpinas.coordination.limits import broken_limit
 from mpinas.coordination.pipeline import Pipeline

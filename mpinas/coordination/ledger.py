@@ -12,6 +12,17 @@ from dataclasses import replace
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.coordination.candidate import Candidate, Reading, Retraining, Verdict
+from mpinas.coordination.failures import (
+    NO_ANSWER,
+    NO_CHECKPOINT,
+    NO_DEVICE,
+    NOT_RUN,
+    RETRAININGS_FAILED_MAX,
+    Ending,
+    acquit,
+    count_ending,
+    may_be_tried_again,
+)
 from mpinas.coordination.front import Fronts
 from mpinas.coordination.groups import Group, Occupation, Trainer
 from mpinas.coordination.lifecycle import IllegalTransitionError, State, step
@@ -22,19 +33,6 @@ from mpinas.errors import ProtocolError, UserError
 BASELINE = 0
 #: States of candidates that will never be trained (again).
 ENDED = (State.REJECTED, State.FAILED)
-#: Reason of a failure: no device was there, which is nobody's fault and may be otherwise another time.
-NO_ANSWER = "no-answer"
-#: Reasons of a failure: the checkpoint that an evaluation was to go on from is not there any more; a GPU failed; an
-#: exception that nobody expected; the job died at it, as far as is known.
-NO_CHECKPOINT, NO_DEVICE, UNEXPECTED, KILLED = "checkpoint", "device", "error", "killed"
-#: How many failures end the attempts, by reason; one of any other reason does.
-FAILURES_MAX = {UNEXPECTED: 2, NO_DEVICE: 4, KILLED: 3}
-#: A job is asked to end when so much of its time is over, at the soonest; who had so much of that had nearly all.
-HALF, NEARLY = 0.49, 0.75
-#: A finalist is trained again so many times at most where that fails.
-RETRAININGS_FAILED_MAX = 2
-#: Reasons for which no device ever ran a trained model: it is neither accepted nor refused, and a later job asks again.
-NOT_RUN = frozenset({NO_ANSWER, "device-lost", "files", "internal", "unsupported"})
 
 
 class Ledger:
@@ -161,7 +159,7 @@ class Ledger:
                 it.epoch = group.epoch = event.epoch
                 if event.epoch > it.furthest:
                     it.furthest = event.epoch
-                    it.failures.pop((group.order.work, KILLED), None)
+                    acquit(it, group.order.work)
             case msg.Evaluated():
                 self._evaluated(event, time)
             case msg.Paused():
@@ -177,7 +175,7 @@ class Ledger:
                 self.supernet.metrics, self.supernet.train_seconds = metrics, seconds
             case msg.SupernetFailed(reason=reason, detail=detail):
                 self._closed(event, time)
-                if not self._may_be_tried_again(self.supernet, "supernet", reason):
+                if not may_be_tried_again(self.supernet, "supernet", reason):
                     self.supernet.reason = f"{reason}: {detail}"
             case msg.Withdrawn(rank, detail):
                 self._withdrawn(rank, detail)
@@ -214,7 +212,9 @@ class Ledger:
 
     def _begin(self, event: ev.Begun, time: float) -> None:
         """A new job: its trainers are not there yet, and nothing is under way any more."""
-        self._suspect()
+        died = self.stop_reason is None and self.finished is None
+        ending = Ending(died, self.began_at, self.stopped_at, self.ends_at)
+        count_ending(ending, [*self.groups.values(), *self._left], (self.supernet, *self.candidates.values()))
         self._take_back(State.TRAINING, State.READY)
         for candidate in self._take_back(State.MEASURING, State.PROPOSED):
             it = self.candidates[candidate]
@@ -240,30 +240,8 @@ class Ledger:
         self.stop_reason = self.finished = self.enough = self.supernet.reason = None
         self.occupation.new_job(event.trainers)
 
-    def _suspect(self) -> None:
-        """A job that has died may have died of anything that was under way. One that ended in peace has died of
-        nothing, but may have been too short for what had it to itself."""
-        died = self.stop_reason is None and self.finished is None
-        under_way = [*self.groups.values(), *self._left]
-        blamed = {(each.order.candidate, each.order.work) for each in under_way if died or self._too_long(each)}
-        if not died:
-            for it in (self.supernet, *self.candidates.values()):
-                kept = {of for of in it.failures if of[1] != KILLED or (it.id, of[0]) in blamed}
-                it.failures = {of: count for of, count in it.failures.items() if of in kept}
-        for candidate, work in blamed:
-            failures = self.known(candidate).failures
-            failures[work, KILLED] = failures.get((work, KILLED), 0) + 1
-
-    def _too_long(self, group: Group) -> bool:
-        """Had it nearly all of a job that came to its time, and has not got to where it could be put aside?"""
-        put_aside = group.order.work in ("evaluate", "supernet") and group.epoch > 0
-        if self.ends_at is None or self.stop_reason is None or put_aside:
-            return False
-        had_s, whole_s = self.stopped_at - self.began_at, self.ends_at - self.began_at
-        return had_s >= HALF * whole_s and self.stopped_at - group.since >= NEARLY * had_s
-
     def _give_up(self, it: Candidate, work: str, reason: str) -> None:
-        it.failures.pop((work, KILLED), None)
+        acquit(it, work)
         match work:
             case "evaluate":
                 self._end(it.id, State.FAILED, reason)
@@ -409,7 +387,7 @@ class Ledger:
         self.occupation.busy_s += len(group.members) * (time - group.since)
         self.occupation.last_report = time
         del self.groups[report.group]
-        self.known(report.candidate).failures.pop((group.order.work, KILLED), None)
+        acquit(self.known(report.candidate), group.order.work)
         for rank in group.members:
             trainer = self.trainers[rank]
             trainer.group = None
@@ -469,23 +447,17 @@ class Ledger:
         if report.reason == NO_CHECKPOINT:
             self._step(it.id, State.READY)
             it.epochs_done = 0
-        elif self._may_be_tried_again(it, "evaluate", report.reason):
+        elif may_be_tried_again(it, "evaluate", report.reason):
             self._step(it.id, State.READY)
         else:
             self._end(it.id, State.FAILED, f"{report.reason}: {report.detail}")
-
-    @staticmethod
-    def _may_be_tried_again(it: Candidate, work: str, reason: str) -> bool:
-        """Count a failure; False where it is the network's own, or has been tried often enough."""
-        it.failures[work, reason] = it.failures.get((work, reason), 0) + 1
-        return it.failures[work, reason] < FAILURES_MAX.get(reason, 1)
 
     def _assessed(self, report: msg.Assessed | msg.AssessmentFailed, time: float) -> None:
         self._closed(report, time)
         it = self.candidates[report.candidate]
         if it.id not in self.finalists():
             return  # it has left the front meanwhile
-        if isinstance(report, msg.AssessmentFailed) and self._may_be_tried_again(it, "assess", report.reason):
+        if isinstance(report, msg.AssessmentFailed) and may_be_tried_again(it, "assess", report.reason):
             return
         it.assessed = True
         if isinstance(report, msg.Assessed):

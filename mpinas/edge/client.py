@@ -6,7 +6,7 @@ Never blocks once it is open. Must not know how a measurement is decided on or w
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,8 @@ class EdgeClient:
         self._local = local
         #: What waits for each request; two candidates with the same model share one.
         self._waiting: dict[str, list[_Asked]] = {}
+        #: What no relay would have taken, to be told by `poll`.
+        self._refused: list[EdgeEvent] = []
         #: By profile; None until a device, or the lack of one, has been reported.
         self._there: dict[str, bool | None] = dict.fromkeys(devices)
         self._opened_s = time.monotonic()
@@ -111,7 +113,7 @@ class EdgeClient:
             Another number asks for another measurement of the same model.
         """
         settings = msgspec.structs.replace(self._settings, repetition=repetition)
-        self._wait_for(self._client.submit(model, settings, device), _Asked(candidate, device, repetition))
+        self._ask(lambda: self._client.submit(model, settings, device), _Asked(candidate, device, repetition))
 
     def judge(self, candidate: int, device: str, model: bytes, about: shards.Shard, data: bytes) -> None:
         """Ask for a trained model's error on labelled samples, in the precision that latencies are measured in.
@@ -132,7 +134,8 @@ class EdgeClient:
             threads=self._settings.threads,
             precision=self._settings.precision,
         )
-        self._wait_for(self._client.judge(model, data, settings, device), _Asked(candidate, device, 0, about.error))
+        asked = _Asked(candidate, device, 0, about.error)
+        self._ask(lambda: self._client.judge(model, data, settings, device), asked)
 
     def cancel(self, candidate: int) -> None:
         """Forget a candidate; no answer for it follows."""
@@ -152,7 +155,7 @@ class EdgeClient:
         UserError
             When the local bridge cannot be kept alive.
         """
-        events: list[EdgeEvent] = []
+        events, self._refused = self._refused, []
         if None in self._there.values():
             events += self._compare(self._client.devices, "")
         for told in self._local.revive() if self._local is not None else []:
@@ -174,7 +177,12 @@ class EdgeClient:
         if self._local is not None:
             self._local.close()
 
-    def _wait_for(self, request_id: str, asked: _Asked) -> None:
+    def _ask(self, send: Callable[[], str], asked: _Asked) -> None:
+        try:
+            request_id = send()
+        except ValueError as error:  # as of a model that is larger than any relay takes
+            self._refused.append(_failed(asked, "refused", str(error)))
+            return
         waiting = self._waiting.setdefault(request_id, [])
         if asked not in waiting:
             waiting.append(asked)

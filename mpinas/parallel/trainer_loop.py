@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from mpinas.coordination import messages as msg
-from mpinas.coordination.ledger import NO_DEVICE, UNEXPECTED
+from mpinas.coordination.failures import NO_DEVICE, UNEXPECTED
 from mpinas.history.run_folder import RunFolder
 from mpinas.parallel.channel import TrainerEnd
 from mpinas.parallel.group import Grouping

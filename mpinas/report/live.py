@@ -16,7 +16,8 @@ from rich.text import Text
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.coordination.candidate import Candidate
-from mpinas.coordination.ledger import BASELINE, NO_CHECKPOINT, NOT_RUN, Ledger
+from mpinas.coordination.failures import NO_CHECKPOINT, NOT_RUN
+from mpinas.coordination.ledger import BASELINE, Ledger
 from mpinas.coordination.lifecycle import State
 from mpinas.report.terminal import terminal_size
 

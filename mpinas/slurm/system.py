@@ -113,8 +113,8 @@ def load_system(name: str) -> System:
     path = Path(name)
     if not (path.suffix == ".toml" or path.exists()):
         near = difflib.get_close_matches(name, system_names(), n=1, cutoff=0.4)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(system_names())}"
-        raise UserError(f"system {name} is unknown; {hint} Your own: the path of a TOML file (docs/platforms)")
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(system_names())};"
+        raise UserError(f"system {name} is unknown; {hint} your own: the path of a TOML file (docs/platforms)")
     try:
         return _parse(path.read_text(encoding="utf-8"), name)
     except OSError as error:

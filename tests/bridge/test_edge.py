@@ -18,6 +18,7 @@ from bridge_processes import LIMIT_S, ROOT, Bridge, children_of, is_alive, kill,
 from onnx import TensorProto, load_from_string, numpy_helper
 
 from edge_bridge.errors import BridgeError
+from edge_bridge.wire.protocol import MODEL_LIMIT_BYTES
 from mpinas.children import child_environment, deaf_to_wishes
 from mpinas.edge import (
     DeviceBack,
@@ -84,6 +85,22 @@ def test_a_local_bridge_measures_candidates(opened, tmp_path):
     client.close()
     assert not any(map(is_alive, processes.values()))
     assert sorted(os.listdir(tmp_path)) == ["edge-device.log", "edge-relay.log"]
+
+
+def test_what_no_relay_would_take_has_failed_at_once_and_the_others_go_on(opened, tmp_path):
+    client = opened("local", settings=QUICK, log_folder=tmp_path)
+    client.measure(1, bytes(MODEL_LIMIT_BYTES + 1), repetition=2)
+    client.measure(2, models.linear())
+    write_shard(tmp_path / "shard.bin", np.zeros((2, 16), np.uint8), np.ones((2, 2)), "rmse", 1.0)
+    about, data = read_shard(tmp_path / "shard.bin")
+    client.judge(3, "any", models.linear(), msgspec.structs.replace(about, target_shape=(2, 9)), data)
+    assert client.outstanding == 1
+    first, second, *_ = client.poll()
+    said = f"a payload of {MODEL_LIMIT_BYTES + 1} bytes; from 1 to {MODEL_LIMIT_BYTES} are taken"
+    assert first == MeasurementFailed(1, "refused", said, "any", 2)
+    assert isinstance(second, JudgingFailed)
+    assert (second.candidate, second.device, second.reason) == (3, "any", "refused")
+    assert isinstance(until(client, _answered(2))[-1], Measured)
 
 
 def test_the_whole_local_bridge_may_be_killed(opened, tmp_path):

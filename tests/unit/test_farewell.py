@@ -8,8 +8,9 @@ from virtual_time import World
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.coordination.commands import Leave
+from mpinas.coordination.failures import FAILURES_MAX, KILLED, NO_CHECKPOINT, NO_DEVICE, UNEXPECTED
 from mpinas.coordination.farewell import EPOCH_S, GOING_S, PARTING_S, SLACK
-from mpinas.coordination.ledger import BASELINE, FAILURES_MAX, KILLED, NO_CHECKPOINT, NO_DEVICE, UNEXPECTED
+from mpinas.coordination.ledger import BASELINE
 from mpinas.coordination.lifecycle import State
 from mpinas.report.live import line_of
 from mpinas.report.results import notes

@@ -53,7 +53,7 @@ def test_there_is_an_example_of_every_system_and_of_heterogeneous_jobs():
 def test_an_example_is_what_the_command_in_its_head_makes(file):
     text = file.read_text()
     command = shlex.split(re.search(r"^# Made by: mpinas (.*)$", text, re.MULTILINE)[1])
-    assert CliRunner().invoke(cli, command, catch_exceptions=False).output == text
+    assert CliRunner().invoke(cli, command, catch_exceptions=False).stdout == text
 
 
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
@@ -79,7 +79,7 @@ def test_a_page_shows_commands_that_work(page):
     commands = re.findall(r"mpinas (jobscript \S+ --nodes .*?) -o ", text)
     assert commands
     for command in commands:
-        assert CliRunner().invoke(cli, command.split(), catch_exceptions=False).output.startswith("#!/bin/bash\n")
+        assert CliRunner().invoke(cli, command.split(), catch_exceptions=False).stdout.startswith("#!/bin/bash\n")
 
 
 def test_the_pages_know_every_system_and_every_key_of_its_file():
@@ -266,6 +266,12 @@ def test_the_command_lists_systems_and_writes_a_file_once(tmp_path):
     command = ["jobscript", "generic-gpu", "--nodes", "1", "--time", "60", "-o", str(file)]
     assert "then: sbatch" in CliRunner().invoke(cli, command, catch_exceptions=False).output
     assert file.read_text() == made("generic-gpu", nodes=1, time="1:00:00", account="")
+    command[-1] = str(tmp_path / "other.sbatch")
+    said = CliRunner().invoke(cli, [*command, "--experiment", "no.toml"], catch_exceptions=False).stderr
+    assert said == "mpinas: no.toml is not there yet; the job reads it from the folder that sbatch is called in\n"
+    there = CliRunner().invoke(cli, [*command[:-1], str(tmp_path / "third"), "--experiment", str(file)])
+    assert there.stderr == ""
+    command[-1] = str(file)
     with pytest.raises(UserError, match="exists already; name another file or remove it"):
         CliRunner().invoke(cli, command, catch_exceptions=False)
 
