@@ -3,7 +3,8 @@
     python benchmarks/faults.py [--trials 20] [--only NAME]… [--record FILE] [--write PAGE] [--json]
 
 The trials are in `tests/mpi/job_faults.py`. Each outcome is appended to --record (JSON lines) as it comes; what stands
-there already counts and is not tried again, so that a stopped run goes on. A full disk wants root.
+there already counts and is not tried again, so that a stopped run goes on. A full disk wants root, and memory that is
+exhausted control groups (version 1).
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from job_faults import FAULTS, RANKS, STALL_S, Outcome, trial, why_not  # noqa: 
 from pages import replace_table  # noqa: E402
 
 BEGIN, END = "<!-- job faults: begin -->", "<!-- job faults: end -->"
-#: Faults that are slow to show: fewer of them are asked for.
-FEWER = {"SIGSTOP a rank": 5, "disk full": 5}
+#: Slow to show, or like another: fewer of them are asked for.
+FEWER = {"SIGSTOP a rank": 5, "out of memory": 5, "disk full": 5}
 
 
 @click.command(help=__doc__)
 @click.option(
-    "--trials", type=click.IntRange(1), default=20, show_default=True, help="Of each fault; stalls, disks: 5."
+    "--trials", type=click.IntRange(1), default=20, show_default=True, help="Of each fault; stalls, memory, disks: 5."
 )
 @click.option("--only", multiple=True, type=click.Choice(list(FAULTS)), help="Repeatable.")
 @click.option("--record", type=click.Path(path_type=Path), default=ROOT / "runs" / "faults.jsonl", show_default=True)

@@ -9,6 +9,7 @@ evaluated twice, nothing lost, no process, port or shared memory left. For `test
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import os
 import random
@@ -54,16 +55,22 @@ epochs = 8
 checkpoint_seconds = 1
 stall_seconds = {STALL_S}
 """
-#: The digits, with a training that breaks once wherever a file of a certain name appears.
+#: The digits, with a training that breaks once wherever a file of a certain name appears, and takes 2 GB of memory in
+#: the process that a file of another name tells.
 TASK = """
 import os
+from pathlib import Path
 from mpinas.examples.digits import DigitsTask
+
+FOLDER = Path(os.environ["MPINAS_TRIAL_FOLDER"])
 
 class Fragile(DigitsTask):
     def loss(self, outputs, targets):
         try:
-            os.unlink(os.environ["MPINAS_TRIAL_FOLDER"] + "/break")
+            (FOLDER / "break").unlink()
         except FileNotFoundError:
+            if (FOLDER / "hoard").exists() and int((FOLDER / "hoard").read_text()) == os.getpid():
+                [b"x" * (16 << 20) for _ in range(128)]
             return super().loss(outputs, targets)
         raise RuntimeError("broken on purpose")
 """
@@ -76,6 +83,10 @@ GONE_S = 10.0
 LATEST_EVALUATED, LATEST_S = 4, 3.0
 #: Size of the file system that is filled.
 DISK_BYTES = 64 << 20
+#: More than so much memory makes the kernel kill a process, in a trial of that.
+MEMORY_BYTES = 64 << 20
+#: Where groups of processes with such a limit are made (control groups, version 1).
+MEMORY_GROUPS = Path("/sys/fs/cgroup/memory")
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +342,17 @@ def fill_disk(job: Job, run: Path, rng: random.Random) -> str:
     return "No space left on device"
 
 
+def exhaust_memory(job: Job, run: Path, rng: random.Random) -> str:
+    """What one rank allocates from now on is limited, and it allocates much: the kernel kills it."""
+    order = at_work(run) or next(e for e in reversed(history(run)) if type(e) is ev.Ordered)
+    rank = rng.choice(order.members)
+    pid = job.ranks()[rank]
+    (memory_group(job.folder) / "cgroup.procs").write_text(str(pid))
+    (job.folder / "hoard.part").write_text(str(pid))
+    (job.folder / "hoard.part").rename(job.folder / "hoard")
+    return rf"rank {rank} (on \S+ \(process|with PID)"
+
+
 FAULTS: dict[str, Strike] = {
     "SIGKILL coordinator": kill_rank(lambda order: 0),
     "SIGKILL leader": kill_rank(lambda order: order.members[0]),
@@ -339,6 +361,7 @@ FAULTS: dict[str, Strike] = {
     "SIGKILL agent": kill_helper("device"),
     "exception in training": raise_in_training,
     "SIGSTOP a rank": stall,
+    "out of memory": exhaust_memory,
     "disk full": fill_disk,
 }
 
@@ -363,11 +386,31 @@ def small_disk(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
+def memory_group(folder: Path) -> Path:
+    """Where the kernel's limits on the memory of a trial's processes are."""
+    return MEMORY_GROUPS / f"mpinas-trial-{hashlib.sha256(str(folder).encode()).hexdigest()[:12]}"
+
+
+@contextlib.contextmanager
+def small_memory(folder: Path) -> Iterator[None]:
+    """A group of processes, empty as yet, that the kernel gives a few megabytes more."""
+    group = memory_group(folder)
+    group.mkdir()
+    try:
+        (group / "memory.limit_in_bytes").write_text(str(MEMORY_BYTES))
+        yield
+    finally:
+        group.rmdir()
+
+
 def trial(fault: str, seed: int, folder: Path) -> Outcome:
     """Break one job in `folder`, which is there and empty, and see."""
     (folder / "experiment.toml").write_text(EXPERIMENT)
     (folder / "task.py").write_text(TASK)
-    with small_disk(folder / "disk") if fault == "disk full" else contextlib.nullcontext(folder) as place:
+    with contextlib.ExitStack() as stack:
+        place = stack.enter_context(small_disk(folder / "disk")) if fault == "disk full" else folder
+        if fault == "out of memory":
+            stack.enter_context(small_memory(folder))
         return _trial(fault, seed, folder, place / "run")
 
 
@@ -387,7 +430,7 @@ def _trial(fault: str, seed: int, folder: Path, run: Path) -> Outcome:
         code, named = job.process.returncode, re.search(expected, job.said()) is not None
         if fault == "exception in training":
             named = named and tried_again(run)
-        if "SIGKILL" in fault and code:
+        if ("SIGKILL" in fault or fault == "out of memory") and code:
             work_named = re.search("it was at work on candidate|it coordinated", job.said()) is not None
         if code:
             ended_s = time.monotonic() - struck_s
@@ -478,6 +521,8 @@ def why_not(fault: str) -> str:
     """Why a fault cannot be tried here; "" if it can."""
     if fault == "disk full" and (os.geteuid() != 0 or shutil.which("mount") is None):
         return "only root can mount a small file system"
+    if fault == "out of memory" and not os.access(MEMORY_GROUPS, os.W_OK):
+        return f"no control groups for memory that may be made in {MEMORY_GROUPS}"
     return ""
 
 

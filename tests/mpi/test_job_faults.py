@@ -15,6 +15,7 @@ ENDS = {
     "SIGKILL agent": None,
     "exception in training": None,
     "SIGSTOP a rank": {75},
+    "out of memory": {137, 75},
     "disk full": {2},
 }
 
