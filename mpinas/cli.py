@@ -324,8 +324,8 @@ def jobscript(system: str | None, list_systems: bool, output: Path | None, **ask
     assert known is not None
     text = render(known, Request(**asked))
     if not Path(asked["experiment"]).is_file():
-        click.echo(f"mpinas: {asked['experiment']} is not there yet; the job reads it from the folder that sbatch is "
-                   "called in", err=True)  # fmt: skip
+        click.echo(f"mpinas: {asked['experiment']} is not there yet; the job looks for it from where sbatch is called",
+                   err=True)  # fmt: skip
     if output is None:
         click.echo(text, nl=False)
         return

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -307,27 +306,29 @@ def _checked(tree: dict[str, Any], where: str) -> Experiment:
 
 def _in_words(tree: dict[str, Any], error: msgspec.ValidationError) -> str:
     """Which key is wrong, and how; where few values are right, which."""
-    what, _, at = str(error).partition(" - at `$.")
+    what, _, at = str(error).rpartition(" - at `$.")
     section, _, key = at.rstrip("`").partition(".")
-    name, some, rest = key.partition("[...]")
-    if some:
-        key = f"{name}.{_culprit(tree[section], name, _SECTIONS[section])}{rest}"
-    if match := re.fullmatch("Invalid enum value '(.*)'", what, re.DOTALL):
-        kind = get_type_hints(_SECTIONS[section])[key.partition("[")[0]]
-        while get_origin(kind) is not Literal:  # of a tuple of them
-            kind = get_args(kind)[0]
-        return _unknown(match[1], get_args(kind), f"{section}.{key} = {match[1]!r}")
+    table, some, rest = key.partition("[...]")
+    kinds = get_type_hints(_SECTIONS[section], include_extras=True)
+    if some and table in kinds:  # msgspec says only which table it is in
+        key = f"{table}.{_culprit(tree[section][table], kinds[table])}{rest}"
+    kind = kinds.get(key.partition("[")[0])
+    while kind is not None and get_origin(kind) is not Literal:  # one of them, or a tuple of some
+        kind = next(iter(get_args(kind)), None)
+    wrong = what.removeprefix("Invalid enum value ")
+    if wrong != what and kind is not None:
+        return f"{section}.{key}: {wrong} is unknown; known are {', '.join(get_args(kind))}"
     return f"{section}.{key}: {what[0].lower()}{what[1:]}"
 
 
-def _culprit(section: dict[str, Any], table: str, kind: type[msgspec.Struct]) -> str:
-    """The key in a table of a section whose value is wrong."""
-    for key, value in section[table].items():
+def _culprit(table: dict[str, Any], kind: Any) -> str:
+    """The key of a table whose value is wrong."""
+    for key, value in table.items():
         try:
-            msgspec.convert(section | {table: {key: value}}, kind)
+            msgspec.convert({key: value}, kind)
         except msgspec.ValidationError:
-            return str(key)
-    raise AssertionError(f"{table}: each by itself is right")
+            return key
+    return "..."
 
 
 def _check_search(experiment: Experiment, where: str) -> None:
@@ -376,13 +377,9 @@ def _check_devices(edge: Edge, where: str) -> None:
 
 def _known(name: str, known: Any, what: str) -> None:
     if name not in known:
-        raise UserError(_unknown(name, known, what))
-
-
-def _unknown(name: str, known: Iterable[str], what: str) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-    return f"{what} is unknown; {hint}"
+        near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        raise UserError(f"{what} is unknown; {hint}")
 
 
 def _override(tree: dict[str, Any], text: str) -> None:

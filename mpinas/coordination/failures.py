@@ -23,7 +23,7 @@ HALF, NEARLY = 0.49, 0.75
 #: A finalist is trained again so many times at most where that fails.
 RETRAININGS_FAILED_MAX = 2
 #: Reasons for which no device ever ran a trained model: it is neither accepted nor refused, and a later job asks again.
-NOT_RUN = frozenset({NO_ANSWER, "device-lost", "files", "internal", "unsupported"})
+NOT_RUN = frozenset({NO_ANSWER, "device-lost", "files", "internal", "refused", "unsupported"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,7 @@ class EdgeClient:
         #: What waits for each request; two candidates with the same model share one.
         self._waiting: dict[str, list[_Asked]] = {}
         #: What no relay would have taken, to be told by `poll`.
-        self._refused: list[EdgeEvent] = []
+        self._refused: list[MeasurementFailed | JudgingFailed] = []
         #: By profile; None until a device, or the lack of one, has been reported.
         self._there: dict[str, bool | None] = dict.fromkeys(devices)
         self._opened_s = time.monotonic()
@@ -139,6 +139,7 @@ class EdgeClient:
 
     def cancel(self, candidate: int) -> None:
         """Forget a candidate; no answer for it follows."""
+        self._refused = [event for event in self._refused if event.candidate != candidate]
         for request_id, waiting in list(self._waiting.items()):
             left = [asked for asked in waiting if asked.candidate != candidate]
             if left:
@@ -155,7 +156,8 @@ class EdgeClient:
         UserError
             When the local bridge cannot be kept alive.
         """
-        events, self._refused = self._refused, []
+        events: list[EdgeEvent] = [*self._refused]
+        self._refused.clear()
         if None in self._there.values():
             events += self._compare(self._client.devices, "")
         for told in self._local.revive() if self._local is not None else []:

@@ -395,12 +395,17 @@ def memory_group(folder: Path) -> Path:
 def small_memory(folder: Path) -> Iterator[None]:
     """A group of processes, empty as yet, that the kernel gives a few megabytes more."""
     group = memory_group(folder)
-    group.mkdir()
+    group.mkdir(exist_ok=True)
     try:
         (group / "memory.limit_in_bytes").write_text(str(MEMORY_BYTES))
+        (group / "memory.swappiness").write_text("0")
         yield
     finally:
-        group.rmdir()
+        end_s = time.monotonic() + GONE_S
+        while group.exists() and time.monotonic() < end_s:
+            with contextlib.suppress(OSError):  # its last process is still ending
+                group.rmdir()
+            time.sleep(0.1)
 
 
 def trial(fault: str, seed: int, folder: Path) -> Outcome:

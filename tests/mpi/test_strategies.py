@@ -66,7 +66,12 @@ def test_a_supernet_is_trained_by_all_and_candidates_inherit(tmp_path: Path, mpi
 
 def test_the_baseline_is_compressed_in_the_usual_ways(tmp_path: Path, mpirun: Launch):
     (tmp_path / "e.toml").write_text('[task]\nname = "digits"\n[training]\nepochs = 2\n')
-    mpirun(3, "-m", "mpinas", "compress", "e.toml", "--method", "prune", "--method", "quantise", "--run", "run")
+    compress = ("-m", "mpinas", "compress", "e.toml", "--method", "prune", "--method", "quantise", "--run", "run")
+    nowhere = mpirun(3, *compress, "--edge", "none.json", check=False)
+    assert (nowhere.returncode, "none.json" in nowhere.stderr) == (2, True)
+    short = mpirun(3, *compress, "--time-limit", "soon", check=False)
+    assert (short.returncode, "--time-limit: " in short.stderr) == (2, True)
+    mpirun(3, *compress, "--edge", "local", "--time-limit", "1:00:00")
     found = results_of(mpirun, "run")
     assert found["counts"]["EVALUATED"] == 7
     others = found["candidates"][1:]

@@ -268,7 +268,7 @@ def test_the_command_lists_systems_and_writes_a_file_once(tmp_path):
     assert file.read_text() == made("generic-gpu", nodes=1, time="1:00:00", account="")
     command[-1] = str(tmp_path / "other.sbatch")
     said = CliRunner().invoke(cli, [*command, "--experiment", "no.toml"], catch_exceptions=False).stderr
-    assert said == "mpinas: no.toml is not there yet; the job reads it from the folder that sbatch is called in\n"
+    assert said == "mpinas: no.toml is not there yet; the job looks for it from where sbatch is called\n"
     there = CliRunner().invoke(cli, [*command[:-1], str(tmp_path / "third"), "--experiment", str(file)])
     assert there.stderr == ""
     command[-1] = str(file)
