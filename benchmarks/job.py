@@ -56,8 +56,8 @@ class Refused(click.ClickException):
 def settings(kind: str, candidates: int, epochs: int) -> list[str]:
     """Overrides of the example. Single trainers stay single to the end, as those of the others do."""
     own = {
-        SINGLE: ["training.group_size=1", "training.group_size_max=1"],
-        PAIRS: ["training.group_size=2", "training.group_size_max=2"],
+        SINGLE: ["training.group_size=1", "training.group_size_max=1", "search.rungs=[]"],
+        PAIRS: ["training.group_size=2", "training.group_size_max=2", "search.rungs=[]"],
         REGROUPING: ["training.group_size=1", f"search.rungs=[{max(1, epochs // 4)}, {max(2, epochs // 2)}]",
                      "search.finalists=2", "search.finalist_seeds=2"],
     }[kind]  # fmt: skip

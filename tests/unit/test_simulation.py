@@ -254,7 +254,7 @@ def test_the_table_says_durations_as_people_do():
 
 @pytest.fixture(scope="module")
 def experiment():
-    return read_experiment(DIGITS, ["search.evaluations=40"])
+    return read_experiment(DIGITS, ["search.evaluations=40", "search.rungs=[]"])
 
 
 def planned(experiment, **question):
@@ -373,7 +373,7 @@ def simulate(*arguments):
     return CliRunner().invoke(cli, ["simulate", *map(str, arguments)], standalone_mode=False)
 
 
-SMALL = ("--ranks", 5, "--set", "search.evaluations=12", "--algorithm", "nsga2")
+SMALL = ("--ranks", 5, "--set", "search.evaluations=12", "--set", "search.rungs=[]", "--algorithm", "nsga2")
 
 
 def test_the_command_as_json():
