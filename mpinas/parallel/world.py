@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar, cast
 
 from mpinas.errors import UserError, disk_error, disk_trouble
-from mpinas.parallel.neighbours import claim, say
+from mpinas.parallel.neighbours import say
 from mpinas.parallel.standstill import Post
 
 T = TypeVar("T")
@@ -130,7 +130,6 @@ def _abort(world: Any, message: str, code: int) -> None:
         sys.stdout.flush()
     if message:
         say(message)
-    claim(os.getpid())  # no neighbour is to wonder what this rank died of
     if (file := os.environ.get("MPINAS_CODE_FILE")) is not None:
         with suppress(OSError), open(file, "x") as first:  # whoever ends the job after it says the same, or knows less
             first.write(f"{code}\n")
