@@ -108,7 +108,7 @@ def check_baseline(networks: Networks, genome: Genome) -> None:
     except Exception as error:  # a user's code, or ours where the samples are too small
         raise UserError(
             f"task.baseline = {name!r} cannot be made for samples of {networks.input_shape}: "
-            f"{plugins.in_one_line(error)}"
+            f"{plugins.in_one_line(error)}; larger samples, or another baseline"
         ) from error
 
 

@@ -151,7 +151,9 @@ def read_arguments(arguments: Arguments) -> tuple[Experiment, Path]:
         check_resumable(folder.experiment(), experiment)
         return experiment, arguments.run
     source = arguments.experiment or Path("experiment.toml")
-    experiment = read_experiment(source, arguments.overrides)
+    # whatever budgets a search has, compression has none
+    overrides = (*arguments.overrides, "search.rungs=[]") if arguments.compress else arguments.overrides
+    experiment = read_experiment(source, overrides)
     if arguments.compress:
         experiment = _compressed(experiment, arguments.compress)
     path = arguments.run or Path("runs") / f"{source.stem}-{datetime.now():%Y%m%d-%H%M%S}"
@@ -287,6 +289,9 @@ class Desk:
         self.folder.check_journal(begun=bool(self.journal.history))  # else all its models would be in the way
         self.coordinator.replay(self.journal.history)
         ledger = self.coordinator.ledger
+        if len(ledger.evaluated) > search.evaluations < self.folder.experiment().search.evaluations:
+            raise UserError(f"--resume: search.evaluations = {search.evaluations}, but {len(ledger.evaluated)} are "
+                            "evaluated already: leave it as it was, or make it larger")  # fmt: skip
         self.folder.keep_only(ledger.kept(), _begun(ledger))
         if ledger.supernet.metrics:
             check_shared(self.folder.supernet_file)

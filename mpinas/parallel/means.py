@@ -74,6 +74,8 @@ def _read(task: Task, where: str) -> tuple[tuple[Samples, Samples], Samples | No
 
 def _check_teacher(file: Path, task: Task) -> None:
     """Raise UserError where it is no model of this task."""
+    if not file.is_file():
+        raise UserError(f"training.teacher = {file}: no such model file")
     teacher = Deployed(file)
     frames, *picture = teacher.input_shape
     outputs = teacher.run(np.zeros((1, *teacher.input_shape), np.uint8)).shape[1]

@@ -415,6 +415,11 @@ def test_results_can_be_read_while_the_job_runs_and_a_finished_run_can_be_made_l
     assert json.loads(shown.stdout)["counts"]["EVALUATED"] >= 2
     output, _ = job.communicate(timeout=500)
     assert job.returncode == 0, output
+    shorter = start(3, tmp_path, "--resume", "--run", "run", "--set", "search.evaluations=3")
+    output, _ = shorter.communicate(timeout=500)
+    assert shorter.returncode == 2
+    assert "search.evaluations = 3, but 4 are evaluated already" in output
+    assert RunFolder(run).experiment().search.evaluations == 4
     longer = start(3, tmp_path, "--resume", "--run", "run", "--set", "search.evaluations=6")
     output, _ = longer.communicate(timeout=500)
     assert longer.returncode == 0, output

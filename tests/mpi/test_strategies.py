@@ -71,7 +71,7 @@ def test_the_baseline_is_compressed_in_the_usual_ways(tmp_path: Path, mpirun: La
     assert (nowhere.returncode, "none.json" in nowhere.stderr) == (2, True)
     short = mpirun(3, *compress, "--time-limit", "soon", check=False)
     assert (short.returncode, "--time-limit: " in short.stderr) == (2, True)
-    mpirun(3, *compress, "--edge", "local", "--time-limit", "1:00:00")
+    mpirun(3, *compress, "--edge", "local", "--time-limit", "1:00:00", "--set", "search.rungs=[50]")
     found = results_of(mpirun, "run")
     assert found["counts"]["EVALUATED"] == 7
     others = found["candidates"][1:]

@@ -39,6 +39,11 @@ def test_overrides_reach_nested_keys_and_are_typed(tmp_path):
     assert experiment.task.name == "lpbf"
 
 
+def test_a_wrong_value_in_an_override_is_not_blamed_on_the_file_alone(tmp_path):
+    with pytest.raises(UserError, match=r"experiment\.toml with --set: search\.seed: expected `int`, got `str`"):
+        read(tmp_path, '[task]\nname = "digits"\n', ["search.seed=x"])
+
+
 def test_written_and_read_back_the_same(tmp_path):
     experiment = read(tmp_path, '[task]\nname = "digits"\n', ["search.limits.size_bytes=1000"])
     write_experiment(experiment, tmp_path / "out.toml")
