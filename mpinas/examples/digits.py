@@ -45,12 +45,11 @@ class DigitsTask(Classification):
     outputs = 10
     baseline = "digits-cnn"
     simulated = False
+    option_names: tuple[str, ...] = ()
 
     def __init__(self, settings: config.Task, seed: int) -> None:
         if settings.train or settings.test:
             raise UserError("task.train and task.test: the task digits ships its data; remove these keys")
-        if settings.options:
-            raise UserError(f"task.options.{next(iter(settings.options))}: the task digits has no options; remove it")
         self._seed = seed
         self._validation_fraction = settings.validation_fraction
         self.metadata = {

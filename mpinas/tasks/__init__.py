@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from mpinas import config, plugins
 from mpinas.errors import UserError
 from mpinas.tasks.protocol import Samples, Task
@@ -28,6 +30,9 @@ def make_task(settings: config.Task, seed: int) -> Task:
     # `simulated` may open files: its name is enough
     if missing := [each for each in _NEEDED if each not in dir(task)]:
         raise UserError(f"task.name = {settings.name!r} has no {missing[0]!r}: see docs/extending.md")
+    names = getattr(task, "option_names", settings.options)
+    if unknown := [key for key in settings.options if key not in names]:
+        raise UserError(f"task.options.{unknown[0]}: the task {settings.name} has {_listed(names)}")
     sizes = (*task.input_shape, task.outputs)
     if len(sizes) != 4 or not all(type(each) is int and each > 0 for each in sizes):
         raise UserError(
@@ -35,6 +40,10 @@ def make_task(settings: config.Task, seed: int) -> Task:
             "three whole numbers (frames, height, width) and one"
         )
     return task
+
+
+def _listed(names: Iterable[str]) -> str:
+    return f"the options {', '.join(names)}" if list(names) else "no options"
 
 
 __all__ = ["Samples", "Task", "make_task"]

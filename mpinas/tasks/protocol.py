@@ -32,7 +32,7 @@ class Task(Protocol):
     """One thing to learn. The class is named in the experiment file, and made from ([task] section, seed of the run).
 
     What a task needs of the section: `train`, `test`, `frames`, `validation_fraction` …, and of its own keys a table
-    `options`. It raises UserError for what it cannot use.
+    `options`: where it has an attribute `option_names`, others are refused. It raises UserError for what it cannot use.
     """
 
     name: str

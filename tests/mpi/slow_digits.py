@@ -8,6 +8,8 @@ from mpinas.examples.digits import DigitsTask
 class SlowDigits(DigitsTask):
     """`options = {epoch_seconds = 1.5}`: each validation takes so much longer; `{step_seconds = 0.5}`: each step."""
 
+    option_names = ("epoch_seconds", "step_seconds")
+
     def __init__(self, settings, seed):
         super().__init__(settings, seed)
         self._epoch_s = settings.options.get("epoch_seconds", 0)

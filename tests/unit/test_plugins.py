@@ -95,6 +95,17 @@ def test_a_task_says_its_sizes_in_whole_numbers(tmp_path: Path):
         make_task(config.Task(name=f"{tmp_path}/own.py:T"), 0)
 
 
+def test_a_task_that_names_its_options_refuses_others(tmp_path: Path):
+    (tmp_path / "own.py").write_text(
+        "from mpinas.examples.digits import DigitsTask\nclass T(DigitsTask):\n    option_names = ('pace', 'size')\n"
+    )
+    make_task(config.Task(name=f"{tmp_path}/own.py:T", options={"pace": 1}), 0)
+    with pytest.raises(UserError, match=r"task\.options\.pase: the task .*own.py:T has the options pace, size$"):
+        make_task(config.Task(name=f"{tmp_path}/own.py:T", options={"pase": 1}), 0)
+    with pytest.raises(UserError, match=r"task\.options\.pace: the task digits has no options$"):
+        make_task(config.Task(name="digits", options={"pace": 1}), 0)
+
+
 def test_what_has_no_name_of_its_own_is_no_baseline():
     with pytest.raises(UserError, match="cannot be found by a name: define it as a class"):
         baseline_genome(lambda shape, outputs: None)

@@ -21,13 +21,11 @@ class LpbfTask(Regression):
 
     name = "lpbf"
     baseline = "lpbf-cnn"
+    option_names: tuple[str, ...] = ()
 
     def __init__(self, settings: config.Task, seed: int) -> None:
         if not settings.train:
             raise UserError("task.train is missing: name the labelled recordings (`mpinas data simulate` makes some)")
-        if settings.options:
-            key = next(iter(settings.options))
-            raise UserError(f"task.options.{key}: options are for tasks from outside; lpbf has keys of [task] itself")
         _refuse_to_test_on(settings.train, settings.test)
         self._settings = settings
         self._seed = seed
