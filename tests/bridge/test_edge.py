@@ -88,21 +88,21 @@ def test_a_local_bridge_measures_candidates(opened, tmp_path):
 
 
 def test_what_no_relay_would_take_has_failed_at_once_and_the_others_go_on(opened, tmp_path):
-    client = opened("local", settings=QUICK, log_folder=tmp_path)
-    client.measure(1, bytes(MODEL_LIMIT_BYTES + 1), repetition=2)
-    client.measure(2, models.linear())
     write_shard(tmp_path / "shard.bin", np.zeros((2, 16), np.uint8), np.ones((2, 2)), "rmse", 1.0)
     about, data = read_shard(tmp_path / "shard.bin")
-    client.judge(3, "any", models.linear(), msgspec.structs.replace(about, target_shape=(2, 9)), data)
-    client.measure(4, b"")
-    client.cancel(4)
-    assert client.outstanding == 1
+    client = opened("local", settings=QUICK, log_folder=tmp_path)
+    client.measure(1, bytes(MODEL_LIMIT_BYTES + 1), repetition=2)
+    client.judge(2, "any", models.linear(), msgspec.structs.replace(about, target_shape=(2, 9)), data)
+    client.measure(3, b"")
+    client.cancel(3)
+    assert client.outstanding == 0
     first, second = [event for event in client.poll() if not isinstance(event, DeviceBack)]
     said = f"a payload of {MODEL_LIMIT_BYTES + 1} bytes; from 1 to {MODEL_LIMIT_BYTES} are taken"
     assert first == MeasurementFailed(1, "refused", said, "any", 2)
     assert isinstance(second, JudgingFailed)
-    assert (second.candidate, second.device, second.reason) == (3, "any", "refused")
-    assert isinstance(until(client, _answered(2))[-1], Measured)
+    assert (second.candidate, second.device, second.reason) == (2, "any", "refused")
+    client.measure(4, models.linear())
+    assert isinstance(until(client, _answered(4))[-1], Measured)
 
 
 def test_the_whole_local_bridge_may_be_killed(opened, tmp_path):
