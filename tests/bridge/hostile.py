@@ -256,15 +256,16 @@ def flood_relay(
     return tally
 
 
-def dealer(endpoint: str, key: KeyPair | None, relay_public_key: str) -> zmq.Socket[bytes]:
-    """A peer of the relay that is not held to anything; plain without a key."""
+def dealer(endpoint: str | None, key: KeyPair | None, relay_public_key: str) -> zmq.Socket[bytes]:
+    """A peer of the relay that is not held to anything; plain without a key. None: not connected yet."""
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     socket.linger = 0
     if key is not None:
         socket.curve_secretkey = key.secret.encode()
         socket.curve_publickey = key.public.encode()
         socket.curve_serverkey = relay_public_key.encode()
-    socket.connect(endpoint)
+    if endpoint is not None:
+        socket.connect(endpoint)
     return socket
 
 

@@ -241,8 +241,9 @@ def _device_side(bridge: Bridge):
 
 def _handshake(endpoint: str, bridge: Bridge, key: str) -> int:
     """How the handshake with this key ends, as an event of ZeroMQ's monitor."""
-    knocking = dealer(endpoint, bridge.key(key), bridge.key("relay").public)
+    knocking = dealer(None, bridge.key(key), bridge.key("relay").public)
     monitor = knocking.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_HANDSHAKE_FAILED_AUTH)
+    knocking.connect(endpoint)  # only now: a handshake may be over at once
     assert monitor.poll(LIMIT_S * 1000)
     event = int.from_bytes(monitor.recv_multipart()[0][:2], "little")
     knocking.disable_monitor()
