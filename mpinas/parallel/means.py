@@ -74,9 +74,10 @@ def _read(task: Task, where: str) -> tuple[tuple[Samples, Samples], Samples | No
 
 def _check_teacher(file: Path, task: Task) -> None:
     """Raise UserError where it is no model of this task."""
-    if not file.is_file():
-        raise UserError(f"training.teacher = {file}: no such model file")
-    teacher = Deployed(file)
+    try:
+        teacher = Deployed(file)
+    except UserError as error:
+        raise UserError(f"training.teacher = {error}") from None
     frames, *picture = teacher.input_shape
     outputs = teacher.run(np.zeros((1, *teacher.input_shape), np.uint8)).shape[1]
     if frames > task.input_shape[0] or tuple(picture) != task.input_shape[1:] or outputs != task.outputs:

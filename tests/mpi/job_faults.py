@@ -272,12 +272,21 @@ def saved(run: Path) -> dict[int, int]:
 Strike = Callable[[Job, Path, random.Random], str]
 
 
+def latest_order(run: Path) -> ev.Ordered:
+    """The one that is being carried out, or was last."""
+    return at_work(run) or next(event for event in reversed(history(run)) if type(event) is ev.Ordered)
+
+
+def named_dead(rank: int) -> str:
+    """A pattern: what the job or its launcher says of a rank that has died."""
+    return rf"rank {rank} (on \S+ \(process|with PID)"
+
+
 def kill_rank(of: Callable[[ev.Ordered], int]) -> Strike:
     def strike(job: Job, run: Path, rng: random.Random) -> str:
-        order = at_work(run) or next(e for e in reversed(history(run)) if type(e) is ev.Ordered)
-        rank = of(order)
+        rank = of(latest_order(run))
         os.kill(job.ranks()[rank], signal.SIGKILL)
-        return rf"rank {rank} (on \S+ \(process|with PID)"
+        return named_dead(rank)
 
     return strike
 
@@ -344,13 +353,12 @@ def fill_disk(job: Job, run: Path, rng: random.Random) -> str:
 
 def exhaust_memory(job: Job, run: Path, rng: random.Random) -> str:
     """What one rank allocates from now on is limited, and it allocates much: the kernel kills it."""
-    order = at_work(run) or next(e for e in reversed(history(run)) if type(e) is ev.Ordered)
-    rank = rng.choice(order.members)
+    rank = rng.choice(latest_order(run).members)
     pid = job.ranks()[rank]
     (memory_group(job.folder) / "cgroup.procs").write_text(str(pid))
     (job.folder / "hoard.part").write_text(str(pid))
     (job.folder / "hoard.part").rename(job.folder / "hoard")
-    return rf"rank {rank} (on \S+ \(process|with PID)"
+    return named_dead(rank)
 
 
 FAULTS: dict[str, Strike] = {
