@@ -7,10 +7,12 @@ import re
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 #: Top of the project.
 ROOT = Path(__file__).parents[2]
+_SESSIONS = tempfile.TemporaryDirectory(prefix="mpinas-mpirun-", ignore_cleanup_errors=True)
 
 
 def mpirun_command(ranks: int) -> list[str]:
@@ -20,9 +22,14 @@ def mpirun_command(ranks: int) -> list[str]:
 
 
 def mpi_environment(**more: str) -> dict[str, str]:
-    """For a job of a few small ranks, as root or not."""
+    """For a job of a few small ranks, as root or not.
+
+    An mpirun that is killed leaves its `ompi.PID` behind, and the next of that process id would not start ("The PMIx
+    server's listener thread failed to start"): each job has a folder of its own for it.
+    """
+    session = tempfile.mkdtemp(dir=_SESSIONS.name)
     quiet = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "OMP_NUM_THREADS": "1"}
-    return {**os.environ, **quiet, **more}
+    return {**os.environ, **quiet, "PRTE_MCA_prte_tmpdir_base": session, **more}
 
 
 def run_mpi(
