@@ -256,7 +256,7 @@ def read_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
     _absolute_paths(tree, path.resolve().parent)
     for override in overrides:
         _override(tree, override)
-    return _checked(tree, f"{path} with --set" if overrides else str(path))
+    return _checked(tree, f"{path} and the command line" if overrides else str(path))
 
 
 def write_experiment(experiment: Experiment, path: Path) -> None:
