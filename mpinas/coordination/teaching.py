@@ -34,7 +34,7 @@ class Teaching:
                 if replayed:
                     self._restore(it)
             case ev.Exported() | ev.Measured() | ev.MeasurementFailed():
-                self._tell_what_is_known(it)
+                self._tell_what_is_known(it, ended=before in ENDED)
                 if it.rung_errors:
                     self._search.revise(it.genome, self._objectives(it))
             case msg.Evaluated():
@@ -57,11 +57,14 @@ class Teaching:
                 "a new run"
             ) from None
 
-    def _tell_what_is_known(self, it: Candidate) -> None:
-        """What can be learned before a candidate is trained: limits kept and broken, latencies."""
+    def _tell_what_is_known(self, it: Candidate, *, ended: bool) -> None:
+        """What can be learned before a candidate is trained: limits kept and broken, latencies.
+
+        `ended`: it was given up before this came, which was on its way when the device was told to drop it.
+        """
         if known := constraints(it, self._ledger.terms):
             self._search.tell_constraints(it.genome, known)
-        if it.is_measured_on(self._ledger.terms.devices) and not it.rung_errors:
+        if it.is_measured_on(self._ledger.terms.devices) and not it.rung_errors and not ended:
             _, *latencies = self._ledger.terms.values(0.0, it.latencies_s)
             self._search.tell_partial(it.genome, (None, *latencies))
 

@@ -221,3 +221,47 @@ def test_those_set_aside_are_waited_for_where_nobody_else_can_be_proposed():
     assert not world.ledger.standing[State.READY]
     keep = [id_ for id_, genome in world.genomes.items() if latency_of(genome) <= 0.004]
     assert {*keep} <= {*world.ledger.standing[State.EVALUATED]}
+
+
+class Late(Outage):
+    """What a device was asked it answers, dropped or not: the answer was under way when it was told to drop it."""
+
+    def ask_device(self, device, candidate, seconds, answer):
+        if self.device_up:
+            self.later(seconds, answer)
+        else:
+            self.waiting_for_device.append(answer)
+
+
+def late_answers(world):
+    """Measurements that came after their candidate had been given up."""
+    given_up, late = set(), 0
+    ledger = Ledger(world.ledger.terms)
+    for time, event in world.journal:
+        late += isinstance(event, ev.Measured) and event.candidate in given_up
+        ledger.apply(event, time)
+        given_up = {*ledger.standing[State.REJECTED], *ledger.standing[State.FAILED]}
+    return late
+
+
+@pytest.mark.parametrize("algorithm", ["nsga2", "surrogate"])
+def test_a_second_device_answers_after_the_first_has_ruled_a_candidate_out(algorithm):
+    both = {"devices": ("any", "slow"), "limits": {"latency_s": 0.012}}
+    world = Late(1e9, 1e9 + 1, groups=2, evaluations=20, algorithm=algorithm, **both)
+    World.run(world)
+    assert late_answers(world)
+    assert world.ledger.finished == "20 of 20 candidates evaluated"
+    again = World(groups=2, evaluations=20, algorithm=algorithm, journal=world.journal, **both)
+    assert again.ledger.candidates == world.ledger.candidates
+
+
+def test_a_device_answers_after_a_training_without_it_has_failed():
+    class Diverging(Late):
+        def train(self, group, order):
+            if order.candidate % 3 == 1:
+                return 1.0, msg.EvaluationFailed(group, order.candidate, order.attempt, "diverged", "nan")
+            return super().train(group, order)
+
+    world = Diverging(35.0, 75.0, groups=4, evaluations=60).run()
+    assert late_answers(world)
+    assert len(world.ledger.standing[State.EVALUATED]) == 60
