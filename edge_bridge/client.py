@@ -16,7 +16,13 @@ from dataclasses import dataclass
 
 import zmq
 
-from edge_bridge.errors import BridgeError, BridgeUnreachableError, KeyRefusedError, ProtocolError
+from edge_bridge.errors import (
+    BridgeError,
+    BridgeUnreachableError,
+    KeyRefusedError,
+    ProtocolError,
+    UnfitRequestError,
+)
 from edge_bridge.wire.keys import Access, Connection, KeyPair
 from edge_bridge.wire.protocol import (
     JOB_TO_RELAY,
@@ -248,7 +254,7 @@ class BridgeClient:
 
         Raises
         ------
-        ValueError
+        UnfitRequestError
             When no relay would take this; nothing is sent.
         """
         _check_size(len(model))
@@ -272,12 +278,12 @@ class BridgeClient:
 
         Raises
         ------
-        ValueError
+        UnfitRequestError
             When no relay would take this; nothing is sent.
         """
         _check_size(len(model) + len(shard))
-        if sum(settings.shard.sizes_bytes()) != len(shard):
-            raise ValueError(f"a shard of {len(shard)} bytes; its shapes need {sum(settings.shard.sizes_bytes())}")
+        if (needed := sum(settings.shard.sizes_bytes())) != len(shard):
+            raise UnfitRequestError(f"a shard of {len(shard)} bytes; its shapes need {needed}")
         measure = judge_of(model, shard, settings, profile, priority)
         return self._ask(measure, (*cut(model), *cut(shard)), deadline_s)
 
@@ -553,7 +559,7 @@ def _link_of(connection: Connection, key: KeyPair | None) -> Link:
 
 def _check_size(size_bytes: int) -> None:
     if not 1 <= size_bytes <= MODEL_LIMIT_BYTES:
-        raise ValueError(f"a payload of {size_bytes} bytes; from 1 to {MODEL_LIMIT_BYTES} are taken")
+        raise UnfitRequestError(f"a payload of {size_bytes} bytes; from 1 to {MODEL_LIMIT_BYTES} are taken")
 
 
 def _check(measure: Measure, payload: tuple[bytes, ...]) -> None:
@@ -565,4 +571,4 @@ def _check(measure: Measure, payload: tuple[bytes, ...]) -> None:
         else:
             measure.decoded_quality_settings()
     except ProtocolError as error:
-        raise ValueError(f"no relay would take this request: {error}") from None
+        raise UnfitRequestError(f"no relay would take this request: {error}") from None

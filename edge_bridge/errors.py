@@ -14,6 +14,10 @@ class ProtocolError(BridgeError):
     """A peer sent frames that `docs/bridge-protocol.md` does not allow."""
 
 
+class UnfitRequestError(BridgeError):
+    """No relay would take this request; it was not sent."""
+
+
 class BridgeUnreachableError(BridgeError):
     """Nothing answers at the relay's endpoint, or what answers is not this relay."""
 

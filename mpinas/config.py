@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from mpinas import plugins
 from mpinas.errors import UserError
+from mpinas.files import write_whole
 
 Positive = Annotated[int, Meta(ge=1)]
 Seed = Annotated[int, Meta(ge=0, lt=2**31)]
@@ -261,9 +262,7 @@ def read_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
 
 def write_experiment(experiment: Experiment, path: Path) -> None:
     """Write the whole tree, defaults included."""
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(tomli_w.dumps(msgspec.to_builtins(experiment)))
-    beside.replace(path)
+    write_whole(path, tomli_w.dumps(msgspec.to_builtins(experiment)).encode())
 
 
 def check_resumable(before: Experiment, now: Experiment) -> None:

@@ -203,7 +203,7 @@ class Timing(msgspec.Struct, frozen=True, kw_only=True):
         The warm-up ended because runs had become steady, not because its time was over.
     """
 
-    p50_s: Seconds
+    p50_s: Annotated[float, msgspec.Meta(gt=0, le=86_400)]
     p90_s: Seconds
     p95_s: Seconds
     p99_s: Seconds

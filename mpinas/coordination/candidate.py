@@ -134,7 +134,7 @@ class Candidate:
     #: Errors of the trainings that were repeated from other seeds.
     repeats: list[float] = field(default_factory=list)
     retrainings: list[Retraining] = field(default_factory=list)
-    #: Orders to train it once more that came to nothing.
+    #: Orders to train it once more that came to nothing, as a repeat or as a finalist: too many, and there are no more.
     retrainings_failed: int = 0
     #: Over all its orders.
     train_seconds: float | None = None

@@ -218,6 +218,7 @@ class Ledger:
         self._take_back(State.TRAINING, State.READY)
         for candidate in self._take_back(State.MEASURING, State.PROPOSED):
             it = self.candidates[candidate]
+            self.measured -= it.is_measured_on(self.terms.devices)
             it.readings.clear()
             it.size_bytes = None  # its file may be gone
         for it in self.candidates.values():

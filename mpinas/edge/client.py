@@ -15,7 +15,7 @@ import msgspec
 import zmq
 
 from edge_bridge import client as bridge
-from edge_bridge.errors import BridgeError
+from edge_bridge.errors import BridgeError, UnfitRequestError
 from edge_bridge.wire.keys import Connection, KeyPair, read_connection, read_key_pair
 from edge_bridge.wire.quantities import ANY_PROFILE, Measurement, Profile, Quality, QualitySettings, Settings, Shard
 from mpinas.coordination.events import (
@@ -182,7 +182,7 @@ class EdgeClient:
     def _ask(self, send: Callable[[], str], asked: _Asked) -> None:
         try:
             request_id = send()
-        except ValueError as error:  # as of a model that is larger than any relay takes
+        except UnfitRequestError as error:  # as of a model that is larger than any relay takes
             self._refused.append(_failed(asked, "refused", str(error)))
             return
         waiting = self._waiting.setdefault(request_id, [])

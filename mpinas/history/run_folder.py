@@ -127,8 +127,8 @@ class RunFolder:
 
     def discard_export(self, candidate: int) -> None:
         """Remove the untrained artifact of a candidate, complete or not."""
-        for suffix in (".onnx", ".part", ".full"):
-            self.export_file(candidate).with_suffix(suffix).unlink(missing_ok=True)
+        for file in self.exports.glob(f"{candidate:05d}.*"):
+            file.unlink(missing_ok=True)
 
     def weights_file(self, candidate: int) -> Path:
         """Trained weights (a torch state dict)."""

@@ -14,6 +14,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from mpinas.files import write_whole
+
 Metric = Literal["rmse", "misclassified"]
 
 
@@ -53,9 +55,7 @@ def write_shard(
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     for file, content in ((path, data), (_about(path), msgspec.json.encode(about))):
-        beside = file.with_name(file.name + ".part")
-        beside.write_bytes(content)
-        beside.replace(file)
+        write_whole(file, content)
 
 
 def read_shard(path: Path) -> tuple[Shard, bytes]:

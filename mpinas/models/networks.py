@@ -83,8 +83,7 @@ def make_space(
     genes = {gene.name for gene in space.genes}
     if name != "compressed" and (taken := sorted(genes & RESERVED)):
         raise UserError(f"search.space = {name!r}: a gene must not be called {taken[0]!r}: it has a meaning of its own")
-    if len(genes & {"step_size", "gamma"}) == 1:
-        raise UserError(f"search.space = {name!r}: the genes step_size and gamma go together")
+    _check_steps(genes, f"search.space = {name!r}")
     try:
         space = space.extended(added or {}).narrowed(choices or {})
         most = max((int(each) for gene in space.genes if gene.name == "frames" for each in gene.choices), default=0)
@@ -98,11 +97,17 @@ def make_space(
     return space
 
 
+def _check_steps(genes: set[str], where: str) -> None:
+    if len(genes & {"step_size", "gamma"}) == 1:
+        raise UserError(f"{where}: the genes step_size and gamma go together")
+
+
 def check_baseline(networks: Networks, genome: Genome) -> None:
     """Raise UserError where the network that the baseline's genome names cannot be made for these samples."""
     name = str(genome["baseline"])
     if not callable(plugins.find("networks", name, "task.baseline")):
         raise UserError(f"task.baseline = {name!r}: not a class; see docs/extending.md")
+    _check_steps(set(genome), f"task.baseline = {name!r}")
     try:
         networks.build(genome)
     except Exception as error:  # a user's code, or ours where the samples are too small

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from mpinas.config import Experiment
 from mpinas.coordination.ledger import BASELINE
 from mpinas.errors import UserError
+from mpinas.files import write_whole
 from mpinas.history.run_folder import RunFolder
 from mpinas.models import Networks, baseline_genome, make_supernet
 from mpinas.plugins import in_one_line
@@ -64,12 +66,30 @@ def _read(task: Task, where: str) -> tuple[tuple[Samples, Samples], Samples | No
         raise
     except Exception as error:
         raise UserError(f"{where}: its data cannot be loaded: {in_one_line(error)}") from error
-    for part in (training, validation, test):
-        if isinstance(task, Regression) and part is not None and part.targets is not None:
-            expected = (len(part), task.outputs)
-            if part.targets.shape != expected:  # torch would compare each with each, and warn
-                raise UserError(f"{where}: targets are {part.targets.shape} and must be {expected}")
+    for name, part in (("training", training), ("validation", validation), ("test", test)):
+        if part is not None and (why := _unfit(part, task, labelled=name != "test")):
+            raise UserError(f"{where}: {name} samples: {why}")
     return (training, validation), test
+
+
+def _unfit(samples: Samples, task: Task, *, labelled: bool) -> str:
+    """What is wrong with samples that a task's own code has read; "" where nothing is. `labelled`: they must be."""
+    inputs, targets = samples.inputs, samples.targets
+    if not len(inputs):
+        return "there are none"
+    if inputs.dtype != np.uint8 or inputs.shape[1:] != tuple(task.input_shape):
+        asked = ", ".join(map(str, task.input_shape))
+        return (
+            f"inputs are {inputs.dtype} {inputs.shape} and must be uint8 (n, {asked}), as the task's input_shape says"
+        )
+    if targets is None:
+        return "there are no targets" if labelled else ""
+    if len(targets) != len(inputs):
+        return f"{len(targets)} targets for {len(inputs)} inputs"
+    expected = (len(inputs), task.outputs)
+    if isinstance(task, Regression) and targets.shape != expected:  # torch would compare each with each, and warn
+        return f"targets are {targets.shape} and must be {expected}"
+    return ""
 
 
 def _check_teacher(file: Path, task: Task) -> None:
@@ -121,6 +141,6 @@ def trainer_of(means: Means, experiment: Experiment, folder: RunFolder) -> Train
 def save_calibration(means: Means, experiment: Experiment, folder: RunFolder) -> None:
     """Leave a few training samples in the run folder, for exporters that write integer networks."""
     if set(experiment.search.precision) != {"fp32"} and not folder.calibration_file.exists():
-        beside = folder.calibration_file.with_suffix(".part.npy")
-        np.save(beside, calibration_of(means.samples[0]), allow_pickle=False)
-        beside.replace(folder.calibration_file)
+        content = io.BytesIO()
+        np.save(content, calibration_of(means.samples[0]), allow_pickle=False)
+        write_whole(folder.calibration_file, content.getbuffer())

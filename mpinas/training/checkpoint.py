@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
+from mpinas.files import write_whole
 from mpinas.search import Genome
-from mpinas.training.weights import write_whole
 
 #: First bytes of the file; another format gets another mark.
 MARK = b"mpinas-checkpoint-1\n"

@@ -6,7 +6,6 @@ import contextlib
 import functools
 import importlib
 import logging
-import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from mpinas.files import part_of, put_in_place
 from mpinas.models.baselines import LpbfCnn
 from mpinas.training.deployed import INPUT, OUTPUT, Deployed
 
@@ -23,14 +23,14 @@ from mpinas.training.deployed import INPUT, OUTPUT, Deployed
 def export_onnx(model: nn.Module, frames_shape: tuple[int, int, int], path: Path, metadata: Mapping[str, str]) -> int:
     """Write `model` for uint8 input (batch, frames, height, width), batch free; size of the file in bytes.
 
-    The file is complete or not there: it is written beside and renamed. Raises whatever torch's exporter raises.
+    The file is complete or not there. Raises whatever torch's exporter raises.
     """
     program = _program(model, frames_shape)
     program.model.metadata_props.update(metadata)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".part")
+    beside = part_of(path)
     program.save(str(beside))
-    os.replace(beside, path)
+    put_in_place(beside, path)
     return path.stat().st_size
 
 

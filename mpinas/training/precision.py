@@ -27,6 +27,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from mpinas.files import write_whole
 from mpinas.training.deployed import INPUT, OUTPUT
 
 #: What a model may be converted to; the first is what `export_onnx` writes.
@@ -82,9 +83,7 @@ def convert(path: Path, precision: str, calibration: NDArray[np.uint8]) -> int:
         raise Unconvertible(f"no conversion to {precision}: {why}") from error
     if not np.isfinite(outputs).all():
         raise Unconvertible(f"in {precision} the outputs are no finite numbers")
-    beside = path.with_suffix(".part")
-    beside.write_bytes(content)
-    os.replace(beside, path)
+    write_whole(path, content)
     return len(content)
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import io
-import os
 import zipfile
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import nn
 
 from mpinas.errors import UserError
+from mpinas.files import write_whole
+from mpinas.plugins import in_one_line
 
 
 class Dropped(Exception):  # noqa: N818 - an outcome, not an error of the program
@@ -24,23 +24,6 @@ def save_weights(model: nn.Module, path: Path) -> None:
     archive = io.BytesIO()  # torch's own writer does not tell that the disk is full
     torch.save({name: tensor.cpu() for name, tensor in model.state_dict().items()}, archive)
     write_whole(path, archive.getbuffer())
-
-
-def write_whole(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a file that is complete or not there, also where its machine goes down before the journal knows of it."""
-    beside = path.with_suffix(".part")
-    with open(beside, "wb") as file:
-        for part in parts:
-            file.write(part)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some file systems know no such thing
-            os.fsync(folder)
-    finally:
-        os.close(folder)
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -59,13 +42,20 @@ def read_weights(path: Path) -> dict[str, torch.Tensor]:
         why = "its trained model was removed when it left the front; a later measurement brought it back"
         raise Dropped(why) from None
     try:
-        damaged = zipfile.ZipFile(io.BytesIO(content)).testzip()  # torch itself checks no sums
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path}: damaged: {error}") from None
-    if damaged is not None:
-        raise ValueError(f"{path}: damaged: a checksum of {damaged} is wrong")
-    state: dict[str, torch.Tensor] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        state: dict[str, torch.Tensor] = torch.load(_proven(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # zipfile and torch raise a dozen classes, by where the damage is
+        raise ValueError(f"{path}: not as it was written: {in_one_line(error)}") from error
     return state
+
+
+def _proven(content: bytes) -> io.BytesIO:
+    """The same archive, of members whose checksums are right: torch looks at none, and follows any directory."""
+    copied = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(content)) as archive, zipfile.ZipFile(copied, "w") as copy:
+        for member in archive.infolist():
+            copy.writestr(member.filename, archive.read(member))
+    copied.seek(0)
+    return copied
 
 
 def check_shared(path: Path) -> None:

@@ -66,6 +66,14 @@ def test_a_measurement_survives_the_relay():
     assert back.decoded_measurement() == MEASUREMENT
 
 
+def test_a_latency_of_no_time_at_all_is_no_measurement():
+    there = wire.Result(
+        request_id=ID, measurement=msgspec.Raw(msgspec.json.encode(msgspec.structs.replace(MEASUREMENT, p50_s=0.0)))
+    )
+    with pytest.raises(ProtocolError, match="p50_s"):
+        there.decoded_measurement()
+
+
 def test_request_id_is_what_the_document_says():
     # Fixed for ever: stores on devices are keyed by it.
     settings = encode_settings(Settings())

@@ -28,7 +28,7 @@ from edge_bridge.client import (
     RelayLost,
 )
 from edge_bridge.device.uplink import FILES_S, Uplink
-from edge_bridge.errors import BridgeUnreachableError
+from edge_bridge.errors import BridgeUnreachableError, UnfitRequestError
 from edge_bridge.wire.keys import Connection, read_connection, read_key_pair, write_key_pair
 from edge_bridge.wire.protocol import (
     FRAME_LIMIT_BYTES,
@@ -363,7 +363,7 @@ ONE = {"input_type": "float32", "target_shape": (1, 1)}
 def test_a_request_that_no_relay_would_take_is_not_sent(job_side: JobSide, client: BridgeClient, settings, more, says):
     arguments = (settings,) if isinstance(settings, Settings) else (b"\0" * 8, settings)
     ask = client.submit if isinstance(settings, Settings) else client.judge
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(UnfitRequestError, match=says):
         ask(b"model", *arguments, **more)
     assert client.outstanding == 0
     # The first that comes is the good one, and the job is still there.

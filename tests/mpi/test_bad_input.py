@@ -111,7 +111,7 @@ CASES = {
         "e.toml",
         '[task]\nname = "own.py:Flat"\n',
         {},
-        "own.py:Flat': targets are (958,) and must be (958, 10)",
+        "own.py:Flat': training samples: targets are (958,) and must be (958, 10)",
     ),
     "too few frames for the baseline": (
         "e.toml",

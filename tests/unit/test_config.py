@@ -40,7 +40,9 @@ def test_overrides_reach_nested_keys_and_are_typed(tmp_path):
 
 
 def test_a_wrong_value_in_an_override_is_not_blamed_on_the_file_alone(tmp_path):
-    with pytest.raises(UserError, match=r"experiment\.toml and the command line: search\.seed: expected `int`, got `str`"):
+    with pytest.raises(
+        UserError, match=r"experiment\.toml and the command line: search\.seed: expected `int`, got `str`"
+    ):
         read(tmp_path, '[task]\nname = "digits"\n', ["search.seed=x"])
 
 

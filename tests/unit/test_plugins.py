@@ -8,7 +8,7 @@ import pytest
 
 from mpinas import config, plugins
 from mpinas.errors import UserError
-from mpinas.models import Networks, baseline_genome, make_space
+from mpinas.models import Networks, baseline_genome, check_baseline, make_space
 from mpinas.models.baselines import LpbfCnn
 from mpinas.search import SearchSpace
 from mpinas.tasks import make_task
@@ -84,6 +84,15 @@ def test_names_of_genes_with_a_meaning_of_their_own_are_refused(tmp_path: Path):
         make_space(f"{tmp_path}/own.py:S", (8, 8, 8))
     with pytest.raises(UserError, match=r"own.py:G': the genes step_size and gamma go together"):
         make_space(f"{tmp_path}/own.py:G", (8, 8, 8))
+
+
+def test_a_baseline_that_names_half_of_a_schedule_is_refused_before_it_is_trained(tmp_path: Path):
+    (tmp_path / "own.py").write_text(
+        "from mpinas.models.baselines import LpbfCnn\nclass N(LpbfCnn):\n    training_genes = {'step_size': 10}\n"
+    )
+    networks = Networks("cnn3d", (8, 9, 9), 2)
+    with pytest.raises(UserError, match=r"own.py:N': the genes step_size and gamma go together"):
+        check_baseline(networks, baseline_genome(f"{tmp_path}/own.py:N"))
 
 
 def test_a_task_says_its_sizes_in_whole_numbers(tmp_path: Path):
