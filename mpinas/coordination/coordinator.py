@@ -30,7 +30,7 @@ from mpinas.coordination.commands import (
 from mpinas.coordination.failures import FAILURES_MAX, KILLED, NO_ANSWER
 from mpinas.coordination.farewell import Farewell
 from mpinas.coordination.forecast import Forecast
-from mpinas.coordination.groups import choose, group_size, to_enlarge
+from mpinas.coordination.groups import PAUSABLE, choose, group_size, to_enlarge
 from mpinas.coordination.ledger import BASELINE, ENDED, Ledger, answered_by, following
 from mpinas.coordination.lifecycle import State
 from mpinas.coordination.limits import broken_limit
@@ -489,7 +489,7 @@ class Coordinator:
         if isinstance(event, ev.StopRequested) and self.ledger.finished is None:
             self.farewell.begin(event.reason, time)
             for leader, group in self.ledger.groups.items():
-                if group.order.work == "evaluate" and leader not in self._pausing:
+                if group.order.work in PAUSABLE and leader not in self._pausing:
                     self._pausing.add(leader)
                     commands.append(Send((leader,), msg.Pause(group.order.candidate, group.order.attempt)))
         if isinstance(event, msg.Ready) and self.farewell.dismissed_at is not None:  # came late

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from mpinas.coordination.candidate import Candidate
-from mpinas.coordination.groups import Group
+from mpinas.coordination.groups import PAUSABLE, Group
 
 #: Reason of a failure: no device was there, which is nobody's fault and may be otherwise another time.
 NO_ANSWER = "no-answer"
@@ -51,7 +51,7 @@ class Ending:
 
     def _too_short_for(self, group: Group) -> bool:
         """Had it nearly all of a job that came to its time, and has not got to where it could be put aside?"""
-        put_aside = group.order.work in ("evaluate", "supernet") and group.epoch > 0
+        put_aside = group.order.work in PAUSABLE and group.epoch > 0
         if self.ends_at is None or put_aside:
             return False
         had_s, whole_s = self.stopped_at - self.began_at, self.ends_at - self.began_at

@@ -9,7 +9,7 @@ from __future__ import annotations
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.coordination.candidate import Candidate
-from mpinas.coordination.groups import Group
+from mpinas.coordination.groups import PAUSABLE, Group
 from mpinas.coordination.ledger import Ledger
 
 #: How long groups may take to the end of their epoch, by the signal; whoever sends INT wants it now, and after TERM
@@ -27,8 +27,8 @@ SLACK = 1.25
 YOUNG = 0.1
 #: Told to go, trainers leave at once; one that does not is not waited for any longer than this.
 GOING_S = 60.0
-#: Work that is put aside at the end of an epoch, and work that is soon done: worth waiting for.
-_WAITED_FOR = ("evaluate", "assess")
+#: What is put aside at the end of an epoch, and what is soon done: worth waiting for.
+_WAITED_FOR = (*PAUSABLE, "assess")
 
 
 class Farewell:
@@ -94,7 +94,7 @@ class Farewell:
 
         What may not fit into a whole job either is begun while the job is young.
         """
-        if self._ends_at is None or self._began is None or kind in ("evaluate", "supernet"):
+        if self._ends_at is None or self._began is None or kind in PAUSABLE:
             return True
         took_s = self._longest_s.get("assess", 0.0) if kind == "assess" else it.train_seconds or 0.0
         needed_s = SLACK * took_s + PARTING_S

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from mpinas.coordination import events as ev
 
+#: Work that can be put aside at the end of an epoch.
+PAUSABLE = ("evaluate", "supernet")
 #: A training that ends sooner is left as it is: forming another group has its price.
 WORTH_S = 5.0
 

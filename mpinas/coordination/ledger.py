@@ -437,6 +437,9 @@ class Ledger:
 
     def _paused(self, report: msg.Paused, time: float) -> None:
         self._closed(report, time)
+        if report.candidate == msg.SUPERNET:
+            self.supernet.epochs_done = report.epochs_done
+            return
         self._step(report.candidate, State.READY)
         it = self.candidates[report.candidate]
         it.epochs_done = report.epochs_done

@@ -133,7 +133,7 @@ class Progress:
 class Evaluated:
     """Trained and validated. `metrics` has at least "error"; weights and checkpoint are in the run folder.
 
-    `train_seconds`: of this order alone.
+    `train_seconds`: since the result or the pause before, with those of jobs that died meanwhile.
     """
 
     group: int
@@ -145,7 +145,10 @@ class Evaluated:
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """As asked by Pause: the checkpoint has `epochs_done` epochs. `train_seconds`: of this order alone."""
+    """As asked by Pause: the checkpoint has `epochs_done` epochs.
+
+    `train_seconds`: since the result or the pause before; of the supernet, in all.
+    """
 
     group: int
     candidate: int

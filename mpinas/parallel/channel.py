@@ -12,7 +12,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, Protocol
 
-from mpinas.coordination.messages import Evaluate, Order, Pause, Progress, Report
+from mpinas.coordination.messages import Evaluate, Order, Pause, Progress, Report, TrainSupernet
 
 
 class Tag(IntEnum):
@@ -155,7 +155,7 @@ class TrainerEnd:
         while (order := self._take()) is not None:
             if not isinstance(order, Pause):
                 self._next.append(order)
-            elif isinstance(under_way := self._order, Evaluate):
+            elif isinstance(under_way := self._order, Evaluate | TrainSupernet):
                 names = (order.candidate, order.attempt)
                 self._pause |= names == (under_way.candidate, under_way.attempt)
 

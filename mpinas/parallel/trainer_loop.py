@@ -17,11 +17,11 @@ from mpinas.history.run_folder import RunFolder
 from mpinas.parallel.channel import TrainerEnd
 from mpinas.parallel.group import Grouping
 from mpinas.parallel.standstill import Post
-from mpinas.training.candidate import Files, Paused, Trainer
+from mpinas.training.candidate import Files, Trainer
 from mpinas.training.collectives import Collectives
 from mpinas.training.devices import device_trouble
 from mpinas.training.loop import Watch
-from mpinas.training.outcome import Failure
+from mpinas.training.outcome import Failure, Paused
 from mpinas.training.recipe import Epochs
 
 Say = Callable[[msg.Report], None]
@@ -86,7 +86,7 @@ class Crew:
         trainer = self.trainer
         if isinstance(order, msg.TrainSupernet):
             shared = Files(self.folder.supernet_file, self.folder.supernet_checkpoint_file)
-            watch = self._watch(order, say, should_stop)
+            watch = self._watch(order, say, should_stop, should_pause)
             return lambda group: trainer.train_supernet(group, order.seed, order.epochs, shared, watch)
         genome, weights = order.genome, self.folder.weights_file(order.candidate)
         match order:

@@ -126,7 +126,7 @@ class _Reader:
             case msg.EvaluationFailed(reason=reason):
                 self._epochs_done.pop(id_, None)
                 self.seen.failed += reason != "checkpoint"
-            case msg.Evaluated() | msg.Paused():
+            case msg.Evaluated() | msg.Paused() if id_ != msg.SUPERNET:
                 done = self._epochs_done.get(id_, 0)
                 epochs = report.epochs_done if isinstance(report, msg.Paused) else self._rungs[order.rung]
                 faster = speed_up(self._serial_share, len(order.members))

@@ -280,15 +280,16 @@ class World:
     def _pause(self, leader: int, pause: msg.Pause) -> None:
         """It takes effect at the end of the epoch, unless that is the last, or the order is not that one any more."""
         order = self.under_way.get(leader)
-        if not isinstance(order, msg.Evaluate) or (order.candidate, order.attempt) != (pause.candidate, pause.attempt):
+        if not isinstance(order, msg.Evaluate | msg.TrainSupernet):
             return
+        if (order.candidate, order.attempt) != (pause.candidate, pause.attempt):
+            return
+        done = order.epochs_done if isinstance(order, msg.Evaluate) else 0
         began_s, seconds = self._began[leader]
-        epoch_s = seconds / (order.epochs - order.epochs_done)
+        epoch_s = seconds / (order.epochs - done)
         epochs = math.floor((self.time - began_s) / epoch_s) + 1
-        if order.epochs_done + epochs < order.epochs:
-            paused = msg.Paused(
-                leader, order.candidate, order.attempt, order.epochs_done + epochs, epochs * epoch_s
-            )  # fmt: skip
+        if done + epochs < order.epochs:
+            paused = msg.Paused(leader, order.candidate, order.attempt, done + epochs, epochs * epoch_s)
             self.timeline.later(began_s + epochs * epoch_s - self.time, partial(self._end, leader, order, paused))
 
     def _next_epoch(self, leader: int, order: msg.Evaluate, epoch_s: float, epoch: int) -> None:

@@ -29,6 +29,7 @@ from mpinas.training.deployed import Deployed
 from mpinas.training.export import onnx_difference
 from mpinas.training.heritage import Heritage
 from mpinas.training.loop import Diverged, Watch, judge, take, train
+from mpinas.training.outcome import Paused
 from mpinas.training.pretraining import pretrain, sandwich_of
 from mpinas.training.recipe import Distillation, Epochs, Recipe, Steps, make_optimizer
 from mpinas.training.resumption import find_checkpoint
@@ -48,14 +49,6 @@ class Files:
 
     weights: Path
     checkpoint: Path
-
-
-@dataclass(frozen=True, slots=True)
-class Paused:
-    """A training that was left between two epochs, as its leader was told, with a checkpoint of all that is done."""
-
-    epochs_done: int
-    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +78,7 @@ class Trainer:
     ) -> tuple[dict[str, float], float] | Paused:
         """Train from what it inherits, or on from its checkpoint where there is one; (validation metrics, seconds).
 
+        Seconds are those since `epochs.done`, with those of jobs that died meanwhile, as far as a checkpoint knows.
         Where epochs are done there has to be one; it may be of a later epoch, the last one too, left by a job that
         ended. Metrics are those of the network in the precision that it will run in. The leader writes the weights, and
         a checkpoint now and then, and at the end as long as that of the schedule is not reached; there the last one
@@ -98,11 +92,13 @@ class Trainer:
             return self._judge_inherited(group, genome, self._recipe(genome, epochs, seed)), time.perf_counter() - began
         checkpoint = find_checkpoint(files.checkpoint, genome, seed, group, (epochs.done, epochs.until))
         if checkpoint is not None:
+            if checkpoint.epochs_done > epochs.done:  # a job died before it could tell of them
+                began -= checkpoint.seconds
             epochs = replace(epochs, done=checkpoint.epochs_done)
 
         def keep(done: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-            state = optimizer.state_dict()["state"]
-            write_checkpoint(Checkpoint(genome, seed, done, model.state_dict(), state), files.checkpoint)
+            state, seconds = optimizer.state_dict()["state"], time.perf_counter() - began
+            write_checkpoint(Checkpoint(genome, seed, done, model.state_dict(), state, seconds), files.checkpoint)
 
         recipe = self._recipe(genome, epochs, seed)
         try:
@@ -257,7 +253,7 @@ class Trainer:
 
     def train_supernet(
         self, group: Collectives, seed: int, epochs: int, files: Files, watch: Watch
-    ) -> tuple[dict[str, float], float]:
+    ) -> tuple[dict[str, float], float] | Paused:
         """Train what all subnets share; (validation metrics of the best large subnet, seconds). See `pretraining`."""
         torch.manual_seed(seed)
         supernet = self.heritage.new_supernet().to(self.device)

@@ -39,6 +39,8 @@ class Checkpoint:
         The network's state dict.
     optimizer
         The state of the optimizer by the parameter's number, without its settings: those follow from the genome.
+    seconds
+        What it has taken: of a candidate, since the result or the pause before; of a supernet, in all.
     """
 
     genome: Genome
@@ -46,6 +48,7 @@ class Checkpoint:
     epochs_done: int
     model: dict[str, torch.Tensor]
     optimizer: dict[int, dict[str, torch.Tensor]]
+    seconds: float = 0.0
 
 
 def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
@@ -57,6 +60,7 @@ def write_checkpoint(checkpoint: Checkpoint, path: Path) -> None:
         "epochs_done": checkpoint.epochs_done,
         "model": _on_cpu(checkpoint.model),
         "optimizer": {number: _on_cpu(state) for number, state in checkpoint.optimizer.items()},
+        "seconds": checkpoint.seconds,
     }
     torch.save(tree, archive)
     content = archive.getbuffer()

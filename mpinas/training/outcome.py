@@ -1,4 +1,4 @@
-"""Why a candidate has no result: what goes wrong with a network is an outcome, and its reason one of a few words."""
+"""Why a training has no result: it was put aside, or something went wrong, whose reason is one of a few words."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from mpinas.errors import disk_error, disk_trouble
 from mpinas.training.checkpoint import Unusable
 from mpinas.training.loop import Abandoned, Diverged
 from mpinas.training.weights import Dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Paused:
+    """A training that was left between two epochs, as its leader was told, with a checkpoint of all that is done."""
+
+    epochs_done: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)

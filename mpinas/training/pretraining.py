@@ -17,6 +17,7 @@ from mpinas.tasks import Samples, Task
 from mpinas.training.checkpoint import write_checkpoint
 from mpinas.training.collectives import Collectives
 from mpinas.training.loop import Watch
+from mpinas.training.outcome import Paused
 from mpinas.training.recipe import Epochs, Recipe
 from mpinas.training.resumption import find_checkpoint
 from mpinas.training.supernet import (
@@ -39,12 +40,12 @@ def pretrain(
     files: tuple[Path, Path],
     group: Collectives,
     watch: Watch,
-) -> tuple[dict[str, float], float]:
+) -> tuple[dict[str, float], float] | Paused:
     """Train `supernet` in place, on from its checkpoint if there is one; (validation metrics of its best, seconds).
 
-    `files`: of the weights, which the leader writes at the end, and of the checkpoint, which it writes after every
-    epoch; the last one stays. A checkpoint that cannot be used counts as none. Raises Diverged, Abandoned, and whatever
-    torch raises.
+    Seconds are those of all jobs that trained it, as far as its checkpoint knows. `files`: of the weights, which the
+    leader writes at the end, and of the checkpoint, which it writes after every epoch; the last one stays. A checkpoint
+    that cannot be used counts as none. Raises Diverged, Abandoned, and whatever torch raises.
     """
     began = time.perf_counter()
     weights_file, checkpoint_file = files
@@ -54,6 +55,7 @@ def pretrain(
         assert samples[0].targets is not None
         begin_with_constant(supernet, task, torch.from_numpy(samples[0].targets))
     else:
+        began -= checkpoint.seconds
         supernet.load_state_dict(checkpoint.model)
         epochs = replace(settings.recipe.epochs, done=checkpoint.epochs_done)
         settings = replace(settings, recipe=replace(settings.recipe, epochs=epochs))
@@ -61,10 +63,13 @@ def pretrain(
 
     def on_epoch(epoch: int, error: float) -> None:
         if group.rank == 0:
-            write_checkpoint(checkpoint_of(supernet, optimizer, settings, epoch), checkpoint_file)
+            seconds = time.perf_counter() - began
+            write_checkpoint(checkpoint_of(supernet, optimizer, settings, epoch, seconds), checkpoint_file)
         watch.on_epoch(epoch, error)
 
-    train_supernet(supernet, optimizer, task, samples, settings, group, replace(watch, on_epoch=on_epoch))
+    done = train_supernet(supernet, optimizer, task, samples, settings, group, replace(watch, on_epoch=on_epoch))
+    if done < settings.recipe.epochs.until:
+        return Paused(done, time.perf_counter() - began)
     judged = dict(judge_families(supernet, task, samples, group, settings.recipe))
     strongest = min(judged, key=lambda number: judged[number]["error"])
     supernet.get_buffer("strongest").fill_(strongest)

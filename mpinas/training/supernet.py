@@ -333,11 +333,12 @@ def _statistics_only(model: nn.Module, norms: list[nn.modules.batchnorm._BatchNo
 
 
 def checkpoint_of(
-    supernet: Supernet, optimizer: torch.optim.Optimizer, settings: Sandwich, epochs_done: int
+    supernet: Supernet, optimizer: torch.optim.Optimizer, settings: Sandwich, epochs_done: int, seconds: float = 0.0
 ) -> Checkpoint:
     """All that it takes to go on after `epochs_done`, on one rank of those that train."""
     state = optimizer.state_dict()["state"]
-    return Checkpoint(identity(supernet, settings), settings.recipe.seed, epochs_done, supernet.state_dict(), state)
+    own, seed = identity(supernet, settings), settings.recipe.seed
+    return Checkpoint(own, seed, epochs_done, supernet.state_dict(), state, seconds)
 
 
 def identity(supernet: Supernet, settings: Sandwich) -> Genome:

@@ -210,6 +210,28 @@ def test_asked_to_stop_it_puts_trainings_aside_and_goes_on_later_from_there(expe
     assert progress == list(range(1, 61)), "no epoch twice, none left out"
 
 
+def test_a_supernet_is_put_aside_too(tmp_path):
+    (tmp_path / "e.toml").write_text(
+        '[task]\nname = "digits"\n[search]\nevaluations = 3\nstrategy = "supernet"\n[training]\nepochs = 1\n'
+        '[search.genes]\nstem = ["fold"]\nblock = ["plain"]\nhead = ["grid"]\nstages = [1]\ndepth1 = [1]\nscale = [1]\n'
+        "width1 = [8, 16]\nstem_width = [8, 16]\nhead_width = [16, 32]\nkernel_space = [3]\n[supernet]\nepochs = 8\n"
+    )
+    run = tmp_path / "run"
+    job = start(3, tmp_path, "e.toml", "--run", "run")
+    until(lambda: epoch_seen(run), job)
+    job.send_signal(signal.SIGUSR2)
+    output, _ = job.communicate(timeout=90)
+    assert job.returncode == 75, output
+    ((who, epochs),) = paused_in(run).items()
+    assert who == msg.SUPERNET
+    assert 0 < epochs < 8
+    again = start(3, tmp_path, "--resume", "--run", "run")
+    output, _ = again.communicate(timeout=500)
+    assert again.returncode == 0, output
+    progress = [event.epoch for event in history_of(run) if type(event) is msg.Progress and event.candidate == who]
+    assert progress == list(range(1, 9)), "no epoch twice, none left out"
+
+
 def test_before_its_time_is_over_a_job_ends_by_itself_and_the_next_goes_on(mpirun, experiment, tmp_path):
     long = ("--set", "training.epochs=100000", "--set", "training.group_size=1")
     done = mpirun(3, "-m", "mpinas", "search", str(experiment), "--run", "run", *long, "--time-limit", "1:15",

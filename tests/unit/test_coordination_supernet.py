@@ -80,6 +80,25 @@ def test_a_job_that_ends_while_the_supernet_is_trained_is_taken_up():
     assert again.ledger.count(State.EVALUATED) == 24
 
 
+def test_a_supernet_is_put_aside_at_the_end_of_its_epoch():
+    world = World(**SUPERNET)
+    world.run(until=lambda w: w.ledger.groups)
+    began_s, took_s = world._began[1]
+    world.later(1.0, ev.StopRequested("USR2"))
+    world.run()
+    ((paused_s, paused),) = [(time, event) for time, event in world.journal if isinstance(event, msg.Paused)]
+    epoch_s = took_s / 30
+    epochs = 1.0 // epoch_s + 1
+    assert (paused.candidate, paused.epochs_done) == (msg.SUPERNET, epochs)
+    assert paused_s == pytest.approx(began_s + epochs * epoch_s)
+    assert world.ledger.stopped == 3
+    assert not world.ledger.supernet.failures
+    resumed = World(**SUPERNET, journal=world.journal)
+    resumed.run()
+    assert resumed.sent[0][1] == msg.TrainSupernet(2, 0, (1, 2, 3), 30)
+    assert resumed.ledger.finished.startswith("20 of 20")
+
+
 def test_a_later_job_tries_a_failed_supernet_again():
     class Hopeless(World):
         def train_supernet(self, group, order):

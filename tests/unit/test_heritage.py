@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,11 +17,13 @@ from mpinas.models.elastic import largest
 from mpinas.tasks import Samples, make_task
 from mpinas.training.artifact import calibration_of
 from mpinas.training.candidate import Files, Trainer
+from mpinas.training.checkpoint import Checkpoint, read_archive, write_checkpoint
 from mpinas.training.collectives import SerialCollectives
 from mpinas.training.deployed import Deployed
 from mpinas.training.export import export_onnx
 from mpinas.training.heritage import Heritage
 from mpinas.training.loop import Diverged, Watch, judge, take, train
+from mpinas.training.outcome import Paused
 from mpinas.training.recipe import Distillation, Epochs, Recipe, make_optimizer
 from mpinas.training.shard import error_of
 from mpinas.training.supernet import adapt
@@ -193,6 +196,22 @@ def test_a_supernets_training_goes_on_from_its_checkpoint(task, few, tmp_path: P
     assert seen == [3], "it went on after two epochs"
     whole, cut = (torch.load(files(name).weights, weights_only=True) for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
+
+
+def test_a_supernet_that_is_put_aside_goes_on_and_its_seconds_are_those_of_all_jobs(task, few, tmp_path: Path):
+    networks, space = Networks("cnn3d", (1, 8, 8), 10), make_space("cnn3d", (1, 8, 8), GENES)
+    trainer = trainer_with(task, few, Heritage(networks, CPU, make_supernet=lambda: make_supernet(networks, space)))
+    files = Files(tmp_path / "shared.pt", tmp_path / "checkpoint.pt")
+    paused = trainer.train_supernet(ALONE, 0, 2, files, Watch(should_pause=lambda: True))
+    assert isinstance(paused, Paused)
+    assert paused.epochs_done == 1
+    assert not files.weights.exists()
+    left = torch.load(io.BytesIO(read_archive(files.checkpoint)), weights_only=True)
+    assert 0 < left["seconds"] <= paused.seconds
+    write_checkpoint(Checkpoint(**{**left, "seconds": 1000.0}), files.checkpoint)
+    _, seconds = trainer.train_supernet(ALONE, 0, 2, files, Watch(should_pause=lambda: True))
+    assert 1000 < seconds < 1500
+    assert files.weights.exists()
 
 
 def test_a_damaged_checkpoint_of_a_supernet_counts_as_none(task, few, tmp_path: Path):

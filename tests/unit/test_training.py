@@ -146,6 +146,18 @@ def test_a_training_that_is_paused_and_goes_on_is_bitwise_the_unbroken_one(digit
     assert unpack(read_archive(files_in(parts).checkpoint), genome, 5).epochs_done == 1, "until the result is journaled"
 
 
+def test_seconds_of_a_job_that_died_are_counted_once(digits, tmp_path):
+    genome, files = baseline_genome("digits-cnn"), files_in(tmp_path)
+    digits.evaluate(ALONE, genome, 5, Epochs(0, 2, 3), files, Watch())
+    left = unpack(read_archive(files.checkpoint), genome, 5)
+    assert left.seconds > 0
+    write_checkpoint(replace(left, seconds=1000.0), files.checkpoint)
+    _, reported = digits.evaluate(ALONE, genome, 5, Epochs(2, 3, 3), files, Watch())
+    assert reported < 500, "the result before has told of them"
+    _, unreported = digits.evaluate(ALONE, genome, 5, Epochs(0, 3, 3), files, Watch())
+    assert 1000 < unreported < 1500, "a job died after the checkpoint and before it could tell"
+
+
 def test_an_evaluation_is_not_paused_after_its_last_epoch_nor_before_it_is_told_to(digits, tmp_path):
     asked = []
 
@@ -344,8 +356,6 @@ def test_checkpoints_run_no_code_and_replace_each_other_whole(tmp_path):
 
 
 def test_a_finalist_trained_once_more_is_judged_on_both_files_and_writes_nothing(digits, tmp_path):
-    import dataclasses
-
     genome = baseline_genome("digits-cnn")
     epochs = []
     watch = Watch(on_epoch=lambda epoch, error: epochs.append(epoch))
@@ -357,9 +367,9 @@ def test_a_finalist_trained_once_more_is_judged_on_both_files_and_writes_nothing
     paths = (tmp_path / "weights.pt", tmp_path / "model.onnx", tmp_path / "shard.bin")
     assert test_metrics == digits.assess(ALONE, genome, *paths, {})[0]
     assert digits.retrain(ALONE, genome, 6, 2, Watch())[0] != metrics
-    unlabelled = dataclasses.replace(digits.test, targets=None)
+    unlabelled = replace(digits.test, targets=None)
     for test in (None, unlabelled):
-        assert dataclasses.replace(digits, test=test).retrain(ALONE, genome, 5, 1, Watch())[1] == {}
+        assert replace(digits, test=test).retrain(ALONE, genome, 5, 1, Watch())[1] == {}
 
 
 def test_assessing_gives_a_test_error_and_a_file_that_computes_the_same(digits, tmp_path):
