@@ -273,7 +273,16 @@ def check_resumable(before: Experiment, now: Experiment) -> None:
         for part in key.split("."):
             was, is_ = was[part], is_[part]
         if was != is_:
-            raise UserError(f"--resume: {key} was {was!r} and is now {is_!r}; start a new run folder to change it")
+            where, was, is_ = _differing(key, was, is_)
+            raise UserError(f"--resume: {where} was {was!r} and is now {is_!r}; start a new run folder to change it")
+
+
+def _differing(key: str, was: Any, is_: Any) -> tuple[str, Any, Any]:
+    """The first of the values in a tree that is another now, by its key."""
+    while isinstance(was, dict) and isinstance(is_, dict):
+        name = next(name for name in {**was, **is_} if was.get(name) != is_.get(name))
+        key, was, is_ = f"{key}.{name}", was.get(name), is_.get(name)
+    return key, was, is_
 
 
 def _checked(tree: dict[str, Any], where: str) -> Experiment:

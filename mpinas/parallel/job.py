@@ -20,7 +20,7 @@ from mpinas.coordination import events as ev
 from mpinas.coordination.coordinator import Coordinator
 from mpinas.coordination.ledger import BASELINE, ENDED, Ledger
 from mpinas.coordination.lifecycle import State
-from mpinas.coordination.messages import Evaluate, Order, Report
+from mpinas.coordination.messages import Evaluate, Order, Report, TrainSupernet
 from mpinas.coordination.plan import Plan
 from mpinas.errors import UserError
 from mpinas.history.journal import Journal
@@ -326,6 +326,8 @@ class Desk:
         if ledger.finished is None:
             _say(f"to go on: the same command with `mpinas search --resume --run {self._path}`")
         _say(f"to see the results: mpinas results {self._path}")
+        if ledger.finished is not None and (hopeless := coordinator.agenda.hopeless()):
+            raise UserError(f"{self._path}: {hopeless}")
         if ledger.stopped < ledger.trainers_expected:
             gone = [rank for rank, trainer in ledger.trainers.items() if not trainer.stopped]
             raise mpi.Stalled(f"told to go, {', '.join(f'rank {rank}' for rank in gone) or 'some ranks'} did not")
@@ -343,8 +345,8 @@ class Desk:
         crew = Crew(0, trainer_of(means, self.experiment, self.folder), self.folder, Grouping(), post)
 
         def execute(order: Order, say: Callable[[Report], None]) -> None:
-            # what cannot be put aside between two epochs is left at once; the supernet has its checkpoint
-            pauses = isinstance(order, Evaluate)
+            # what cannot be put aside between two epochs is left at once
+            pauses = isinstance(order, Evaluate | TrainSupernet)
             crew.execute(order, say, (lambda: stop.at_once) if pauses else told_to_end, told_to_end)
 
         def told_to_end() -> bool:

@@ -72,7 +72,7 @@ def _read(task: Task, where: str) -> tuple[tuple[Samples, Samples], Samples | No
     return (training, validation), test
 
 
-def _unfit(samples: Samples, task: Task, *, labelled: bool) -> str:
+def _unfit(samples: Samples, task: Task, *, labelled: bool) -> str:  # noqa: PLR0911 - one return a fault
     """What is wrong with samples that a task's own code has read; "" where nothing is. `labelled`: they must be."""
     inputs, targets = samples.inputs, samples.targets
     if not len(inputs):
@@ -86,6 +86,8 @@ def _unfit(samples: Samples, task: Task, *, labelled: bool) -> str:
         return "there are no targets" if labelled else ""
     if len(targets) != len(inputs):
         return f"{len(targets)} targets for {len(inputs)} inputs"
+    if np.issubdtype(targets.dtype, np.inexact) and not np.isfinite(targets).all():
+        return "some targets are no finite numbers"
     expected = (len(inputs), task.outputs)
     if isinstance(task, Regression) and targets.shape != expected:  # torch would compare each with each, and warn
         return f"targets are {targets.shape} and must be {expected}"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from mpinas.errors import UserError, disk_error, disk_trouble
@@ -62,7 +64,21 @@ def start() -> Any:
         )
     world = MPI.COMM_WORLD
     check_launch(os.environ, world.Get_size())
+    if world.Get_size() == 1:
+        _release_shared_memory()
     return world
+
+
+def _release_shared_memory() -> None:
+    """Remove the names of what Open MPI's ranks share, for nobody is going to look for them any more.
+
+    It leaves them behind where there is no launcher, and sometimes where one kills the ranks.
+    """
+    with suppress(OSError):
+        mapped = Path("/proc/self/maps").read_text()
+        for file in set(re.findall(r" (/.*/sm_segment\.\S+)$", mapped, re.MULTILINE)):
+            with suppress(OSError):
+                os.unlink(file)
 
 
 def check_launch(environment: Mapping[str, str], world_size: int) -> None:
@@ -133,6 +149,7 @@ def _abort(world: Any, message: str, code: int) -> None:
     if (file := os.environ.get("MPINAS_CODE_FILE")) is not None:
         with suppress(OSError), open(file, "x") as first:  # whoever ends the job after it says the same, or knows less
             first.write(f"{code}\n")
+    _release_shared_memory()
     world.Abort(code)
 
 
@@ -164,6 +181,7 @@ def on_all_ranks(world: Any, act: Callable[[], T]) -> T:
 
 
 def _leave(world: Any, message: str) -> None:
+    _release_shared_memory()
     if world.Get_rank() == 0:
         raise UserError(message)
     raise LeaveAlike

@@ -205,6 +205,7 @@ class LiveDisplay:
         self._last: tuple[float, Ledger] | None = None
         self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._live.start()
+        console.show_cursor(True)  # else it stays hidden where a launcher kills this process
 
     def show(self, event: ev.Event, time: float, ledger: Ledger) -> None:
         """Take the event's line in."""

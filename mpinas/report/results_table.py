@@ -43,6 +43,9 @@ def show(ledger: Ledger, console: Console, beside: Ledger | None = None, label: 
     fitting = next((index for index, width in enumerate(widths) if width <= room), len(tables) - 1)
     # A number that is cut is worse than a line that the terminal breaks.
     console.width = max(console.width, widths[fitting])
+    if not tables[fitting].row_count:
+        console.print("nobody has been trained to the end yet")
+        return
     console.print(tables[fitting])
     missing = f"; on a wider terminal, or with --json: {', '.join(EXPENDABLE[:fitting][::-1])}" if fitting else ""
     front = "Pareto front" if beside is None else "Pareto front of its run"

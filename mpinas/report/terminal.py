@@ -27,6 +27,6 @@ def terminal_size(out: TextIO, environment: Mapping[str, str]) -> tuple[int, int
         os.close(shown)
 
 
-def _size(descriptor: int) -> tuple[int, int]:
+def _size(descriptor: int) -> tuple[int, int] | None:
     size = os.get_terminal_size(descriptor)
-    return size.columns, size.lines
+    return (size.columns, size.lines) if size.columns and size.lines else None  # nobody has told it its size

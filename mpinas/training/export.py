@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -32,6 +33,16 @@ def export_onnx(model: nn.Module, frames_shape: tuple[int, int, int], path: Path
     program.save(str(beside))
     put_in_place(beside, path)
     return path.stat().st_size
+
+
+def check_outputs(path: Path, outputs: int) -> None:
+    """Raise ValueError, and remove the file, where its network does not give so many numbers for each sample."""
+    (result,) = onnx.load(path, load_external_data=False).graph.output
+    given = [size.dim_value for size in result.type.tensor_type.shape.dim[1:]]
+    if given != [outputs]:
+        path.unlink()
+        numbers = " x ".join(map(str, given)) or "no"
+        raise ValueError(f"the network gives {numbers} numbers for each sample, and the task has {outputs}")
 
 
 def _program(model: nn.Module, frames_shape: tuple[int, int, int]) -> torch.onnx.ONNXProgram:

@@ -19,6 +19,7 @@ import msgspec
 
 from mpinas.children import deaf_to_wishes, end_with
 from mpinas.errors import UserError, disk_error, disk_trouble
+from mpinas.plugins import in_one_line
 from mpinas.priority import EXPORTER_NICENESS, nice_process, nice_session
 from mpinas.search import Genome
 
@@ -219,7 +220,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
 
     from mpinas.models import Networks
     from mpinas.training.artifact import precision_of, write_artifact
-    from mpinas.training.export import get_ready
+    from mpinas.training.export import check_outputs, get_ready
 
     try:
         get_ready()
@@ -235,16 +236,25 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
             networks = Networks(request.space, request.input_shape, request.outputs, request.baseline)
             model, shape = networks.build(request.genome), networks.shape(request.genome)
             calibration = np.load(request.calibration, allow_pickle=False) if request.calibration else None
-            size = write_artifact(model, shape, Path(request.path), {}, precision_of(request.genome), calibration)
+            path = Path(request.path)
+            size = write_artifact(model, shape, path, {}, precision_of(request.genome), calibration)
+            check_outputs(path, request.outputs)
             parameters = sum(p.numel() for p in model.parameters())
             reply = Reply(request.candidate, size, parameters, time.monotonic() - began_s)
         except Exception as error:  # whatever a network does to the exporter is that candidate's outcome
             if (trouble := disk_trouble(error)) is not None:
                 reply = Reply(request.candidate, error=trouble, disk=True)
             else:
-                reply = Reply(request.candidate, error=f"{type(error).__name__}: {error}".splitlines()[0])
+                reply = Reply(request.candidate, error=in_one_line(_first(error)))
         replies.write(msgspec.json.encode(reply) + b"\n")
         replies.flush()
+
+
+def _first(error: BaseException) -> BaseException:
+    """What has led to an error: torch's exporter tells at length that it failed, and not why."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 if __name__ == "__main__":

@@ -225,3 +225,45 @@ def test_init_writes_an_experiment_that_is_read(tmp_path):
     done = alone(tmp_path, "search")
     assert done.returncode == 2
     assert "data/train.hdf5" in done.stderr
+
+
+BROKEN = """
+from torch import nn
+from mpinas.examples.digits import DigitsTask
+
+class Net(nn.Module):
+    def __init__(self, input_shape, outputs):
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, frames):
+        return frames.float().flatten(1)[:, : self.outputs + 1]
+
+class Task(DigitsTask):
+    baseline = Net
+"""
+
+
+def test_a_search_whose_baseline_fails_ends_with_2(mpirun, tmp_path):
+    (tmp_path / "own.py").write_text(BROKEN)
+    (tmp_path / "e.toml").write_text('[task]\nname = "own.py:Task"\n[search]\nevaluations = 2\n')
+    done = mpirun(2, "-m", "mpinas", "search", "e.toml", "--run", "run", check=False, timeout=200)
+    assert done.returncode == 2, done.stdout + done.stderr
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("mpinas: error: ")]
+    assert line.endswith("the network gives 11 numbers for each sample, and the task has 10")
+    shown = alone(tmp_path, "results", "run")
+    assert "nobody has been trained to the end" in shown.stdout
+
+
+@pytest.mark.parametrize("ranks", [0, 3])
+def test_no_shared_memory_stays_behind(mpirun, tmp_path, ranks):
+    """Open MPI leaves it where there is no launcher, and sometimes where there is one."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    environment = {"OMPI_MCA_btl_sm_backing_directory": str(shared)}
+    if ranks:
+        done = mpirun(ranks, "-m", "mpinas", "search", "none.toml", check=False, env=environment, timeout=200)
+    else:
+        done = alone(tmp_path, "search", "none.toml", **environment)
+    assert done.returncode == 2, done.stderr
+    assert not [*shared.iterdir()]

@@ -161,6 +161,9 @@ def test_resuming_refuses_what_would_not_compare():
     other = msgspec.convert({"task": {"name": "digits"}, "search": {"seed": 1}}, Experiment)
     with pytest.raises(UserError, match=r"search\.seed was 0 and is now 1"):
         check_resumable(before, other)
+    other = msgspec.convert({"task": {"name": "digits", "validation_fraction": 0.3}}, Experiment)
+    with pytest.raises(UserError, match=r"^--resume: task\.validation_fraction was 0\.\d+ and is now 0\.3; "):
+        check_resumable(before, other)
     for edge in ({"devices": ["a", "b"]}, {"combine": "worst"}, {"normalise": True}, {"precision": "fp16"}):
         other = msgspec.convert({"task": {"name": "digits"}, "edge": edge}, Experiment)
         with pytest.raises(UserError, match=rf"edge\.{next(iter(edge))} was"):

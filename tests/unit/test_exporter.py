@@ -201,3 +201,24 @@ def test_a_process_that_got_ready_writes_the_same_files(tmp_path: Path):
     export_onnx(network, shape, tmp_path / "after.onnx", {})
     assert (tmp_path / "before.onnx").read_bytes() == (tmp_path / "after.onnx").read_bytes()
     assert _registration.onnxscript_apis.get_torchlib_ops.cache_info().hits > 0, "operators are parsed once"
+
+
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("Misspelt", "AttributeError: 'Misspelt' object has no attribute 'conv'"),
+        ("Wide", "ValueError: the network gives 64 numbers for each sample, and the task has 10"),
+    ],
+)
+def test_a_network_is_told_by_what_is_wrong_with_it(exporters, tmp_path, kind, says):
+    (tmp_path / "own.py").write_text(
+        "from torch import nn\n"
+        "class Space:\n    baseline = search_space = None\n"
+        "    def build(self, genome, shape, outputs): return globals()[genome['kind']]()\n"
+        "class Wide(nn.Module):\n    def forward(self, frames): return frames.float().flatten(1)\n"
+        "class Misspelt(nn.Module):\n    def forward(self, frames): return self.conv(frames)\n"
+    )
+    file = tmp_path / "0.onnx"
+    exporters.submit(Request(0, {"frames": 1, "kind": kind}, f"{tmp_path}/own.py:Space", SHAPE, OUTPUTS, str(file)))
+    assert wait_for(exporters, 1)[0].error == says
+    assert not file.exists()

@@ -3,15 +3,14 @@
 import contextlib
 import errno
 import fcntl
-import math
 import os
 import re
 import resource
-import subprocess
 import zlib
 
 import msgspec
 import pytest
+from small_disk import can_mount, small_disk
 
 from mpinas.config import Experiment
 from mpinas.coordination import events as ev
@@ -233,19 +232,6 @@ def test_a_reader_gives_what_has_been_added_since(tmp_path):
 
 
 @contextlib.contextmanager
-def small_disk(folder, size):
-    """A file system of 1 MB, filled but for `size` bytes."""
-    folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True, timeout=20)
-    try:
-        filler = folder / "filler"
-        filler.write_bytes(b"\0" * (2**20 - 4096 * math.ceil(size / 4096)))
-        yield filler
-    finally:
-        subprocess.run(["umount", "-l", str(folder)], check=True, timeout=20)
-
-
-@contextlib.contextmanager
 def small_files(folder, size):
     """No file may be longer than `size` bytes; everywhere, and without root."""
     folder.mkdir()
@@ -255,11 +241,6 @@ def small_files(folder, size):
         yield None
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
-
-
-def can_mount():
-    """Root of a container may have no right to."""
-    return os.geteuid() == 0 and subprocess.run(["unshare", "-m", "true"], check=False, timeout=20).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,15 @@
 """The simulator: physics by value, files that the reader takes, and `inspect` on them."""
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
 from data_files import BRIGHT, DARK, layer_arrays, simple_file, write_layers
+from small_disk import can_mount, small_disk
 
 from mpinas.errors import UserError
 from mpinas.tasks.lpbf.inspect import describe, format_description
@@ -217,3 +220,16 @@ def test_describe_a_test_file(tmp_path):
     found = describe(write_layers(tmp_path / "a.hdf5", {"layer0": layer_arrays({0: [1]}) | {"laser_params": None}}))
     assert found["labels"] == {}
     assert "none (a test file)" in format_description(found)
+
+
+@pytest.mark.skipif(not can_mount(), reason="a small file system wants root")
+@pytest.mark.parametrize(("options", "says"), [("size=1m", "No space left"), ("size=1m,ro", "Read-only")])
+def test_a_disk_that_takes_no_more_is_one_line(tmp_path, options, says):
+    with small_disk(tmp_path / "small", options=options):
+        command = [sys.executable, "-m", "mpinas", "data", "simulate", str(tmp_path / "small" / "a.hdf5")]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == 2, done.stderr
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("mpinas: error: ")]
+        assert says in line
+        assert "Traceback" not in done.stderr
+        assert not [*(tmp_path / "small").iterdir()]

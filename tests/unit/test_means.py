@@ -58,6 +58,10 @@ def test_labelled_samples_of_the_shape_are_taken_and_a_test_may_be_without_label
         ),
         ({"training": replace(samples(9), targets=None)}, "training samples: there are no targets"),
         ({"validation": replace(samples(3), targets=samples(4).targets)}, "4 targets for 3 inputs"),
+        (
+            {"test": replace(samples(2), targets=np.float32([[0, 1], [np.nan, 0]]))},
+            "some targets are no finite numbers",
+        ),
         ({"training": samples(9, outputs=1)}, r"targets are \(9, 1\) and must be \(9, 2\)"),
     ],
 )

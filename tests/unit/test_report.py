@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import termios
 from dataclasses import replace
 
 import msgspec
@@ -19,6 +21,7 @@ from mpinas.history.run_folder import RunFolder
 from mpinas.report import results, results_table
 from mpinas.report.live import LiveDisplay, line_of, open_display
 from mpinas.report.live import latency_of as latency_of_on_screen
+from mpinas.report.terminal import terminal_size
 from mpinas.search.selection import hypervolume
 
 
@@ -252,3 +255,11 @@ def test_lines_of_budgets_and_of_the_end():
     )
     again = msg.Retrained(1, 2, 1, {"error": 0.5}, {"error": 0.25}, 3.0)
     assert line_of(again, ledger) == "candidate 2 trained again in 3.0 s: error 0.5000, test error 0.2500"
+
+
+def test_a_terminal_that_nobody_has_told_its_size_is_none():
+    _, inner = os.openpty()
+    with open(inner, "w") as out:
+        assert terminal_size(out, {}) is None
+        termios.tcsetwinsize(inner, (24, 80))
+        assert terminal_size(out, {}) == (80, 24)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +80,8 @@ def write_csv(rows: Sequence[Prediction], path: Path) -> None:
                 table.writerow([row.object, row.layer, row.line, *[f"{row.values[name]:.6g}" for name in names]])
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with suppress(OSError):
+            beside.unlink()
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 

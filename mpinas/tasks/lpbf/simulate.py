@@ -4,9 +4,13 @@ Chooses what is scanned (speeds, powers, layers, nuisances) and writes the files
 Every file says that it is simulated, by which version of the generator, from which seed and parameters.
 """
 
+import errno
 import json
+import os
+import shutil
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -20,6 +24,8 @@ from mpinas.tasks.lpbf.scene import Line, Setup, draw_line
 
 #: Changes whenever the same plan gives other frames.
 GENERATOR_VERSION = 1
+#: Room beyond the frames of a layer: their index, and what HDF5 writes as a file is closed.
+ROOM_BYTES = 1 << 18
 
 Progress = Callable[[int, int], None]
 
@@ -165,8 +171,15 @@ def simulate(path: Path, plan: SimulationPlan, progress: Progress | None = None)
         except OSError as error:
             raise UserError(f"{target}: cannot write it ({error}); check the folder and the space left") from error
         finally:
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):  # on a file system that is read only it never was
+                partial.unlink()
     return tuple(contents)
+
+
+def _check_room(folder: Path, size_bytes: int) -> None:
+    """Raise OSError before the disk is full: HDF5 cannot close a file there, and takes the whole process with it."""
+    if shutil.disk_usage(folder).free < size_bytes + ROOM_BYTES:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _describe(file: h5py.File, plan: SimulationPlan) -> None:
@@ -182,6 +195,7 @@ def _describe(file: h5py.File, plan: SimulationPlan) -> None:
 def _write_layer(group: h5py.Group, plan: SimulationPlan, name: str, position: int) -> None:
     """Draw one layer and write it; a test file gets no `laser_params`."""
     frames, index, params = draw_layer(plan, name, position)
+    _check_room(Path(group.file.filename).parent, frames.nbytes)
     layer = group.create_group(f"layer{plan.first_layer + position * plan.layer_step:04d}")
     chunk = (min(16, len(frames)), *plan.frame_size)
     layer.create_dataset("frame", data=frames, chunks=chunk, compression="gzip", compression_opts=1)
