@@ -170,6 +170,8 @@ class Observer:
                 folder.check_journal(begun=False)
                 return self._unbegun(queue, now)
             past = self._read(folder)
+            if sight is None:
+                folder.check_journal(begun=past.events > 0)
         except UserError as error:
             return Status(run=str(self._path), time=now, state="damaged", reason=str(error), queue=queue)
         return self._of(past, sight, queue, now)

@@ -108,6 +108,7 @@ def _ledger(folder: RunFolder, found: list[Finding]) -> Ledger | None:
     try:
         events = reader.more()
         ledger.apply_all(events)
+        folder.check_journal(begun=bool(events))
     except UserError as error:
         found.append(Finding(name, FAULT, str(error)))
         return None

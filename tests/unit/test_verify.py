@@ -222,6 +222,7 @@ def test_what_is_broken_of_a_finalist_is_found(tmp_path, finished, damage, what,
     [
         (lambda folder: folder.experiment_file.write_text("task = 3"), "experiment.toml", "task"),
         (lambda folder: folder.journal_file.unlink(), "journal.jsonl", "no journal here"),
+        (lambda folder: folder.journal_file.write_bytes(b""), "journal.jsonl", "is not there or empty, but models/"),
         (lambda folder: spoil(folder.journal_file, lambda data: data.__delitem__(100)), "journal.jsonl", "line 2 is"),
         (
             lambda folder: write_experiment(
