@@ -160,5 +160,6 @@ def last_words(rank: int, pid: int, host: str, work: str) -> str:
     """The line about a dead rank."""
     return (
         f"mpinas: rank {rank} on {host} (process {pid}) has died; {work}. The job ends; nothing finished is lost, "
-        "and `mpinas search --resume --run DIR` goes on. Killed by signal 9, it was most often out of memory"
+        "and `mpinas search --resume --run DIR` goes on. Where it has not said why, and signal 9 ended it, it was most "
+        "often out of memory"
     )

@@ -191,6 +191,10 @@ class LineDisplay:
         """Nothing is open."""
 
 
+#: When all candidates have been evaluated and the search is not at its end.
+BEST_GO_ON = "the best are trained on and tested"
+
+
 class LiveDisplay:
     """A display that is redrawn in place: progress, time left, groups, the front, the latest lines."""
 
@@ -237,6 +241,8 @@ class LiveDisplay:
         head = Table.grid(padding=(0, 1))
         here = done - self._done_before
         left = f"about {duration(elapsed / here * (self._evaluations - done))} left" if here > 0 else ""
+        if done >= self._evaluations:
+            left = BEST_GO_ON
         head.add_row(
             f"{done}/{self._evaluations} candidates", ProgressBar(self._evaluations, done, width=30),
             duration(elapsed), left,

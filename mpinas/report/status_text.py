@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from mpinas.coordination import messages as msg
-from mpinas.report.live import duration, name_of
+from mpinas.report.live import BEST_GO_ON, duration, name_of
 from mpinas.report.status import SILENT_S, Queued, Status
 
 #: Orders under way that are told one by one.
@@ -46,7 +46,9 @@ def _progress(status: Status) -> list[str]:
     data = " on SIMULATED data" if status.simulated else ""
     counts = f"{status.rejected} rejected, {status.failed} failed; {status.front} on the front"
     told = [f"{status.task}{data}: {status.evaluated} of {status.evaluations} candidates evaluated, {counts}"]
-    if status.per_hour is not None and status.left_s is not None:
+    if status.evaluated >= status.evaluations and status.state == "running":
+        told.append(BEST_GO_ON)
+    elif status.per_hour is not None and status.left_s is not None:
         until = _clock(status.time + status.left_s)
         told.append(
             f"about {duration(status.left_s)} to go, until {until}, at {status.per_hour:.1f} evaluations an hour"

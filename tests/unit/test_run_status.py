@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import msgspec
 import pytest
@@ -83,6 +84,9 @@ def test_of_a_running_job_all_that_matters_is_told_and_nothing_is_touched(folder
     assert " evaluations an hour" in told
     assert f"\n  evaluate candidate {order.candidate}, epoch 1 of 2 done, rank 1 on here, for " in told
     assert "to go on" not in told
+    told = "\n".join(lines_of(replace(status, evaluated=20)))
+    assert "the best are trained on and tested" in told
+    assert "evaluations an hour" not in told, "nothing is known of how long that takes"
     assert msgspec.json.decode(msgspec.json.encode(status.as_dict()))["owner"]["pid"] == os.getpid()
 
 
