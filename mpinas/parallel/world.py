@@ -150,6 +150,8 @@ def _abort(world: Any, message: str, code: int) -> None:
         with suppress(OSError), open(file, "x") as first:  # whoever ends the job after it says the same, or knows less
             first.write(f"{code}\n")
     _release_shared_memory()
+    if world.Get_size() == 1:
+        os._exit(code)  # nobody else is to be told, and Open MPI would
     world.Abort(code)
 
 

@@ -159,6 +159,17 @@ def dangling_link(folder):
     return path
 
 
+def damaged_group(folder):
+    path = simple_file(folder / "a.hdf5")
+    with h5py.File(path) as file:
+        (name, *_) = file
+        at = h5py.h5o.get_info(file[name].id).addr
+    with open(path, "r+b") as file:
+        file.seek(at)
+        file.write(b"\xff" * 16)
+    return path
+
+
 BAD = {
     "missing": (lambda folder: folder / "gone.hdf5", r"gone\.hdf5: no such file"),
     "empty folder": (lambda folder: folder, "no .hdf5 or .h5 file in this folder"),
@@ -169,6 +180,7 @@ BAD = {
     "foreign HDF5": (foreign, "no group with `frame` and `scan_line_index`"),
     "both layouts": (mixed, "keep to one layout"),
     "dangling link": (dangling_link, "`layer0009` links to what is not there"),
+    "damaged group": (damaged_group, "`layer0000` is damaged; copy the file again"),
     "no index": (changed(scan_line_index=None), r"/layer0: no dataset `scan_line_index`"),
     "no frames": (changed(frame=None), r"/layer0: no dataset `frame`"),
     "flat frames": (changed(frame=np.zeros((4, 9), np.uint8)), r"`frame` is uint8 of shape \(4, 9\)"),

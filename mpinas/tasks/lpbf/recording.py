@@ -173,10 +173,12 @@ def _groups(parent: h5py.Group) -> list[h5py.Group]:
     found = []
     for name, child in parent.items():
         if child is None:
+            damaged = isinstance(parent.get(name, getlink=True), h5py.HardLink)
             raise UserError(
-                f"{parent.file.filename}, {parent.name}: `{name}` links to what is not there;"
-                " put the linked file beside it or remove the link"
-            )
+                f"{parent.file.filename}, {parent.name}: `{name}` "
+                + ("is damaged; copy the file again" if damaged else
+                   "links to what is not there; put the linked file beside it or remove the link")
+            )  # fmt: skip
         if isinstance(child, h5py.Group):
             found.append(child)
     return found
