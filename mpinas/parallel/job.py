@@ -130,6 +130,7 @@ def _run(world: Any, arguments: Arguments, post: Post, began: float) -> bool:
                 ended = desk[0].coordinate(control, trainers, means, watch)
             elif means is not None:
                 _train(world, control, RunFolder(path), experiment, means, watch)
+    mpi.on_rank_0(world, lambda: desk[0].refuse_hopeless())  # noqa: PLW0108 - the desk is rank 0's
     return bool(world.bcast(ended, root=0))
 
 
@@ -326,12 +327,15 @@ class Desk:
         if ledger.finished is None:
             _say(f"to go on: the same command with `mpinas search --resume --run {self._path}`")
         _say(f"to see the results: mpinas results {self._path}")
-        if ledger.finished is not None and (hopeless := coordinator.agenda.hopeless()):
-            raise UserError(f"{self._path}: {hopeless}")
         if ledger.stopped < ledger.trainers_expected:
             gone = [rank for rank, trainer in ledger.trainers.items() if not trainer.stopped]
             raise mpi.Stalled(f"told to go, {', '.join(f'rank {rank}' for rank in gone) or 'some ranks'} did not")
         return ledger.finished is not None
+
+    def refuse_hopeless(self) -> None:
+        """Raise UserError where the search is at its end because what everything else rests on has failed."""
+        if self.coordinator.ledger.finished is not None and (why := self.coordinator.agenda.hopeless()):
+            raise UserError(f"{self._path}: {why}")
 
     def _serial_channel(self, means: Means, coordinator: Coordinator, stop: StopSignals, post: Post) -> Any:
         """Of a world of one: it looks at clock and signals while it trains, for nobody else does."""

@@ -249,7 +249,8 @@ def test_a_search_whose_baseline_fails_ends_with_2(mpirun, tmp_path):
     (tmp_path / "e.toml").write_text('[task]\nname = "own.py:Task"\n[search]\nevaluations = 2\n')
     done = mpirun(2, "-m", "mpinas", "search", "e.toml", "--run", "run", check=False, timeout=200)
     assert done.returncode == 2, done.stdout + done.stderr
-    (line,) = [line for line in done.stderr.splitlines() if line.startswith("mpinas: error: ")]
+    assert done.stderr.count("mpinas: error: ") == 1, done.stdout + done.stderr
+    line = next(line for line in done.stderr.splitlines() if "mpinas: error: " in line)
     assert line.endswith("the network gives 11 numbers for each sample, and the task has 10")
     shown = alone(tmp_path, "results", "run")
     assert "nobody has been trained to the end" in shown.stdout
