@@ -62,7 +62,7 @@ import os
 from pathlib import Path
 from mpinas.examples.digits import DigitsTask
 
-FOLDER = Path(os.environ["MPINAS_TRIAL_FOLDER"])
+FOLDER = Path(__file__).parent
 
 class Fragile(DigitsTask):
     def loss(self, outputs, targets):
@@ -152,7 +152,7 @@ class Job:
         arguments = ["--resume"] if resume else [str(folder / "experiment.toml")]
         self.log = folder / (log or ("resumed.log" if resume else "job.log"))
         self.began_s = time.monotonic()
-        environment = mpi_environment(**{MARK: mark, "MPINAS_TRIAL_FOLDER": str(folder)})
+        environment = mpi_environment(**{MARK: mark})
         with open(self.log, "wb") as output:
             self.process = subprocess.Popen(
                 [*mpirun_command(RANKS), sys.executable, "-m", "mpinas", "search", *arguments, "--run", str(run)],
