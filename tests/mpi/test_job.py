@@ -403,8 +403,9 @@ def test_a_world_of_one_puts_its_training_aside_as_well(experiment, tmp_path, wa
 
 def test_a_world_of_one_leaves_the_training_of_its_supernet_as_well(experiment, tmp_path):
     long = ("supernet.epochs=100000", "search.strategy=supernet", "training.checkpoint_seconds=0")
-    one_family = ('search.genes.stem=["fold"]', 'search.genes.block=["plain"]', 'search.genes.head=["grid"]')
-    settings = [part for each in (*long, *one_family) for part in ("--set", each)]
+    small = ('search.genes.stem=["fold"]', 'search.genes.block=["plain"]', 'search.genes.head=["grid"]',
+             "search.genes.stages=[1]", "search.genes.width1=[8, 16]", "search.genes.depth1=[1]")  # fmt: skip
+    settings = [part for each in (*long, *small) for part in ("--set", each)]
     job = subprocess.Popen(
         [sys.executable, "-m", "mpinas", "search", str(experiment), "--run", "run", *settings],
         cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
