@@ -22,6 +22,7 @@ import msgspec
 
 from mpinas.coordination.events import EVENT_CLASSES, Event
 from mpinas.errors import UserError
+from mpinas.files import part_of
 
 #: The format that is written. A reader refuses what it does not know.
 FORMAT = "mpinas-journal/3"
@@ -199,7 +200,7 @@ class Journal:
         for seq, (time, event) in enumerate(self.history):
             line, self._check = encode(seq, time, event, self._check)
             lines.append(line)
-        beside = self._path.with_name(self._path.name + ".part")
+        beside = part_of(self._path)
         beside.unlink(missing_ok=True)
         old, self._file = self._file, _opened(beside)
         try:

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpinas.errors import UserError
+from mpinas.files import part_of
 from mpinas.tasks.lpbf.recording import open_recording
 from mpinas.tasks.lpbf.targets import column_name, from_metadata, in_units
 from mpinas.tasks.lpbf.windows import PUBLISHED, View, extract
@@ -69,7 +70,7 @@ def predict_lines(
 
 def write_csv(rows: Sequence[Prediction], path: Path) -> None:
     """Write one row a line; the file is complete or not there. Raises UserError."""
-    beside = path.with_name(path.name + ".part")
+    beside = part_of(path)
     names = list(rows[0].values) if rows else []
     try:
         with open(beside, "w", newline="") as file:
