@@ -670,8 +670,8 @@ def check_asks_as_if_unbroken(run: Path) -> None:
 def test_with_one_group_a_search_that_is_killed_and_resumed_finds_what_the_unbroken_one_finds(
     experiment, tmp_path, private_bridge
 ):
-    """The device remembers, so that latencies, too, are the same. Where the kill strikes is not in the test's hands, nor
-    in which order exports and trainings end: those that are bred depend on it, and must be asked for as if unbroken.
+    """The device remembers, so that latencies, too, are the same. Where the kill strikes is not in the test's hands,
+    nor in which order exports and trainings end: those that are bred depend on it, and are asked for as if unbroken.
     """
     settings = ("--set", "search.evaluations=8", "--set", "search.algorithm=nsga2")
     search = (str(experiment), "--edge", str(private_bridge), "--set", 'edge.devices=["a"]', *settings, "--run")
