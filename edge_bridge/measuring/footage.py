@@ -139,9 +139,14 @@ def _groups(parent: h5py.Group) -> Iterator[h5py.Group]:
     for name in sorted(parent, key=_order):
         child = parent.get(name)
         if child is None:
+            damaged = isinstance(parent.get(name, getlink=True), h5py.HardLink)
+            trouble, mend = (
+                ("is damaged", "copy the file again")
+                if damaged
+                else ("links to what is not there", "put the linked file beside it")
+            )
             raise BridgeError(
-                f"recording {parent.file.filename}: `{name}` in {parent.name} links to what is not there;"
-                " put the linked file beside it or choose a --layer"
+                f"recording {parent.file.filename}: `{name}` in {parent.name} {trouble}; {mend} or choose a --layer"
             )
         if isinstance(child, h5py.Group):
             yield child

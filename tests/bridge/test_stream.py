@@ -321,9 +321,15 @@ def test_files_that_are_no_recordings_are_one_line(tmp_path):
         file["layer1"] = h5py.SoftLink("/nowhere")
     with h5py.File(tmp_path / "circle.h5", "w") as file:
         file["a"] = file["/"]
+    (tmp_path / "damaged.h5").write_bytes(sound)
+    with h5py.File(tmp_path / "damaged.h5") as file:
+        at = h5py.h5o.get_info(file["layer1"].id).addr
+    with open(tmp_path / "damaged.h5", "r+b") as raw:
+        raw.seek(at)
+        raw.write(b"\xff" * 16)
     expected = {
         "cut.h5": "truncated", "text.h5": "not an HDF5 file", "none.h5": "no such file", "link.h5": "links to what is",
-        "circle.h5": "no group with frames", ".": "not a file",
+        "circle.h5": "no group with frames", ".": "not a file", "damaged.h5": "`layer1` in / is damaged; copy the file",
     }  # fmt: skip
     for name, said in expected.items():
         with pytest.raises(BridgeError, match=said):
