@@ -317,17 +317,16 @@ def memory(pid: int) -> tuple[int, float, int, int]:
 
 
 def remembered(run: Path) -> History:
-    """What a coordinator holds that has folded this run's journal, and does nothing else."""
+    """What a coordinator holds that has folded this run's journal, events and all, and does nothing else."""
     folder = RunFolder(run)
     experiment = folder.experiment()
     task, search, terms = make_task(experiment.task, experiment.search.seed), experiment.search, terms_of(experiment)
     space = make_space(search.space, task.input_shape, search.genes, experiment.added_genes())
-    entries = journal.read(folder.journal_file)
     tracemalloc.start()
     proposer = make_search(search.algorithm, space, len(terms.objectives), search.seed, search.population)
     coordinator = Coordinator(plan_of(experiment), proposer, Ledger(terms), baseline_of(task, experiment))
     empty = tracemalloc.get_traced_memory()[0]
-    coordinator.replay(entries)
+    coordinator.replay(journal.read(folder.journal_file))
     gc.collect()
     full = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()

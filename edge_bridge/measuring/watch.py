@@ -14,6 +14,8 @@ from edge_bridge.wire.quantities import QualitySettings, Settings
 
 #: A phase that goes on is told again after so long, except "measuring", which is left in peace.
 HEARTBEAT_S = 2.0
+#: Who looked away for so long may have been stopped itself, the model's process too: that time is held against nobody.
+LOOKED_AWAY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,22 +64,24 @@ def work_limit_s(settings: Settings | QualitySettings, limits: ChildLimits) -> f
 
 
 class Watch:
-    """Follows one model's work by the times that it is told; times in seconds of any monotonic clock."""
+    """Follows one model's work; to be looked at often. Times in seconds of any monotonic clock."""
 
     def __init__(self, settings: Settings | QualitySettings, limits: ChildLimits, now_s: float) -> None:
         self._settings = settings
         self._limits = limits
-        self._start_s = now_s
+        self._start_s = self._looked_s = now_s
         self._line = PhaseLine("queued")
         self._since_s = now_s
         self._told_s = now_s
 
     def enter(self, line: PhaseLine, now_s: float) -> None:
         """The work is in this phase from now on."""
+        self._look(now_s)
         self._line, self._since_s, self._told_s = line, now_s, now_s
 
     def due(self, now_s: float) -> PhaseLine | FailureLine | None:
         """Return what is to be said now: that the phase goes on, or that it took too long."""
+        self._look(now_s)
         phase = self._line.phase
         limit_s = phase_limit_s(phase, self._settings, self._limits)
         if now_s > self._since_s + limit_s:
@@ -89,3 +93,9 @@ class Watch:
             return None
         self._told_s = now_s
         return PhaseLine(phase, now_s - self._since_s, self._line.batch, self._line.attempt)
+
+    def _look(self, now_s: float) -> None:
+        away_s, self._looked_s = now_s - self._looked_s, now_s
+        if away_s > LOOKED_AWAY_S:
+            self._start_s += away_s
+            self._since_s += away_s

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import zlib
 from io import FileIO
@@ -53,11 +54,28 @@ _EVENTS: dict[str, msgspec.json.Decoder[Any]] = {name: msgspec.json.Decoder(cls)
 
 
 def encode(seq: int, time: float, event: Event, before: int) -> tuple[bytes, int]:
-    """(line with its newline, check value). `before`: the check value of the line before."""
-    fields = msgspec.to_builtins(event)
+    """(line with its newline, check value). `before`: the check value of the line before.
+
+    Raises ValueError for a number that is not finite, which JSON has no word for: the line could not be read again.
+    """
+    fields = _written(msgspec.to_builtins(event))
     content = msgspec.json.encode({"seq": seq, "time": time, "event": type(event).__name__, **fields})[:-1]
     check = zlib.crc32(content, before)
     return content + b',"crc":"%08x"}\n' % check, check
+
+
+def _written(value: Any) -> Any:
+    """The same as it is written; what is no text in UTF-8, as from names of files, with question marks."""
+    match value:
+        case dict():
+            return {_written(key): _written(each) for key, each in value.items()}
+        case list() | tuple():
+            return [_written(each) for each in value]
+        case str() if not value.isascii():
+            return value.encode(errors="replace").decode()
+        case float() if not math.isfinite(value):
+            raise ValueError(f"a number of the event is {value}")
+    return value
 
 
 def decode(line: bytes) -> tuple[int, float, Event]:
@@ -177,7 +195,7 @@ class Journal:
 
     def _load(self) -> None:
         reader = Reader(self._path)
-        #: What earlier jobs wrote.
+        #: What earlier jobs wrote; let go of with this job's first event, for a long run's is large.
         self.history = reader.more()
         self._seq = len(self.history)
         if reader.check is None:
@@ -227,6 +245,7 @@ class Journal:
         """
         if self._is_old:
             self._convert()
+        self.history = []
         line, check = encode(self._seq, time, event, self._check)
         self._write(line)
         self._seq, self._check = self._seq + 1, check

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from mpinas.config import Experiment, read_experiment, write_experiment
@@ -127,8 +128,10 @@ class RunFolder:
 
     def discard_export(self, candidate: int) -> None:
         """Remove the untrained artifact of a candidate, complete or not."""
-        for file in self.exports.glob(f"{candidate:05d}.*"):
-            file.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            for file in self.exports.iterdir():  # few; a pattern of each candidate's own would be kept by `fnmatch`
+                if file.name.startswith(f"{candidate:05d}."):
+                    file.unlink(missing_ok=True)
 
     def weights_file(self, candidate: int) -> Path:
         """Trained weights (a torch state dict)."""

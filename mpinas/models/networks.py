@@ -80,6 +80,12 @@ def make_space(
         raise UserError(
             f"search.space = {name!r} has no genes for samples of {input_shape}: {plugins.in_one_line(error)}"
         ) from error
+    for gene in space.genes:
+        if strange := [each for each in gene.choices if type(each) not in (str, int, float, bool)]:
+            raise UserError(
+                f"search.space = {name!r}: gene {gene.name!r} offers {strange[0]!r}: choices are plain numbers, texts "
+                "or truth values, such as NumPy's `tolist()` makes"
+            )
     genes = {gene.name for gene in space.genes}
     if name != "compressed" and (taken := sorted(genes & RESERVED)):
         raise UserError(f"search.space = {name!r}: a gene must not be called {taken[0]!r}: it has a meaning of its own")

@@ -5,6 +5,7 @@ One thread, no spinning: it sleeps on the sockets and pipes, looks for MPI repor
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import math
 import time
@@ -34,6 +35,9 @@ from mpinas.training.exporter import Exporters, Reply, Request
 #: After so many events what they have left is kept from the garbage collector. A long search has millions of small
 #: objects that live to its end; a full collection would look through them all, and stop rank 0 for a second.
 FREEZE_EVENTS = 10_000
+#: Between two times (seconds) that pages are given back in which nothing lies any more. Models of many kilobytes that
+#: come and go leave holes between the small objects of a search; the C library keeps them.
+TRIM_S = 60.0
 
 
 class Display(Protocol):
@@ -177,10 +181,10 @@ def coordinate(
     """
     backoff = Backoff()
     latest = 0.0
-    stops_seen = 0
     #: Nothing has happened since `idle` had nothing to do; until then it will not have.
     settled, look_at = False, math.inf
     handled = 0
+    trim_at_s = time.monotonic() + TRIM_S
     gc.freeze()
     waiting: list[ev.Event] = [begun]
 
@@ -213,6 +217,9 @@ def coordinate(
         elif handled >= FREEZE_EVENTS:
             handled = 0
             gc.freeze()
+        elif time.monotonic() >= trim_at_s:
+            trim_at_s = time.monotonic() + TRIM_S
+            give_pages_back()
         display.tick(clock(), coordinator.ledger)
         check_pulse(*pulse, coordinator.ledger)
         if settled:
@@ -220,12 +227,7 @@ def coordinate(
         collected = shell.collect(clock())
         latest = max(latest, clock())
         # that the job is to end comes before what would give new orders
-        waiting = [
-            *(ev.StopRequested(name) for name in stop.caught[stops_seen:]),
-            *coordinator.time_over(latest),
-            *collected,
-        ]
-        stops_seen = len(stop.caught)
+        waiting = [*map(ev.StopRequested, stop.asked()), *coordinator.time_over(latest), *collected]
         if waiting or (settled and latest < look_at):
             continue
         waiting = coordinator.overdue(latest)
@@ -234,6 +236,12 @@ def coordinate(
             settled, look_at = not commands, _or_never(coordinator.due(latest))
             if carry_out(commands):
                 return
+
+
+def give_pages_back() -> None:
+    """Where the C library is glibc; others do so by themselves, or cannot."""
+    if (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def check_pulse(pulse: Pulse, limit_s: float, ledger: Ledger) -> None:

@@ -18,7 +18,7 @@ from mpinas.models import Networks, baseline_genome, make_supernet
 from mpinas.plugins import in_one_line
 from mpinas.search import Genome, SearchSpace
 from mpinas.tasks import Samples, Task
-from mpinas.tasks.kinds import Regression
+from mpinas.tasks.kinds import Classification, Regression
 from mpinas.training.artifact import calibration_of
 from mpinas.training.candidate import Trainer
 from mpinas.training.deployed import Deployed
@@ -88,6 +88,11 @@ def _unfit(samples: Samples, task: Task, *, labelled: bool) -> str:  # noqa: PLR
         return f"{len(targets)} targets for {len(inputs)} inputs"
     if np.issubdtype(targets.dtype, np.inexact) and not np.isfinite(targets).all():
         return "some targets are no finite numbers"
+    if isinstance(task, Classification):
+        if targets.shape != (len(inputs),) or not np.issubdtype(targets.dtype, np.integer):
+            return f"targets are {targets.dtype} {targets.shape} and must be class numbers, integers ({len(inputs)},)"
+        if not 0 <= targets.min() <= targets.max() < task.outputs:  # on a GPU a wrong one would break more than itself
+            return f"class numbers are {targets.min()} to {targets.max()} and must be 0 to {task.outputs - 1}"
     expected = (len(inputs), task.outputs)
     if isinstance(task, Regression) and targets.shape != expected:  # torch would compare each with each, and warn
         return f"targets are {targets.shape} and must be {expected}"

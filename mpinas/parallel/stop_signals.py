@@ -21,9 +21,16 @@ class StopSignals:
     def __init__(self) -> None:
         #: Names of those that came, oldest first.
         self.caught: list[str] = []
+        self._told = 0
         for number in self.SIGNALS:
             signal.signal(number, self._catch)
         self._let_come()
+
+    def asked(self) -> list[str]:
+        """Names of those that came since the last call, each once: one may come at any moment, this one too."""
+        names = self.caught[self._told :]
+        self._told += len(names)
+        return names
 
     @property
     def at_once(self) -> bool:

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from mpinas.search.space import Genome, SearchSpace, SpaceExhaustedError, genome_key
+from mpinas.search.space import Genome, SearchSpace, SpaceExhaustedError, Value
 from mpinas.search.table import Table
 
-Key = tuple[tuple[str, object], ...]
+#: Values of a genome's genes, in the order of the space.
+Key = tuple[Value | None, ...]
 
 
 class SearchBase(ABC):
@@ -42,14 +43,16 @@ class SearchBase(ABC):
         self.n_objectives = n_objectives
         self.seed = seed
         self.population_size = population_size
-        self._asked: dict[Key, Genome] = {}
+        self._names = [gene.name for gene in space.genes]
+        #: What was asked for, numbered in that order: a long search keeps one key of each genome.
+        self._asked: dict[Key, int] = {}
         #: Asked for, neither told of nor failed; in the order asked.
-        self._pending: dict[Key, Genome] = {}
-        #: Keys told of, in that order; a subset of `_asked`.
-        self._told: dict[Key, None] = {}
+        self._pending: dict[int, Genome] = {}
+        #: Told of, in that order.
+        self._told: dict[int, None] = {}
         self._table = Table(n_objectives, kept=max(384, 2 * population_size))
-        #: Row of the table of each genome of which anything is known, and back.
-        self._row: dict[Key, int] = {}
+        #: Row of the table of each genome of which anything is known, and that row's genome.
+        self._row: dict[int, int] = {}
         self._genomes: list[Genome] = []
 
     @property
@@ -66,55 +69,55 @@ class SearchBase(ABC):
     def restore(self, genome: Genome) -> Genome:
         """Count `genome` as asked for: what an earlier run was given by `ask`, or what the user starts from."""
         genome = self.space.repair(genome)
-        key = genome_key(genome)
-        if self._asked.setdefault(key, genome) is not genome:
+        number = len(self._asked)
+        if self._asked.setdefault(self._key(genome), number) != number:
             raise ValueError(f"this genome was asked for already: {genome}")
-        self._pending[key] = genome
+        self._pending[number] = genome
         return dict(genome)
 
     def tell(self, genome: Genome, objectives: Sequence[float]) -> None:
         """Give the objectives of a genome that was asked for, once; all finite, all to be minimised."""
-        key, values = self._open_key(genome), self._checked(objectives)
-        self._pending.pop(key)
-        self._told[key] = None
-        self._put(key, values)
-        self._table.put(self._row[key], self._table.outcome, -1.0)
+        number, values = self._open(genome), self._checked(objectives)
+        self._put(number, genome, values)
+        self._pending.pop(number)
+        self._told[number] = None
+        self._table.put(self._row[number], self._table.outcome, -1.0)
 
     def revise(self, genome: Genome, objectives: Sequence[float]) -> None:
         """Give better-known objectives of a genome that was told of already."""
-        key = genome_key(genome)
-        if key not in self._told:
+        number = self._number(genome)
+        if number not in self._told:
             raise ValueError(f"this genome was never told of: {genome}")
-        self._put(key, self._checked(objectives))
+        self._put(number, genome, self._checked(objectives))
 
     def tell_failed(self, genome: Genome) -> None:
         """Say that a genome that was asked for has no objectives and never will: it breeds nothing."""
-        key = self._open_key(genome)
-        self._pending.pop(key)
-        row = self._row_of(key)
+        number = self._open(genome)
+        row = self._row_of(number, genome)
+        self._pending.pop(number)
         if not self._table.violations(np.array([row]))[0]:  # else that is why, and nothing is learnt of failing
             self._table.put(row, self._table.outcome, 1.0)
 
     def tell_partial(self, genome: Genome, objectives: Sequence[float | None]) -> None:
         """Give the objectives known before the evaluation, None for the others."""
-        key = self._open_key(genome)
+        number = self._open(genome)
         if len(objectives) != self.n_objectives or not all(o is None or math.isfinite(o) for o in objectives):
             raise ValueError(f"objectives {tuple(objectives)}: {self.n_objectives} are needed, each finite or None")
-        self._put(key, objectives)
+        self._put(number, genome, objectives)
 
     def tell_constraints(self, genome: Genome, values: Mapping[str, float]) -> None:
         """Give constraints by name, 0 or less where feasible. Values that are not finite say nothing."""
-        key = genome_key(genome)
-        if key not in self._asked:
+        number = self._number(genome)
+        if number is None:
             raise ValueError(f"this genome was never asked for: {genome}")
         for name, value in values.items():
             if math.isfinite(value):
-                self._table.put(self._row_of(key), self._table.constraint(name), float(value))
+                self._table.put(self._row_of(number, genome), self._table.constraint(name), float(value))
 
     def rank(self, genomes: Sequence[Genome]) -> list[int]:
         """The order given: without a model none is known to be more promising."""
         for genome in genomes:
-            self._open_key(genome)
+            self._open(genome)
         return list(range(len(genomes)))
 
     @abstractmethod
@@ -123,20 +126,20 @@ class SearchBase(ABC):
 
     def _fresh(self, draw: Sequence[Genome]) -> list[Genome]:
         """Those never asked for, each once, in the order given."""
-        new = {key: genome for genome in draw if (key := genome_key(genome)) not in self._asked}
+        new = {key: genome for genome in draw if (key := self._key(genome)) not in self._asked}
         return list(new.values())
 
-    def _put(self, key: Key, values: Sequence[float | None]) -> None:
-        row = self._row_of(key)
+    def _put(self, number: int, genome: Genome, values: Sequence[float | None]) -> None:
+        row = self._row_of(number, genome)
         for column, value in enumerate(values):
             if value is not None:
                 self._table.put(row, column, float(value))
 
-    def _row_of(self, key: Key) -> int:
-        if key not in self._row:
-            self._row[key] = self._table.add()
-            self._genomes.append(self._asked[key])
-        return self._row[key]
+    def _row_of(self, number: int, genome: Genome) -> int:
+        if number not in self._row:
+            self._row[number] = self._table.add()
+            self._genomes.append(self._pending.get(number, genome))
+        return self._row[number]
 
     def _checked(self, objectives: Sequence[float]) -> tuple[float, ...]:
         values = tuple(float(value) for value in objectives)
@@ -144,13 +147,20 @@ class SearchBase(ABC):
             raise ValueError(f"objectives {values}: {self.n_objectives} finite numbers are needed")
         return values
 
-    def _open_key(self, genome: Genome) -> Key:
-        key = genome_key(genome)
-        if key not in self._pending:
-            if key in self._asked:
-                raise ValueError(f"this genome was told of already: {genome}")
+    def _key(self, genome: Genome) -> Key:
+        return tuple(map(genome.get, self._names))
+
+    def _number(self, genome: Genome) -> int | None:
+        """When it was asked for; None if it never was."""
+        return self._asked.get(self._key(genome))
+
+    def _open(self, genome: Genome) -> int:
+        number = self._number(genome)
+        if number is None:
             raise ValueError(f"this genome was never asked for: {genome}")
-        return key
+        if number not in self._pending:
+            raise ValueError(f"this genome was told of already: {genome}")
+        return number
 
     def _any_left(self, rng: np.random.Generator) -> Genome:
         """A genome not yet asked for, by walking from a random one; for spaces nearly used up."""
@@ -163,6 +173,6 @@ class SearchBase(ABC):
                     for gene, at, offset in zip(self.space.genes, start, offsets, strict=True)
                 }
             )
-            if genome_key(genome) not in self._asked:
+            if self._key(genome) not in self._asked:
                 return genome
         raise SpaceExhaustedError(f"all genomes of the space have been asked for ({len(self._asked)})")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 
-from mpinas.search.base import Key, SearchBase
+from mpinas.search.base import SearchBase
 from mpinas.search.selection import Floats, constrained_order, das_dennis, nsga3_order
 from mpinas.search.space import Genome
 from mpinas.search.table import Rows
@@ -55,7 +57,7 @@ class RegularizedEvolution(SearchBase):
     """
 
     def _propose(self, rng: np.random.Generator) -> Genome | None:
-        rows = np.array([self._row[key] for key in self._young()], np.int64)
+        rows = np.array([self._row[number] for number in self._young()], np.int64)
         waiting = len(self._asked) < self.population_size or len(rows) < 2
         for _ in range(self._PATIENCE):
             genome = self.space.sample(rng) if waiting else self._mutant(rows, rng)
@@ -68,13 +70,9 @@ class RegularizedEvolution(SearchBase):
         best = constrained_order(self._table.objectives(drawn), self._table.violations(drawn))[0]
         return child_of(self.space, [self._genomes[drawn[best]]], rng)
 
-    def _young(self) -> list[Key]:
-        keys: list[Key] = []
-        for key in reversed(self._told):
-            keys.append(key)
-            if len(keys) == self.population_size:
-                break
-        return keys[::-1]
+    def _young(self) -> list[int]:
+        """Numbers of those last told of, the oldest first."""
+        return list(itertools.islice(reversed(self._told), self.population_size))[::-1]
 
 
 class RandomSearch(SearchBase):

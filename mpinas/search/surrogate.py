@@ -45,12 +45,12 @@ class SurrogateSearch(SearchBase):
 
     def rank(self, genomes: Sequence[Genome]) -> list[int]:
         """By expected gain given what is known of each; the order given where nothing can be believed yet."""
-        keys = [self._open_key(genome) for genome in genomes]
+        numbers = [self._open(genome) for genome in genomes]
         beliefs = self._believer.beliefs()
-        if not keys or beliefs is None:
-            return list(range(len(keys)))
-        rows = [self._row.get(key) for key in keys]
-        scores = beliefs.scores([self._asked[key] for key in keys], rows, np.random.default_rng([self.seed]))
+        if not numbers or beliefs is None:
+            return list(range(len(numbers)))
+        rows = [self._row.get(number) for number in numbers]
+        scores = beliefs.scores(genomes, rows, np.random.default_rng([self.seed]))
         return [int(index) for index in np.argsort(-scores, kind="stable")]
 
     def _propose(self, rng: np.random.Generator) -> Genome | None:
@@ -71,7 +71,8 @@ class SurrogateSearch(SearchBase):
         if not pool:
             return None
         pending = list(self._pending.items())[-_PENDING_MAX:] if self._pending else []
-        beliefs = beliefs.fancying([genome for _, genome in pending], [self._row.get(key) for key, _ in pending])
+        rows = [self._row.get(number) for number, _ in pending]
+        beliefs = beliefs.fancying([genome for _, genome in pending], rows)
         curiosity = _CURIOSITY * beliefs.unseen / max(len(np.unique(beliefs.front, axis=0)), 1)
         if beliefs.objectives and self.n_objectives > 1 and rng.random() < curiosity:
             return pool[int(beliefs.doubts(pool).argmax())]

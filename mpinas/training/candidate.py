@@ -28,7 +28,7 @@ from mpinas.training.collectives import Collectives
 from mpinas.training.deployed import Deployed
 from mpinas.training.export import onnx_difference
 from mpinas.training.heritage import Heritage
-from mpinas.training.loop import Diverged, Watch, judge, take, train
+from mpinas.training.loop import Diverged, Watch, judge, metrics_of, take, train
 from mpinas.training.outcome import Paused
 from mpinas.training.pretraining import pretrain, sandwich_of
 from mpinas.training.recipe import Distillation, Epochs, Recipe, Steps, make_optimizer
@@ -199,7 +199,7 @@ class Trainer:
                 file = Path(folder) / "model.onnx"
                 self._write(model, genome, file, {})
                 outputs = torch.from_numpy(Deployed(file, torch.get_num_threads()).run(samples.inputs, self.batch_size))
-            metrics = self.task.metrics(self.task.sums(outputs, torch.from_numpy(samples.targets)))
+            metrics = metrics_of(self.task, self.task.sums(outputs, torch.from_numpy(samples.targets)))
             found = msgspec.msgpack.encode(metrics)  # which knows numbers that are not finite
         metrics = msgspec.msgpack.decode(group.broadcast_bytes(found), type=dict[str, float])
         if not all(math.isfinite(value) for value in metrics.values()):
@@ -245,10 +245,15 @@ class Trainer:
         digest = hashlib.sha256(onnx_file.read_bytes()).hexdigest()
         inputs, run = (self.test or labelled).middle(frames).inputs[:64], Deployed(onnx_file).run
         difference, largest = onnx_difference(model, onnx_file, inputs), float(np.abs(run(inputs)).max())
-        if precision_of(genome) == "fp32" and not difference < ONNX_TOLERANCE * max(1.0, largest):
+        precision = precision_of(genome)
+        limit = ONNX_TOLERANCE * max(1.0, largest) if precision == "fp32" else math.inf
+        try:
+            if not difference < limit:  # in every precision for what is no number, or beyond all
+                raise ValueError(f"the ONNX file's outputs ({precision}) differ from the model's by {difference:.2g}")
+            expected = make_shard(run, labelled.middle(frames), self.task.device_metric, shard_file)
+        except ValueError:
             onnx_file.unlink()
-            raise ValueError(f"the ONNX file's outputs differ from the model's by {difference:.2g}")
-        expected = make_shard(run, labelled.middle(frames), self.task.device_metric, shard_file)
+            raise
         return metrics, difference, expected, digest
 
     def train_supernet(

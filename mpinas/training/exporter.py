@@ -55,6 +55,8 @@ class Reply(msgspec.Struct, frozen=True):
 READY = Reply(-1)
 #: No network takes longer to export; a child that does hangs.
 EXPORT_LIMIT_S = 300.0
+#: Who looked away for so long may have been stopped itself, its children too: that time is held against nobody.
+LOOKED_AWAY_S = 10.0
 #: Children that may end in a row before the job gives up.
 FRUITLESS_MAX = 3
 
@@ -137,7 +139,7 @@ class _Exporter:
         self._unsent = b"".join(map(_line, self._open.values()))
         self._received = b""
         self._ready = False
-        self._head_since = time.monotonic()
+        self._head_since = self._looked_s = time.monotonic()
 
     def fileno(self) -> int:
         return self._replies
@@ -157,10 +159,14 @@ class _Exporter:
     def poll(self) -> tuple[list[Reply], bool]:
         """Replies that have arrived, and whether the child has died of its work or before it could begin."""
         self._send()
+        now_s = time.monotonic()
+        away_s, self._looked_s = now_s - self._looked_s, now_s
+        if away_s > LOOKED_AWAY_S:
+            self._head_since += away_s
         try:
             data = os.read(self._replies, 1 << 16)
         except BlockingIOError:
-            if self._open and time.monotonic() - self._head_since > EXPORT_LIMIT_S:
+            if self._open and now_s - self._head_since > EXPORT_LIMIT_S:
                 return self._give_up(f"took longer than {EXPORT_LIMIT_S:.0f} s") if self._ready else self._after_death()
             return [], False
         if not data:

@@ -125,10 +125,15 @@ def judge(model: nn.Module, task: Task, samples: Samples, group: Collectives, re
             sums = task.sums(model(inputs), targets)
             total = sums if total is None else total + sums
     assert total is not None
-    metrics = task.metrics(group.sum(total.cpu()))
+    metrics = metrics_of(task, group.sum(total.cpu()))
     if not all(math.isfinite(value) for value in metrics.values()):
         raise Diverged(f"the error is {metrics['error']}")
     return metrics
+
+
+def metrics_of(task: Task, sums: torch.Tensor) -> dict[str, float]:
+    """What the task makes of its sums, as numbers of Python: a task's own code may give those of NumPy or torch."""
+    return {name: float(value) for name, value in task.metrics(sums).items()}
 
 
 def flip(inputs: torch.Tensor, mirrored: NDArray[np.bool_]) -> torch.Tensor:

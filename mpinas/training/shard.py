@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,10 +32,15 @@ def error_of(outputs: NDArray[np.float32], targets: NDArray[np.generic], metric:
 def make_shard(
     run: Callable[[NDArray[np.uint8]], NDArray[np.float32]], samples: Samples, metric: Metric, path: Path
 ) -> float:
-    """Write the first few of `samples`, which have labels, and return the error of what `run` gives for them."""
+    """Write the first few of `samples`, which have labels, and return the error of what `run` gives for them.
+
+    Raises ValueError, and writes nothing, where that is no finite number.
+    """
     assert samples.targets is not None
     count = max(1, min(SHARD_SAMPLES, SHARD_BYTES // max(1, samples.inputs[0].nbytes)))
     inputs, targets = np.ascontiguousarray(samples.inputs[:count]), samples.targets[:count]
     error = error_of(run(inputs), targets, metric)
+    if not math.isfinite(error):
+        raise ValueError(f"the error on labelled samples is {error}")
     write_shard(path, inputs, targets, metric, error)
     return error

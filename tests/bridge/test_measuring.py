@@ -240,6 +240,11 @@ def test_each_phase_has_its_limit():
     assert work_limit_s(settings, LIMITS) == 400 + 2 * 3 * (13 + 40 + 30)
 
 
+def told_until(watch: Watch, since_s: float, until_s: float) -> list[PhaseLine | FailureLine]:
+    """What is told by whoever looks once a second."""
+    return [line for now_s in np.arange(since_s, until_s, 1.0) if (line := watch.due(now_s)) is not None]
+
+
 def test_a_phase_that_goes_on_is_told_every_two_seconds_and_given_up_at_its_limit():
     watch = Watch(Settings(), LIMITS, 0.0)
     watch.enter(PhaseLine("loading"), 10.0)
@@ -249,18 +254,30 @@ def test_a_phase_that_goes_on_is_told_every_two_seconds_and_given_up_at_its_limi
     assert watch.due(14.5) == PhaseLine("loading", 4.5)
     # The first run has the limit of loading to itself.
     watch.enter(PhaseLine("loading", batch=4), 20.0)
-    assert watch.due(119.9) == PhaseLine("loading", 99.9, 4)
+    assert told_until(watch, 20.0, 120.0) == [PhaseLine("loading", float(since_s), 4) for since_s in range(2, 100, 2)]
     assert watch.due(120.1) == FailureLine("time-out", "loading took more than 100 s")
-    watch.enter(PhaseLine("warming", batch=4, attempt=2), 20.0)
-    assert watch.due(23.0) == PhaseLine("warming", 3.0, 4, 2)
-    assert watch.due(33.1) == FailureLine("time-out", "warming took more than 13 s")
+    watch = Watch(Settings(), LIMITS, 0.0)
+    watch.enter(PhaseLine("warming", batch=4, attempt=2), 0.0)
+    assert watch.due(3.0) == PhaseLine("warming", 3.0, 4, 2)
+    told_until(watch, 4.0, 13.0)
+    assert watch.due(13.1) == FailureLine("time-out", "warming took more than 13 s")
 
 
 def test_timed_runs_are_left_in_peace():
     watch = Watch(Settings(), LIMITS, 0.0)
     watch.enter(PhaseLine("measuring"), 0.0)
-    assert watch.due(39.9) is None
+    assert told_until(watch, 0.0, 40.0) == []
     assert watch.due(40.1) == FailureLine("time-out", "measuring took more than 40 s")
+
+
+def test_time_in_which_nobody_looked_is_held_against_no_model():
+    """Who was stopped, as by a scheduler that suspends a job, has its model's process stopped as well."""
+    watch = Watch(Settings(attempts=1), LIMITS, 0.0)
+    watch.enter(PhaseLine("measuring"), 5.0)
+    assert told_until(watch, 5.0, 25.0) == []
+    assert watch.due(100_000.0) is None
+    assert told_until(watch, 100_001.0, 100_021.0) == []
+    assert watch.due(100_021.1) == FailureLine("time-out", "measuring took more than 40 s")
 
 
 def test_a_process_that_goes_from_phase_to_phase_for_ever_is_given_up():

@@ -21,7 +21,7 @@ from mpinas.errors import UserError
 from mpinas.models import Networks, make_space
 from mpinas.training.deployed import Deployed
 from mpinas.training.export import export_onnx, get_ready
-from mpinas.training.exporter import Exporters, Reply, Request
+from mpinas.training.exporter import EXPORT_LIMIT_S, Exporters, Reply, Request
 
 LIMIT_S = 120.0
 SHAPE, OUTPUTS = (1, 8, 8), 10
@@ -90,6 +90,38 @@ def test_a_killed_exporter_costs_no_candidate(exporters: Exporters, tmp_path: Pa
     os.kill(children()[0], signal.SIGKILL)
     assert [reply.error for reply in wait_for(exporters, 4).values()] == [""] * 4
     assert len(children()) == 2
+
+
+class Jumping:
+    """A clock of the job that goes on by leaps."""
+
+    def __init__(self) -> None:
+        self.ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+
+def test_an_export_that_takes_too_long_is_given_up_but_not_for_time_in_which_the_job_was_stopped(
+    exporters: Exporters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for candidate in range(2):
+        exporters.submit(request(tmp_path, candidate))
+    wait_for(exporters, 2)  # both are ready
+    clock = Jumping()
+    monkeypatch.setattr("mpinas.training.exporter.time", clock)
+    for pid in children():
+        os.kill(pid, signal.SIGSTOP)
+    exporters.submit(request(tmp_path, 2))
+    clock.ahead_s += 100_000.0
+    assert exporters.poll() == []
+    for _ in range(int(EXPORT_LIMIT_S) // 5 - 1):
+        clock.ahead_s += 5.0
+        assert exporters.poll() == []
+    clock.ahead_s += 9.0
+    (reply,) = exporters.poll()
+    assert reply.candidate == 2
+    assert "took longer than 300 s" in reply.error
 
 
 DEADLY = """

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import fcntl
+import math
 import os
 import re
 import resource
@@ -85,6 +86,27 @@ def test_the_bytes_are_those_of_the_format(tmp_path):
         b'{"seq":0,"time":10.0,"event":"Rejected","candidate":3,"reason":"latency_s","crc":"88d6ed92"}\n'
         b'{"seq":1,"time":11.0,"event":"Finished","reason":"done","crc":"ff22c45f"}\n'
     )
+
+
+def test_what_could_not_be_read_again_is_not_written(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    book = journal.Journal(path)
+    for wrong in (math.inf, math.nan):
+        with pytest.raises(ValueError, match="a number of the event is"):
+            book.append(1.0, msg.Progress(1, 0, 1, 1, 2, wrong))
+        with pytest.raises(ValueError, match="a number of the event is"):
+            book.append(1.0, msg.Evaluated(1, 0, 1, {"error": wrong}, 1.0))
+    book.append(1.0, ev.Finished("data of \udcff, ü"))
+    book.close()
+    assert journal.read(path) == [(1.0, ev.Finished("data of ?, ü"))]
+
+
+def test_what_earlier_jobs_wrote_is_let_go_of_once_a_job_is_at_work(tmp_path):
+    book = journal.Journal(write(tmp_path / "journal.jsonl"))
+    assert len(book.history) == len(EVENTS)
+    book.append(99.0, ev.Finished("again"))
+    assert book.history == []
+    book.close()
 
 
 @pytest.mark.parametrize("cut", range(1, 60))

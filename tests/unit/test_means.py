@@ -10,11 +10,11 @@ from mpinas.errors import UserError
 from mpinas.models import make_space
 from mpinas.parallel.means import gather_means
 from mpinas.tasks import Samples
-from mpinas.tasks.kinds import Regression
+from mpinas.tasks.kinds import Classification, Regression
 
 
-class Own(Regression):
-    name, input_shape, outputs, baseline = "own", (8, 9, 9), 2, "lpbf-cnn"
+class Given:
+    name, input_shape, baseline = "own", (8, 9, 9), "lpbf-cnn"
 
     def __init__(self, training, validation, test):
         self.parts, self.test = (training, validation), test
@@ -26,12 +26,20 @@ class Own(Regression):
         return self.test
 
 
+class Own(Given, Regression):
+    outputs = 2
+
+
+class Classes(Given, Classification):
+    outputs = 3
+
+
 def samples(count, dtype=np.uint8, shape=(8, 9, 9), outputs=2):
     return Samples(np.zeros((count, *shape), dtype), np.zeros((count, outputs), np.float32))
 
 
-def means_of(training=samples(9), validation=samples(3), test=None):  # noqa: B008 - never changed
-    task = Own(training, validation, test)
+def means_of(training=samples(9), validation=samples(3), test=None, kind=Own):  # noqa: B008 - never changed
+    task = kind(training, validation, test)
     experiment = Experiment(task=Task(name="own.py:Own"))
     return gather_means(task, make_space("cnn3d", task.input_shape), experiment, (0, 1), 1)
 
@@ -68,3 +76,19 @@ def test_labelled_samples_of_the_shape_are_taken_and_a_test_may_be_without_label
 def test_others_are_refused_by_the_part_that_they_are_in(parts, says):
     with pytest.raises(UserError, match=rf"^task\.name = 'own\.py:Own': .*{says}"):
         means_of(**parts)
+
+
+def of_classes(*targets, dtype=np.int64):
+    return replace(samples(len(targets)), targets=np.array(targets, dtype))
+
+
+def test_classes_are_numbered_from_0():
+    means_of(of_classes(0, 1, 2), of_classes(2, 0), kind=Classes)
+    for validation, says in [
+        (of_classes(0, 3), "class numbers are 0 to 3 and must be 0 to 2"),
+        (of_classes(-100, 1), "class numbers are -100 to 1 and must be 0 to 2"),
+        (of_classes(0, 1, dtype=np.float32), r"targets are float32 \(2,\) and must be class numbers, integers \(2,\)"),
+        (of_classes([0], [1]), r"targets are int64 \(2, 1\) and must be class numbers"),
+    ]:
+        with pytest.raises(UserError, match=f"validation samples: {says}"):
+            means_of(of_classes(0, 1, 2), validation, kind=Classes)

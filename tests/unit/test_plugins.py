@@ -60,6 +60,8 @@ def test_what_is_no_task_and_no_space_is_refused(tmp_path: Path):
         "class Bad:\n    def __init__(self, settings, seed): raise ValueError('out of sparks')\n"
         "class S:\n    baseline = None\n"
         "class N(S):\n    def build(self, genome, shape, outputs): pass\n    def search_space(self, shape): 1 / 0\n"
+        "from mpinas.search import SearchSpace\nimport numpy as np\n"
+        "class A(N):\n    def search_space(self, shape): return SearchSpace({'width': np.array([4, 8])})\n"
     )
     with pytest.raises(UserError, match=r"own.py:T' has no 'input_shape': see docs/extending.md"):
         make_task(config.Task(name=f"{tmp_path}/own.py:T"), 0)
@@ -69,6 +71,8 @@ def test_what_is_no_task_and_no_space_is_refused(tmp_path: Path):
         make_space(f"{tmp_path}/own.py:S", (8, 8, 8))
     with pytest.raises(UserError, match=r"own.py:N' has no genes for samples of \(8, 8, 8\): ZeroDivisionError"):
         make_space(f"{tmp_path}/own.py:N", (8, 8, 8))
+    with pytest.raises(UserError, match=r"own.py:A': gene 'width' offers np.int64\(4\): choices are plain numbers"):
+        make_space(f"{tmp_path}/own.py:A", (8, 8, 8))
     with pytest.raises(UserError, match=r"cnn3d' has no genes for samples of \(16, 1, 64\)"):
         make_space("cnn3d", (16, 1, 64))
 

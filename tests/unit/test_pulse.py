@@ -179,13 +179,17 @@ StopSignals.hold()
 os.kill(os.getpid(), signal.SIGUSR2)
 os.kill(os.getpid(), signal.SIGTERM)
 print("starts", flush=True)
-print(StopSignals().caught)
+stop = StopSignals()
+print(stop.asked())
+os.kill(os.getpid(), signal.SIGUSR2)
+print(stop.asked(), stop.asked(), stop.caught)
 """
 
 
 def test_what_asks_a_job_to_end_while_it_starts_is_remembered():
     done = subprocess.run([sys.executable, "-c", EARLY], capture_output=True, text=True, timeout=60, check=False)
-    assert done.stdout == "starts\n['SIGUSR2', 'SIGTERM']\n"
+    told = "starts\n['SIGUSR2', 'SIGTERM']\n['SIGUSR2'] [] ['SIGUSR2', 'SIGTERM', 'SIGUSR2']\n"
+    assert done.stdout == told, "each once, in time"
 
 
 #: A rank whose reader has gone; what it should do is to end, with a code of its own.

@@ -13,17 +13,17 @@ from mpinas import config
 from mpinas.errors import UserError
 from mpinas.history.shard import read_shard
 from mpinas.models import Networks, baseline_genome, make_space
-from mpinas.tasks import make_task
+from mpinas.tasks import Samples, make_task
 from mpinas.training.candidate import ONNX_TOLERANCE, Files, Paused, Trainer
 from mpinas.training.checkpoint import Checkpoint, Unusable, read_archive, unpack, write_checkpoint
 from mpinas.training.collectives import SerialCollectives
 from mpinas.training.deployed import Deployed
 from mpinas.training.devices import local_device
 from mpinas.training.heritage import Heritage
-from mpinas.training.loop import Abandoned, Diverged, Watch, flip, train
+from mpinas.training.loop import Abandoned, Diverged, Watch, flip, judge, train
 from mpinas.training.outcome import explain
 from mpinas.training.recipe import Epochs, Recipe, batches, draw_mirrored, learning_rate_factor, make_optimizer
-from mpinas.training.shard import error_of
+from mpinas.training.shard import error_of, make_shard
 from mpinas.training.weights import Dropped, load_weights, read_weights, save_weights
 
 ALONE = SerialCollectives()
@@ -402,6 +402,53 @@ def test_large_outputs_may_differ_by_what_their_digits_cannot_hold(digits, tmp_p
     save_weights(model, paths[0])
     _, difference, _, _ = digits.assess(ALONE, genome, *paths, {})
     assert ONNX_TOLERANCE < difference < 1e3
+
+
+#: Its outputs are infinite wherever a pixel is not black.
+BRIGHT = """
+import torch
+
+class Bright(torch.nn.Linear):
+    def __init__(self, input_shape, outputs):
+        super().__init__(64, outputs)
+
+    def forward(self, frames):
+        pixels = frames.float().flatten(1)
+        return super().forward(pixels) / (pixels.amax(1, keepdim=True) == 0).float()
+"""
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_outputs_that_are_no_numbers_are_an_outcome_in_every_precision(digits, tmp_path, precision):
+    """On test samples without labels nothing else would tell; black training samples let the file be written."""
+    (tmp_path / "own.py").write_text(BRIGHT)
+    genome = {**baseline_genome(f"{tmp_path}/own.py:Bright"), "precision": precision}
+    paths = (tmp_path / "weights.pt", tmp_path / "model.onnx", tmp_path / "shard.bin")
+    save_weights(digits.networks.build(genome), paths[0])
+    black = replace(digits.samples[0], inputs=np.zeros_like(digits.samples[0].inputs))
+    test = replace(digits.test, targets=None)
+    unlabelled = replace(digits, samples=(black, digits.samples[1]), test=test)
+    with pytest.raises(ValueError, match=rf"outputs \({precision}\) differ from the model's by nan"):
+        unlabelled.assess(ALONE, genome, *paths, {})
+    assert not paths[1].exists()
+
+
+def test_an_error_on_samples_that_is_no_number_is_not_written(tmp_path):
+    few = Samples(np.zeros((2, 1, 8, 8), np.uint8), np.zeros((2, 1), np.float32))
+    with pytest.raises(ValueError, match="the error on labelled samples is inf"):
+        make_shard(lambda inputs: np.full((2, 1), np.inf, np.float32), few, "rmse", tmp_path / "shard.bin")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_task_may_give_its_metrics_as_numbers_of_numpy_or_torch(digits):
+    class Own(type(digits.task)):
+        def metrics(self, sums):
+            found = super().metrics(sums)
+            return {"error": np.float64(found["error"]), "cross_entropy": torch.tensor(found["cross_entropy"])}
+
+    task, recipe = Own(config.Task(name="digits"), 0), Recipe(Epochs.whole(1), 32, 1e-3, 0.0, False, 7, digits.device)
+    found = judge(digits.networks.build(baseline_genome("digits-cnn")), task, digits.test, ALONE, recipe)
+    assert {type(value) for value in found.values()} == {float}
 
 
 def test_damaged_weights_are_told_from_whole_ones_wherever_the_damage_is(tmp_path):
