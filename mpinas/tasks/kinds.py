@@ -28,18 +28,18 @@ class Regression:
 
 
 class Classification:
-    """Classes, told by the largest output; error = share of wrong answers."""
+    """Classes, numbered from 0 by integers of any size, told by the largest output; error = share of wrong answers."""
 
     device_metric: Literal["rmse", "misclassified"] = "misclassified"
 
     def loss(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of (batch, classes) with (batch,)."""
-        return F.cross_entropy(outputs, targets)
+        return F.cross_entropy(outputs, targets.long())
 
     def sums(self, outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """[count, wrong, summed cross-entropy]."""
         wrong = (outputs.argmax(1) != targets).sum()
-        entropy = F.cross_entropy(outputs, targets, reduction="sum")
+        entropy = F.cross_entropy(outputs, targets.long(), reduction="sum")
         return torch.stack([torch.tensor(float(len(targets))).to(outputs.device), wrong, entropy]).double()
 
     def metrics(self, sums: torch.Tensor) -> dict[str, float]:

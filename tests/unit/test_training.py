@@ -14,6 +14,7 @@ from mpinas.errors import UserError
 from mpinas.history.shard import read_shard
 from mpinas.models import Networks, baseline_genome, make_space
 from mpinas.tasks import Samples, make_task
+from mpinas.tasks.kinds import Classification
 from mpinas.training.candidate import ONNX_TOLERANCE, Files, Paused, Trainer
 from mpinas.training.checkpoint import Checkpoint, Unusable, read_archive, unpack, write_checkpoint
 from mpinas.training.collectives import SerialCollectives
@@ -449,6 +450,13 @@ def test_a_task_may_give_its_metrics_as_numbers_of_numpy_or_torch(digits):
     task, recipe = Own(config.Task(name="digits"), 0), Recipe(Epochs.whole(1), 32, 1e-3, 0.0, False, 7, digits.device)
     found = judge(digits.networks.build(baseline_genome("digits-cnn")), task, digits.test, ALONE, recipe)
     assert {type(value) for value in found.values()} == {float}
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int16, torch.uint8])
+def test_classes_are_integers_of_any_size(dtype):
+    outputs, classes, kind = torch.eye(3), torch.tensor([0, 1, 1]), Classification()
+    assert kind.loss(outputs, classes.to(dtype)) == kind.loss(outputs, classes)
+    assert kind.metrics(kind.sums(outputs, classes.to(dtype))) == kind.metrics(kind.sums(outputs, classes))
 
 
 def test_damaged_weights_are_told_from_whole_ones_wherever_the_damage_is(tmp_path):
