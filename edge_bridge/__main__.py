@@ -5,10 +5,12 @@ Whoever ends a command by Ctrl-C or SIGTERM sees no traceback, also while its mo
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
 from types import FrameType
+from typing import NoReturn
 
 #: Exit code of a command that was ended before it had its answer.
 INTERRUPTED = 130
@@ -24,9 +26,27 @@ def main() -> None:
     for each in wanted:
         signal.signal(each, signal.default_int_handler)
     try:
-        run()
+        try:
+            run()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        _end_unheard(error)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def _end_unheard(error: OSError) -> NoReturn:
+    """Standard output cannot be written: into a file on a full disk, or a pipe that nobody reads."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE):
+        raise error
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still in buffers has nowhere to go
+    if error.errno == errno.EPIPE:
+        sys.exit(1)  # as click has it
+    print(f"edge-bridge: standard output: cannot be written ({error.strerror}); write to another place",
+          file=sys.stderr)  # fmt: skip
+    sys.exit(2)
 
 
 def _end_at_once(number: int, frame: FrameType | None) -> None:

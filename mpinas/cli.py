@@ -20,7 +20,7 @@ PATH = click.Path(path_type=Path)
 RUN = click.option("--run", type=PATH, help="Folder of the run.  [default: runs/EXPERIMENT-DATE-TIME]")
 EDGE = click.option("--edge", metavar="local|BRIDGE.json", help="Where latencies come from; overrides [edge] bridge.")
 TIME_LIMIT = click.option("--time-limit", metavar="HH:MM:SS",
-                          help="End in peace within this time.  [default: as Slurm says]")  # fmt: skip
+                          help="End in peace within this time, as sbatch takes it.  [default: Slurm's]")  # fmt: skip
 # of whatever reads an experiment
 SET = click.option("--set", "overrides", multiple=True, metavar="SECTION.KEY=VALUE",
                    help="Override a key; repeatable.")  # fmt: skip
@@ -367,7 +367,10 @@ def doctor(
 @click.option("--watch", "watching", is_flag=True, help="Look again every few seconds, until the run is over.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; with --watch one line each time.")
 def status(run: Path, watching: bool, as_json: bool) -> None:
-    """Show how the run in folder RUN is getting on: queued, running, stopped, died or finished. Reads only."""
+    """Show how the run in folder RUN is getting on: queued, running, stopped, died or finished. Reads only.
+
+    Ends with 2 if it is damaged.
+    """
     import time
 
     from rich.console import Console
@@ -386,9 +389,11 @@ def status(run: Path, watching: bool, as_json: bool) -> None:
         click.echo("\n".join(lines_of(found)))
 
     if watching:
-        report.watch(run, show)
+        found = report.watch(run, show)
     else:
-        show(report.Observer(run).look(time.time()))
+        found = report.Observer(run).look(time.time())
+        show(found)
+    sys.exit(2 if found is not None and found.state == "damaged" else 0)
 
 
 @cli.command()

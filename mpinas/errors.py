@@ -17,13 +17,16 @@ class ProtocolError(Exception):
 _OF_THE_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ESTALE})
 
 
-def disk_trouble(error: BaseException) -> str | None:
-    """What the file system said, if it is that which brought an error about; None if it was something else."""
+def disk_trouble(error: BaseException, near: str = "") -> str | None:
+    """What the file system said, if it is that which brought an error about; None if it was something else.
+
+    `near`: where it was at work, for a file system that does not say which file it was.
+    """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.errno in _OF_THE_DISK:
-            where = f"{cause.filename}: " if cause.filename else ""
-            return f"{where}cannot be written ({cause.strerror})"
+            where = cause.filename or near
+            return f"{where}{where and ': '}cannot be written ({cause.strerror})"
         cause = cause.__cause__ or cause.__context__
     return None
 

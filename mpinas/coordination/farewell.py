@@ -84,7 +84,7 @@ class Farewell:
             return None
         left_s = self._ends_at - time
         if time >= warn_at:
-            return f"the job's time is over in {left_s:.0f} s"
+            return f"the job's time is over in {max(0.0, left_s):.0f} s"
         if self.refused and nothing_else and not self._ledger.groups:
             return f"nothing that is left to do fits into the job's last {left_s:.0f} s"
         return None

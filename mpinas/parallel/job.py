@@ -74,6 +74,7 @@ def run(arguments: Arguments) -> bool:
 def _run(world: Any, arguments: Arguments, post: Post, began: float) -> bool:
     rank, size = world.Get_rank(), world.Get_size()
     experiment, path = mpi.on_rank_0(world, lambda: read_arguments(arguments))
+    post.folder = str(path)
     trainers, plan = trainers_of(size), plan_of(experiment)
     if rank == 0:
         _say(describe(size, plan.group_size, plan.group_size_max))

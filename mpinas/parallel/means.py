@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mpinas import config
 from mpinas.config import Experiment
 from mpinas.coordination.ledger import BASELINE
 from mpinas.errors import UserError
@@ -50,22 +51,27 @@ def gather_means(
     if experiment.training.teacher.endswith(".onnx"):
         _check_teacher(Path(experiment.training.teacher), task)
     device = local_device(experiment.training.device, experiment.training.threads, *position)
-    samples, test = _read(task, f"task.name = {experiment.task.name!r}")
+    samples, test = _read(task, experiment.task)
     if len(samples[0]) < 2 * largest_group:  # of one sample BatchNorm takes no statistics
         raise UserError(f"task.train: {len(samples[0])} training samples are too few for groups of "
                         f"{largest_group}, two for each rank; set training.group_size_max")  # fmt: skip
     return Means(task, space, samples, test, device)
 
 
-def _read(task: Task, where: str) -> tuple[tuple[Samples, Samples], Samples | None]:
+def _read(task: Task, settings: config.Task) -> tuple[tuple[Samples, Samples], Samples | None]:
     """Training and validation samples, and those of the test. Raises UserError where the task's own code fails."""
+    where = f"task.name = {settings.name!r}"
     try:
         training, validation = task.load()
         test = task.load_test()
     except (UserError, MemoryError):
         raise
     except Exception as error:
-        raise UserError(f"{where}: its data cannot be loaded: {in_one_line(error)}") from error
+        files = ", ".join((*settings.train, *settings.test))
+        raise UserError(
+            f"{where}: its data cannot be loaded{files and f' ({files})'}: {in_one_line(error)}; look whether they are "
+            "whole, and at the task's own code"
+        ) from error
     for name, part in (("training", training), ("validation", validation), ("test", test)):
         if part is not None and (why := _unfit(part, task, labelled=name != "test")):
             raise UserError(f"{where}: {name} samples: {why}")

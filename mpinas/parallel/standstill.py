@@ -17,6 +17,8 @@ LOOK_S = 10.0
 class Post:
     """What a rank is at, for whoever has to say what it was at, and how it gets on."""
 
+    #: Of the run, once it is known.
+    folder: str = ""
     #: "candidate 7", as far as there is one.
     work: str = ""
     #: Grows while there is work and the main thread gets on with it.

@@ -113,7 +113,7 @@ def whole_or_nothing(world: Any, post: Post) -> Iterator[None]:
     except KeyboardInterrupt:
         _abort(world, "mpinas: interrupted" if world.Get_rank() == 0 else "", 130)
     except BaseException as error:
-        if (trouble := disk_trouble(error)) is not None:
+        if (trouble := disk_trouble(error, post.folder)) is not None:
             _abort(world, f"mpinas: error: {disk_error(trouble)}", 2)
         who = f"rank {world.Get_rank()} on {socket.gethostname()} failed{post}"
         goes_on = "the job ends here. `mpinas search --resume --run DIR` goes on from the journal."

@@ -25,7 +25,9 @@ ALIKE = 0.05
 
 def load(folder: RunFolder) -> Ledger:
     """What is known of the run now. Raises UserError for a folder without a whole and consistent journal."""
-    return Ledger(terms_of(folder.experiment())).apply_all(read(folder.journal_file))
+    history = read(folder.journal_file)
+    folder.check_journal(begun=bool(history))
+    return Ledger(terms_of(folder.experiment())).apply_all(history)
 
 
 def load_beside(folder: RunFolder, other: RunFolder) -> Ledger:

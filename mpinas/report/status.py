@@ -290,13 +290,14 @@ def watch(
     show: Callable[[Status], None],
     clock: Callable[[], float] = time.time,
     wait: Callable[[float], None] = time.sleep,
-) -> None:
-    """Look and show until the run is over, or somebody interrupts. Raises UserError as `Observer.look`."""
-    observer = Observer(path)
+) -> Status | None:
+    """Look and show until the run is over, or somebody interrupts; what was seen last. Raises UserError as `look`."""
+    observer, status = Observer(path), None
     with contextlib.suppress(KeyboardInterrupt):
         while True:
             status = observer.look(clock())
             show(status)
             if status.over:
-                return
+                break
             wait(LOOK_S)
+    return status

@@ -248,7 +248,7 @@ def serve(requests: BinaryIO, replies: BinaryIO) -> None:
             parameters = sum(p.numel() for p in model.parameters())
             reply = Reply(request.candidate, size, parameters, time.monotonic() - began_s)
         except Exception as error:  # whatever a network does to the exporter is that candidate's outcome
-            if (trouble := disk_trouble(error)) is not None:
+            if (trouble := disk_trouble(error, request.path)) is not None:
                 reply = Reply(request.candidate, error=trouble, disk=True)
             else:
                 reply = Reply(request.candidate, error=in_one_line(_first(error)))

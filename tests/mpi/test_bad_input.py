@@ -105,7 +105,7 @@ CASES = {
         "e.toml",
         '[task]\nname = "own.py:Lost"\n',
         {},
-        "FileNotFoundError: sparks.npz",
+        "own.py:Lost': its data cannot be loaded: FileNotFoundError: sparks.npz; look whether",
     ),
     "flat targets": (
         "e.toml",

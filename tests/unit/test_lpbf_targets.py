@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 
 import msgspec
@@ -198,6 +199,23 @@ def test_a_table_of_predictions_has_six_digits(tmp_path):
     assert (tmp_path / "a.csv").read_text() == "object,layer,line,depth_mm,mode\nC1,2,3,0.00123457,-1.23457e+06\n"
     with pytest.raises(UserError, match="cannot be written"):
         write_csv([], tmp_path / "none" / "a.csv")
+
+
+def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path):
+    kept, link, pipe = tmp_path / "kept.csv", tmp_path / "link.csv", tmp_path / "pipe"
+    kept.write_text("old")
+    link.symlink_to(kept)
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        for path in (link, pipe):
+            write_csv([Prediction("C1", 2, 3, {"depth_mm": 1.0})], path)
+        assert os.read(reader, 1000).decode() == kept.read_text() == "object,layer,line,depth_mm\nC1,2,3,1\n"
+    finally:
+        os.close(reader)
+    assert link.is_symlink()
+    assert pipe.is_fifo()
+    assert {path.name for path in tmp_path.iterdir()} == {"kept.csv", "link.csv", "pipe"}
 
 
 def changed(row, column, value):

@@ -92,3 +92,17 @@ def test_classes_are_numbered_from_0():
     ]:
         with pytest.raises(UserError, match=f"validation samples: {says}"):
             means_of(of_classes(0, 1, 2), validation, kind=Classes)
+
+
+class Damaged(Own):
+    def load(self):
+        raise OSError("not a zip file")
+
+
+def test_data_that_a_task_of_ones_own_cannot_load_are_named():
+    task = Damaged(None, None, None)
+    experiment = Experiment(task=Task(name="own.py:Own", train=("a.npz",), test=("b.npz",)))
+    with pytest.raises(
+        UserError, match=r"'own.py:Own': its data cannot be loaded \(a.npz, b.npz\): OSError: not a zip"
+    ):
+        gather_means(task, make_space("cnn3d", task.input_shape), experiment, (0, 1), 1)

@@ -163,6 +163,15 @@ def test_the_json_says_it_by_device(world, tmp_path):
     assert found["hypervolume"] == pytest.approx(hypervolume(np.array(points), np.ones(3)))
 
 
+def test_an_empty_journal_beside_trained_models_is_damage(tmp_path):
+    folder = RunFolder.create(tmp_path / "run", msgspec.convert({"task": {"name": "digits"}}, Experiment))
+    Journal(folder.journal_file).close()
+    assert not results.load(folder).candidates
+    (folder.models / "00003").mkdir()
+    with pytest.raises(UserError, match="restore it from a copy"):
+        results.load(folder)
+
+
 def test_a_journal_that_contradicts_the_experiment_is_one_line(world, tmp_path):
     folder = RunFolder.create(tmp_path / "run", msgspec.convert({"task": {"name": "digits"}}, Experiment))
     journal = Journal(folder.journal_file)

@@ -199,6 +199,7 @@ def test_queued_jobs_are_told_as_long_as_there_is_nothing_better(tmp_path, folde
     (folder.models / "00001").mkdir()
     lost = look(folder, 0.0)
     assert (lost.state, "restore it from a copy" in lost.reason) == ("damaged", True), "models, and no journal"
+    assert CliRunner().invoke(cli, ["status", str(folder.path)]).exit_code == 2
     folder.journal_file.write_bytes(b"")
     assert look(folder, 0.0) == lost, "and an empty one"
     folder.journal_file.unlink()

@@ -69,8 +69,13 @@ def predict_lines(
 
 
 def write_csv(rows: Sequence[Prediction], path: Path) -> None:
-    """Write one row a line; the file is complete or not there. Raises UserError."""
-    beside = part_of(path)
+    """Write one row a line; the file is complete or not there. Raises UserError.
+
+    A link stays one, and so does a device or a pipe, into which it is written at once.
+    """
+    whole = path.is_file() or not path.exists()
+    final = path.resolve() if whole else path
+    beside = part_of(final) if whole else final
     names = list(rows[0].values) if rows else []
     try:
         with open(beside, "w", newline="") as file:
@@ -79,10 +84,12 @@ def write_csv(rows: Sequence[Prediction], path: Path) -> None:
             for row in rows:
                 # six digits are what 32-bit numbers hold
                 table.writerow([row.object, row.layer, row.line, *[f"{row.values[name]:.6g}" for name in names]])
-        os.replace(beside, path)
+        if whole:
+            os.replace(beside, final)
     except OSError as error:
         with suppress(OSError):
-            beside.unlink()
+            if whole:
+                beside.unlink()
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
