@@ -20,6 +20,7 @@ from mpinas.doctor.facts import Gpu, Horovod, Line, Mpi, NoMpi, RankFacts, Ranks
 from mpinas.doctor.folder_probe import existing_part, kind_here
 from mpinas.doctor.judge_job import places
 from mpinas.errors import UserError
+from mpinas.parallel.world import check_launch, release_shared_memory
 
 T = TypeVar("T")
 Tell = Callable[[Line], None]
@@ -62,6 +63,8 @@ def main() -> None:
     level = MPI.Query_thread()
     name = next((f"MPI_{it}" for it in levels if getattr(MPI, it) == level), str(level))
     size = world.Get_size()
+    if size == 1:
+        release_shared_memory()
     tell(Mpi(MPI.Get_library_version(), name, level >= MPI.THREAD_MULTIPLE, size, _launch_error(size)))
     tell(Step("importing torch and Horovod"))
     mine = _rank_facts(world.Get_rank(), MPI.Get_library_version(), wish)
@@ -84,8 +87,6 @@ def _own_output() -> Tell:
 
 
 def _launch_error(size: int) -> str:
-    from mpinas.parallel.world import check_launch
-
     try:
         check_launch(os.environ, size)
     except UserError as error:

@@ -65,11 +65,11 @@ def start() -> Any:
     world = MPI.COMM_WORLD
     check_launch(os.environ, world.Get_size())
     if world.Get_size() == 1:
-        _release_shared_memory()
+        release_shared_memory()
     return world
 
 
-def _release_shared_memory() -> None:
+def release_shared_memory() -> None:
     """Remove the names of what Open MPI's ranks share, for nobody is going to look for them any more.
 
     It leaves them behind where there is no launcher, and sometimes where one kills the ranks.
@@ -149,7 +149,7 @@ def _abort(world: Any, message: str, code: int) -> None:
     if (file := os.environ.get("MPINAS_CODE_FILE")) is not None:
         with suppress(OSError), open(file, "x") as first:  # whoever ends the job after it says the same, or knows less
             first.write(f"{code}\n")
-    _release_shared_memory()
+    release_shared_memory()
     if world.Get_size() == 1:
         os._exit(code)  # nobody else is to be told, and Open MPI would
     world.Abort(code)
@@ -183,7 +183,7 @@ def on_all_ranks(world: Any, act: Callable[[], T]) -> T:
 
 
 def _leave(world: Any, message: str) -> None:
-    _release_shared_memory()
+    release_shared_memory()
     if world.Get_rank() == 0:
         raise UserError(message)
     raise LeaveAlike

@@ -56,6 +56,14 @@ def test_a_job_that_is_well(mpirun, tmp_path):
     assert len({it["pid"] for it in told["ranks"]}) == 3
 
 
+def test_without_a_launcher_nothing_is_left_in_shared_memory(tmp_path):
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    told = doctor("--ranks", *PATIENT, cwd=tmp_path, OMPI_MCA_btl_sm_backing_directory=str(shared))
+    assert told.returncode == 0, told.stderr
+    assert not list(shared.iterdir())
+
+
 def test_who_is_where(mpirun):
     done = mpirun(2, "-m", "mpinas", "doctor", "--ranks", *PATIENT)
     head, first, second, library = done.stdout.splitlines()
