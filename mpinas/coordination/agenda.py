@@ -349,7 +349,10 @@ class Agenda:
         done = f"{evaluated} of {self.plan.evaluations} candidates evaluated"
         if never := len(self.ledger.left_out):
             done += f"; {never} left out of the front because no device measured them"
-        verdicts = [self.ledger.candidates[id_].verdicts.values() for id_ in self.ledger.finalists()]
+        finalists = [self.ledger.candidates[id_] for id_ in self.ledger.finalists()]
+        if without := sum(it.assessed and it.expected is None for it in finalists):
+            done += f"; {without} finalists without a model to deploy (`mpinas results` says why)"
+        verdicts = [it.verdicts.values() for it in finalists]
         if unasked := sum(any(verdict.accepted is None for verdict in each) for each in verdicts):
             done += f"; {unasked} finalists not checked on every device"
         if self.ledger.enough is not None:

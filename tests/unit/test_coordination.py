@@ -544,6 +544,18 @@ def test_a_model_that_no_device_ever_ran_is_not_checked_and_a_later_job_asks_aga
     assert {again.ledger.accepted(again.ledger.candidates[id_]) for id_ in again.ledger.finalists()} == {True}
 
 
+def test_a_finalist_that_cannot_be_assessed_is_told_at_the_end():
+    class Damaged(World):
+        def assess(self, group, order):
+            return 1.0, msg.AssessmentFailed(group, order.candidate, order.attempt, "error", "its weights are damaged")
+
+    world = Damaged(groups=1, evaluations=4).run()
+    without = len(world.ledger.finalists())
+    assert world.ledger.finished == (
+        f"4 of 4 candidates evaluated; {without} finalists without a model to deploy (`mpinas results` says why)"
+    )
+
+
 def test_without_a_device_at_the_end_the_job_waits_its_time_and_says_so_and_a_later_job_asks_again():
     world = World(groups=1, evaluations=5).run(
         until=lambda w: len(evaluated(w)) == 4 and not w.ledger.count(State.READY)
