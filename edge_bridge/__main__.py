@@ -38,14 +38,14 @@ def main() -> None:
 
 
 def _end_unheard(error: OSError) -> NoReturn:
-    """Standard output cannot be written: into a file on a full disk, or a pipe that nobody reads."""
+    """Standard output, as a rule, cannot be written: into a file on a full disk, or a pipe that nobody reads."""
     if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EPIPE):
         raise error
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what is still in buffers has nowhere to go
     if error.errno == errno.EPIPE:
         sys.exit(1)  # as click has it
-    print(f"edge-bridge: standard output: cannot be written ({error.strerror}); write to another place",
-          file=sys.stderr)  # fmt: skip
+    where = error.filename or "standard output"
+    print(f"edge-bridge: {where}: cannot be written ({error.strerror}); write to another place", file=sys.stderr)
     sys.exit(2)
 
 

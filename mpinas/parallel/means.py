@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mpinas import config
 from mpinas.config import Experiment
 from mpinas.coordination.ledger import BASELINE
 from mpinas.errors import UserError
@@ -51,15 +50,16 @@ def gather_means(
     if experiment.training.teacher.endswith(".onnx"):
         _check_teacher(Path(experiment.training.teacher), task)
     device = local_device(experiment.training.device, experiment.training.threads, *position)
-    samples, test = _read(task, experiment.task)
+    samples, test = _read(task, experiment)
     if len(samples[0]) < 2 * largest_group:  # of one sample BatchNorm takes no statistics
         raise UserError(f"task.train: {len(samples[0])} training samples are too few for groups of "
                         f"{largest_group}, two for each rank; set training.group_size_max")  # fmt: skip
     return Means(task, space, samples, test, device)
 
 
-def _read(task: Task, settings: config.Task) -> tuple[tuple[Samples, Samples], Samples | None]:
+def _read(task: Task, experiment: Experiment) -> tuple[tuple[Samples, Samples], Samples | None]:
     """Training and validation samples, and those of the test. Raises UserError where the task's own code fails."""
+    settings = experiment.task
     where = f"task.name = {settings.name!r}"
     try:
         training, validation = task.load()

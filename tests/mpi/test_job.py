@@ -21,6 +21,7 @@ from mpinas.config import read_experiment
 from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.coordination.budgets import Curves
+from mpinas.coordination.front import dominates
 from mpinas.coordination.ledger import Ledger
 from mpinas.coordination.teaching import Teaching
 from mpinas.errors import UserError
@@ -641,11 +642,14 @@ def test_two_devices_in_one_search(mpirun, experiment, tmp_path, private_bridge,
             )
 
 
-def found_in(run: Path) -> dict[int, dict]:
-    """What is known of each candidate that a killed and an unbroken run must agree in."""
+def outcome(run: Path) -> tuple[list[int], dict[int, dict], dict[int, float]]:
+    """All that a killed and an unbroken run must agree in: the front, and of each candidate what is known, and its test
+    error if it was a finalist at the end."""
     found = results.as_dict(results.load(RunFolder(run)), RunFolder(run))
     told = ("genome", "state", "metrics", "objectives")
-    return {it["id"]: {what: it[what] for what in told} for it in found["candidates"]}
+    candidates = {it["id"]: {what: it[what] for what in told} for it in found["candidates"]}
+    tested = {it["id"]: it["test_error"] for it in found["candidates"] if it["test_error"] is not None}
+    return found["front"], candidates, tested
 
 
 def check_asks_as_if_unbroken(run: Path) -> None:
@@ -687,7 +691,13 @@ def test_with_one_group_a_search_that_is_killed_and_resumed_finds_what_the_unbro
     assert resumed.returncode == 0, output
     check_asks_as_if_unbroken(tmp_path / "whole")
     check_asks_as_if_unbroken(run)
-    unbroken, found = found_in(tmp_path / "whole"), found_in(run)
-    same = [id_ for id_ in found if id_ in unbroken and found[id_]["genome"] == unbroken[id_]["genome"]]
+    (_, unbroken, its_tested), (front, found, tested) = outcome(tmp_path / "whole"), outcome(run)
+    assert found.keys() == unbroken.keys()
+    same = [id_ for id_ in found if found[id_]["genome"] == unbroken[id_]["genome"]]
     assert same[:5] == [0, 1, 2, 3, 4], "the baseline, and those that are drawn, not bred"
     assert {id_: found[id_] for id_ in same} == {id_: unbroken[id_] for id_ in same}
+    both = [id_ for id_ in same if id_ in tested and id_ in its_tested]
+    assert 0 in both
+    assert {id_: tested[id_] for id_ in both} == {id_: its_tested[id_] for id_ in both}
+    points = {id_: tuple(it["objectives"].values()) for id_, it in found.items()}
+    assert front == [id_ for id_, it in points.items() if not any(dominates(other, it) for other in points.values())]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import os
+import io
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpinas.errors import UserError
-from mpinas.files import part_of
+from mpinas.files import part_of, write_whole
 from mpinas.tasks.lpbf.recording import open_recording
 from mpinas.tasks.lpbf.targets import column_name, from_metadata, in_units
 from mpinas.tasks.lpbf.windows import PUBLISHED, View, extract
@@ -73,23 +73,22 @@ def write_csv(rows: Sequence[Prediction], path: Path) -> None:
 
     A link stays one, and so does a device or a pipe, into which it is written at once.
     """
-    whole = path.is_file() or not path.exists()
-    final = path.resolve() if whole else path
-    beside = part_of(final) if whole else final
     names = list(rows[0].values) if rows else []
+    text = io.StringIO(newline="")
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["object", "layer", "line", *names])
+    for row in rows:
+        # six digits are what 32-bit numbers hold
+        table.writerow([row.object, row.layer, row.line, *[f"{row.values[name]:.6g}" for name in names]])
+    content, final = text.getvalue().encode(), path.resolve()
     try:
-        with open(beside, "w", newline="") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(["object", "layer", "line", *names])
-            for row in rows:
-                # six digits are what 32-bit numbers hold
-                table.writerow([row.object, row.layer, row.line, *[f"{row.values[name]:.6g}" for name in names]])
-        if whole:
-            os.replace(beside, final)
+        if path.is_file() or not path.exists():
+            write_whole(final, content)
+        else:
+            path.write_bytes(content)
     except OSError as error:
         with suppress(OSError):
-            if whole:
-                beside.unlink()
+            part_of(final).unlink()
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
