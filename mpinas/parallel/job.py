@@ -67,7 +67,10 @@ def run(arguments: Arguments) -> bool:
     StopSignals.hold()
     world, post = mpi.start(), Post()
     with mpi.whole_or_nothing(world, post):
-        return _run(world, arguments, post, began)
+        ended = _run(world, arguments, post, began)
+        if world.Get_rank() == 0:
+            mpi.note_code(0 if ended else mpi.UNFINISHED)
+        return ended
     raise AssertionError("unreachable: the job was ended")
 
 

@@ -139,20 +139,24 @@ def abort_on_user_error(world: Any) -> Iterator[None]:
 
 
 def _abort(world: Any, message: str, code: int) -> None:
-    """Say why, and end all ranks. Under Slurm the code of the step is that of the kill: a job script finds ours in a
-    file that it has named."""
+    """Say why, and end all ranks. Under Slurm the code of the step is that of the kill."""
     signal.alarm(ABORT_S)  # ends this process even where nobody reads what it says, or Abort holds the interpreter
     with suppress(OSError):  # who started the job may be gone, and the other ends of the pipes with it
         sys.stdout.flush()
     if message:
         say(message)
-    if (file := os.environ.get("MPINAS_CODE_FILE")) is not None:
-        with suppress(OSError), open(file, "x") as first:  # whoever ends the job after it says the same, or knows less
-            first.write(f"{code}\n")
+    note_code(code)
     release_shared_memory()
     if world.Get_size() == 1:
         os._exit(code)  # nobody else is to be told, and Open MPI would
     world.Abort(code)
+
+
+def note_code(code: int) -> None:
+    """Tell a job script, in the file that it has named, what the job is to end with, however srun ends."""
+    if (file := os.environ.get("MPINAS_CODE_FILE")) is not None:
+        with suppress(OSError), open(file, "x") as first:  # whoever ends the job after it says the same, or knows less
+            first.write(f"{code}\n")
 
 
 def on_rank_0(world: Any, act: Callable[[], T]) -> T:
@@ -185,5 +189,6 @@ def on_all_ranks(world: Any, act: Callable[[], T]) -> T:
 def _leave(world: Any, message: str) -> None:
     release_shared_memory()
     if world.Get_rank() == 0:
+        note_code(2)
         raise UserError(message)
     raise LeaveAlike

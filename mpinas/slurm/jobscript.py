@@ -66,11 +66,22 @@ trap signalled=yes USR2    # is for the tasks; should it come here as well, it e
 # Ranks leave with code 75 one after the other: the first must not take the others with it (the default of some
 # sites). But once one has left, the others have a minute: nothing hangs.
 options=(@options@)
-# What a rank wants the job to end with: by its own end the others are killed, and srun has the code of that.
+# What a rank wants the job to end with. srun may know another code, or none: that of the ranks that were killed when
+# one left; and srun has been seen to wait on though all its tasks had ended, as ranks may that leave MPI.
 export MPINAS_CODE_FILE=$PWD/.mpinas-code-$SLURM_JOB_ID
 rm -f "$MPINAS_CODE_FILE"
 size() { stat -c %s "$run/journal.jsonl" 2>/dev/null || echo 0; }
-before=$(size)"""
+before=$(size)
+stuck() {    # end srun if two minutes after that was said it is still there
+  for ((looks = 0; looks < 12;)); do
+    sleep 10 &> /dev/null
+    if [ -e "$MPINAS_CODE_FILE" ]; then ((looks += 1)); fi
+  done
+  echo "mpinas: the search has ended two minutes ago, and srun has not: ending it" >&2
+  kill "$step"
+  sleep 10 &> /dev/null
+  kill -KILL "$step"
+}"""
 
 _SRUN = """\
 @launcher@ "${options[@]}" --ntasks=@tasks@ "${search[@]}" &"""
@@ -96,12 +107,17 @@ _SRUN_HETEROGENEOUS = """\
 _AFTER = """\
 # In the background, because only a shell that waits heeds a signal as it comes: that ends the wait, so wait again.
 step=$!
+stuck &
 while signalled=; wait "$step"; code=$?; [ -n "$signalled" ]; do :; done
+kill $! 2> /dev/null
 
 # 75: ended in peace and not finished. 128 and more: a rank was killed, or its node went. Both go on from the journal.
 # Anything else is the end. 0: finished; 2: one line above says what to mend; 1: a fault of the program.
 # Where the file is empty, the disk was full.
-if [ -e "$MPINAS_CODE_FILE" ]; then code=$(< "$MPINAS_CODE_FILE"); code=${code:-2}; fi
+if [ -e "$MPINAS_CODE_FILE" ]; then
+  said=$(< "$MPINAS_CODE_FILE")
+  code=${said:-$((code < 128 ? code : 2))}
+fi
 rm -f "$MPINAS_CODE_FILE"
 if [ "$code" -ne 75 ] && [ "$code" -lt 128 ]; then exit "$code"; fi
 leave() { echo "mpinas: ended with code $code, $1; submit this script again to go on" >&2; exit "$code"; }

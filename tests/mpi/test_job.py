@@ -112,10 +112,10 @@ def test_the_same_job_without_mpirun_and_with_nothing_but_a_file_named_experimen
     check_finished(run, 4)
 
 
-def start(ranks: int, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+def start(ranks: int, folder: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [*mpirun_command(ranks), sys.executable, "-m", "mpinas", "search", *arguments],
-        cwd=folder, env=mpi_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        cwd=folder, env=mpi_environment(**environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 
@@ -198,19 +198,23 @@ def paused_in(run: Path) -> dict[int, int]:
 
 def test_asked_to_stop_it_puts_trainings_aside_and_goes_on_later_from_there(experiment, tmp_path):
     run = tmp_path / "run"
-    job = start(3, tmp_path, str(experiment), "--run", "run", "--set", "training.epochs=60")
+    code = {"MPINAS_CODE_FILE": str(tmp_path / "code")}  # for a job script, should srun not end
+    job = start(3, tmp_path, str(experiment), "--run", "run", "--set", "training.epochs=60", **code)
     until(lambda: epoch_seen(run), job)
     job.send_signal(signal.SIGUSR2)  # mpirun passes it on to the ranks
     output, _ = job.communicate(timeout=90)
     assert "SIGUSR2: stopping" in output
     assert job.returncode == 75, "not finished: the same job can go on"
+    assert (tmp_path / "code").read_text() == "75\n"
+    (tmp_path / "code").unlink()
     assert results.load(RunFolder(run)).finished is None
     (candidate, epochs), *_ = paused_in(run).items()
     assert 0 < epochs < 60
     check_all_gone(tmp_path)
-    again = start(3, tmp_path, "--resume", "--run", "run", "--set", "search.evaluations=2")
+    again = start(3, tmp_path, "--resume", "--run", "run", "--set", "search.evaluations=2", **code)
     output, _ = again.communicate(timeout=500)
     assert again.returncode == 0, output
+    assert (tmp_path / "code").read_text() == "0\n"
     check_finished(run, 2)
     progress = [e.epoch for _, e in journal.read(RunFolder(run).journal_file)
                 if type(e) is msg.Progress and e.candidate == candidate]  # fmt: skip
@@ -352,8 +356,10 @@ def test_a_journal_is_replayed_before_the_ranks_count_signs_of_life(mpirun, expe
     folder = RunFolder.create(tmp_path / "run", read_experiment(experiment, ()))
     with closing(journal.Journal(folder.journal_file)) as book:
         book.append(1.0, ev.Proposed(5, {}))
-    done = mpirun(2, "-m", "mpinas", "search", "--resume", "--run", "run", check=False)
+    code = {"MPINAS_CODE_FILE": str(tmp_path / "code")}
+    done = mpirun(2, "-m", "mpinas", "search", "--resume", "--run", "run", check=False, env=code)
     assert done.returncode == 2
+    assert (tmp_path / "code").read_text() == "2\n"
     assert "the journal's event 0 (Proposed) cannot follow" in done.stderr
     assert "ranks ready" not in done.stdout
 

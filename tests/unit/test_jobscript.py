@@ -288,9 +288,9 @@ def test_what_is_missing_is_said_in_one_line_with_code_2():
 # ---- what the script does: the cluster's commands are stand-ins, all else is the script as rendered
 
 # srun: every task in turn, on the hosts of SLURM_HOSTFILE or in blocks; components of a heterogeneous job after each
-# other, with ranks that go on. Its exit code is the largest, as srun's.
+# other, with ranks that go on. Its exit code is the largest, as srun's. It may stay though all its tasks have ended.
 SRUN = """
-import os, subprocess, sys
+import os, signal, subprocess, sys
 groups, words = [], sys.argv[1:]
 while words:
     end = words.index(":") if ":" in words else len(words)
@@ -312,6 +312,10 @@ for group in groups:
         env = {**os.environ, **{name: str(value) for name, value in task.items()}, "HOST": host}
         worst = max(worst, subprocess.run(group[n:], env=env).returncode)
         rank += 1
+if stays := os.environ.get("STAYS"):
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if stays == "deaf" else signal.SIG_DFL)
+    print("pid", os.getpid(), flush=True)
+    signal.pause()
 sys.exit(worst)
 """
 
@@ -337,6 +341,13 @@ if sys.argv[1] != "+%s":
 now = open("clock").read()
 open("date.log", "a").write(now + "\\n")
 print(now)
+"""
+
+# Each sleep is noted, and short.
+SLEEP = """
+import sys, time
+open("sleep.log", "a").write(sys.argv[1] + "\\n")
+time.sleep(0.01)
 """
 
 # The search: says who it is, adds to the journal, ends as it is told to.
@@ -380,6 +391,10 @@ class Cluster:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"#!{sys.executable}\n{text}")
         path.chmod(0o755)
+
+    def hurry(self):
+        """What the script waits for by `sleep` is soon over."""
+        self._command("bin/sleep", SLEEP)
 
     def start(self, script, **environment):
         (self.folder / "job.sbatch").write_text(script)
@@ -544,8 +559,34 @@ def test_what_a_rank_wants_the_job_to_end_with_counts_and_not_what_srun_says(clu
     assert not list(cluster.folder.glob(".mpinas-code-*"))
     code, _ = cluster.run(made(two_tasks, nodes=1, run="runs/first"), CODE="137", WORKS="yes", WANTS="room")
     assert (code, cluster.lines("scontrol.log")) == (2, []), "the disk is full, so the file is empty"
+    code, _ = cluster.run(made(two_tasks, nodes=1, run="runs/first"), CODE="0", WORKS="yes", WANTS="room")
+    assert (code, cluster.lines("scontrol.log")) == (0, []), "nobody was killed: srun knows"
     code, _ = cluster.run(made(two_tasks, nodes=1, run="runs/first"), CODE="137", WORKS="yes", WANTS="75")
     assert (code, cluster.lines("scontrol.log")) == (0, ["requeue 77"])
+
+
+@pytest.mark.parametrize("stays", ["yes", "deaf"])
+@pytest.mark.parametrize(("said", "expected", "requeued"), [("0", 0, []), ("2", 2, []), ("75", 0, ["requeue 77"])])
+def test_srun_is_ended_when_it_stays_after_the_search(cluster, two_tasks, stays, said, expected, requeued):
+    cluster.hurry()
+    code, out = cluster.run(made(two_tasks, nodes=1, run="runs/first"), WANTS=said, STAYS=stays)
+    assert (code, cluster.lines("scontrol.log")) == (expected, requeued)
+    assert "mpinas: the search has ended two minutes ago, and srun has not: ending it\n" in out
+    assert sum(map(int, cluster.lines("sleep.log"))) >= 120
+
+
+def test_srun_is_left_alone_while_no_rank_has_said_that_it_is_over(cluster, two_tasks):
+    cluster.hurry()
+    process = cluster.start(made(two_tasks, nodes=1, run="runs/first"), WORKS="yes", STAYS="yes")
+    srun = int(process.stdout.readline().split()[1])
+    deadline_s = time.monotonic() + 120
+    while len(cluster.lines("sleep.log")) < 40 and time.monotonic() < deadline_s:
+        pass
+    assert len(cluster.lines("sleep.log")) >= 40
+    os.kill(srun, signal.SIGUSR1)
+    out, _ = process.communicate(timeout=250)
+    assert (process.returncode, cluster.lines("scontrol.log")) == (0, ["requeue 77"])
+    assert out == "mpinas: ended with code 138; back into the queue, to go on\n"
 
 
 @pytest.mark.parametrize(
