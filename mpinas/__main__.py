@@ -39,10 +39,15 @@ def _run() -> None:
 
     try:
         cli.main(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(2)
     except click.ClickException as error:
         if _speaks():
-            error.show()
-        sys.exit(error.exit_code)
+            text = " ".join(error.format_message().split())
+            where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "mpinas"
+            print(f"mpinas: error: {text} See `{where} --help`.", file=sys.stderr, flush=True)
+        sys.exit(2)
     except UserError as error:
         if _speaks():
             print(f"mpinas: error: {error}", file=sys.stderr, flush=True)

@@ -114,9 +114,12 @@ def compress(
 @cli.command()
 @click.argument("path", type=PATH, default=Path("experiment.toml"))
 def init(path: Path) -> None:
-    """Write a commented experiment file to PATH (default: experiment.toml)."""
+    """Write a commented experiment file to PATH (default: experiment.toml; "-": standard output)."""
     from mpinas.config import TEMPLATE
 
+    if str(path) == "-":
+        click.echo(TEMPLATE, nl=False)
+        return
     try:
         with open(path, "x") as file:
             file.write(TEMPLATE)

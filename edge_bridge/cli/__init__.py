@@ -26,9 +26,14 @@ def main() -> None:
     """Run the command line; errors of the user are one line and exit code 2."""
     try:
         sys.exit(cli.main(prog_name="edge-bridge", standalone_mode=False))
-    except click.ClickException as error:
+    except click.exceptions.NoArgsIsHelpError as error:
         error.show()
-        sys.exit(error.exit_code)
+        sys.exit(2)
+    except click.ClickException as error:
+        text = " ".join(error.format_message().split())
+        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "edge-bridge"
+        click.echo(f"edge-bridge: {text} See `{where} --help`.", err=True)
+        sys.exit(2)
     except click.Abort:
         # What click makes of Ctrl-C.
         sys.exit(130)

@@ -114,18 +114,21 @@ def read_key_pair(path: Path) -> KeyPair:
     """
     try:
         content, mode = read_small(path)
-        if mode & 0o077:
-            raise KeyFileError(
-                f"key file {path} has mode {mode:04o}, others may have read it: "
-                f"chmod 600 {path}, or make a new key with `edge-bridge keygen`"
-            )
-        return msgspec.json.decode(content, type=KeyPair)
+        pair = msgspec.json.decode(content, type=KeyPair)
     except OSError as error:
         raise KeyFileError(
             f"key file {path} cannot be read ({error.strerror}): make one with `edge-bridge keygen`"
         ) from None
     except (msgspec.MsgspecError, ValueError):
-        raise KeyFileError(f"key file {path} is not a key made by `edge-bridge keygen`") from None
+        raise KeyFileError(
+            f"key file {path} is no secret key made by `edge-bridge keygen`: those are called NAME.key"
+        ) from None
+    if mode & 0o077:
+        raise KeyFileError(
+            f"key file {path} has mode {mode:04o}, others may have read it: "
+            f"chmod 600 {path}, or make a new key with `edge-bridge keygen`"
+        )
+    return pair
 
 
 def read_connection(path: Path) -> Connection:

@@ -92,7 +92,7 @@ def test_what_is_no_key_is_refused(tmp_path, content):
     path = tmp_path / "mine.key"
     path.write_text(content)
     path.chmod(0o600)
-    with pytest.raises(KeyFileError, match="is not a key"):
+    with pytest.raises(KeyFileError, match="is no secret key"):
         read_key_pair(path)
 
 
@@ -309,7 +309,10 @@ def test_keygen_wants_a_role_and_writes_a_line_of_an_allow_list(tmp_path):
         command = [sys.executable, "-m", "edge_bridge", "keygen", *options]
         return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=LIMIT_S, check=False)
 
-    assert "Missing option '--role'" in keygen("mine").stderr
+    wrong = keygen("mine")
+    assert (wrong.returncode, wrong.stderr.count("\n")) == (2, 1)
+    assert "Missing option '--role'" in wrong.stderr
+    assert "See `edge-bridge keygen --help`" in wrong.stderr
     assert keygen("mine", "--role", "device", "--name", "agx-1").returncode == 0
     key, name, role = (tmp_path / "mine.pub").read_text().split()
     assert (key, name, role) == (read_key_pair(tmp_path / "mine.key").public, "agx-1", "device")

@@ -386,7 +386,10 @@ def test_a_key_that_is_rolled_over_badly_is_logged_and_the_old_one_stays(bridge:
     until(client, lambda event: isinstance(event, RelayLost))
     bridge.allow("job")
     until(client, lambda event: isinstance(event, RelayBack))
-    assert f"key file {file} is not a key made by `edge-bridge keygen`; going on" in caplog.text
+    assert (
+        f"key file {file} is no secret key made by `edge-bridge keygen`: those are called NAME.key; going on"
+        in caplog.text
+    )
     client.close()
 
 

@@ -214,14 +214,23 @@ def test_of_several_tasks_in_worlds_of_their_own_only_the_first_complains(tmp_pa
     assert (done.returncode, done.stderr) == (2, "")
 
 
-def test_usage_errors_come_from_click(tmp_path):
-    done = alone(tmp_path, "serch")
-    assert done.returncode == 2
-    assert "No such command" in done.stderr
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["serch"], "No such command 'serch'. Did you mean 'search'? See `python -m mpinas --help`."),
+        (["results"], "Missing argument 'RUN'. See `python -m mpinas results --help`."),
+        (["data", "inspect", "-x"], "No such option '-x'. See `python -m mpinas data inspect --help`."),
+    ],
+)
+def test_a_call_that_is_wrong_is_one_line(tmp_path, words, says):
+    done = alone(tmp_path, *words)
+    assert (done.returncode, done.stderr) == (2, f"mpinas: error: {says}\n")
 
 
 def test_init_writes_an_experiment_that_is_read(tmp_path):
     assert alone(tmp_path, "init").returncode == 0
+    shown = alone(tmp_path, "init", "-").stdout
+    assert (shown, (tmp_path / "-").exists()) == ((tmp_path / "experiment.toml").read_text(), False)
     done = alone(tmp_path, "search")
     assert done.returncode == 2
     assert "data/train.hdf5" in done.stderr
