@@ -43,29 +43,35 @@ def _run() -> None:
         error.show()
         sys.exit(2)
     except click.ClickException as error:
-        if _speaks():
-            text = " ".join(error.format_message().split())
-            where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "mpinas"
-            print(f"mpinas: error: {text} See `{where} --help`.", file=sys.stderr, flush=True)
-        sys.exit(2)
+        _refuse(_usage(error))
     except UserError as error:
-        if _speaks():
-            print(f"mpinas: error: {error}", file=sys.stderr, flush=True)
-        else:
-            time.sleep(SPEAK_S)
-        sys.exit(2)
+        _refuse(str(error))
     except ModuleNotFoundError as error:
         if error.name is None or error.name.startswith("mpinas"):
             raise
-        if _speaks():
-            print(f"mpinas: error: {error.name} is not installed here: `pip install 'mpinas[job]'`, or `make setup`",
-                  file=sys.stderr)  # fmt: skip
-        sys.exit(2)
+        _refuse(f"{error.name} is not installed here: `pip install 'mpinas[job]'`, or `make setup`")
     except LeaveAlike:
-        time.sleep(SPEAK_S)
-        sys.exit(2)
+        _refuse("", speaks=False)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
+
+
+def _refuse(message: str, speaks: bool | None = None) -> NoReturn:
+    """One rank says it, in one line; the others give it the time."""
+    from mpinas.parallel.world import note_code
+
+    if _speaks() if speaks is None else speaks:
+        print(f"mpinas: error: {message}", file=sys.stderr, flush=True)
+        note_code(2)
+    else:
+        time.sleep(SPEAK_S)
+    sys.exit(2)
+
+
+def _usage(error: click.ClickException) -> str:
+    text = " ".join(error.format_message().split()).rstrip(".")
+    command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+    return f"{text} (see `{command} --help`)" if command else text
 
 
 def _end_unheard(error: OSError) -> NoReturn:

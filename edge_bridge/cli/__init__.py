@@ -30,9 +30,9 @@ def main() -> None:
         error.show()
         sys.exit(2)
     except click.ClickException as error:
-        text = " ".join(error.format_message().split())
-        where = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "edge-bridge"
-        click.echo(f"edge-bridge: {text} See `{where} --help`.", err=True)
+        text = " ".join(error.format_message().split()).rstrip(".")
+        command = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else ""
+        click.echo(f"edge-bridge: {text}" + (f" (see `{command} --help`)" if command else ""), err=True)
         sys.exit(2)
     except click.Abort:
         # What click makes of Ctrl-C.

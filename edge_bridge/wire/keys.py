@@ -119,7 +119,7 @@ def read_key_pair(path: Path) -> KeyPair:
         raise KeyFileError(
             f"key file {path} cannot be read ({error.strerror}): make one with `edge-bridge keygen`"
         ) from None
-    except (msgspec.MsgspecError, ValueError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         raise KeyFileError(
             f"key file {path} is no secret key made by `edge-bridge keygen`: those are called NAME.key"
         ) from None

@@ -22,7 +22,7 @@ from types import FrameType
 import msgspec
 
 #: What launchers send to the others when a rank has died.
-SIGNALS = (signal.SIGTERM, signal.SIGCONT)
+LAUNCHER_SIGNALS = (signal.SIGTERM, signal.SIGCONT)
 #: So much of the journal's end is looked through for what a rank was at, and if it does not say, so much more.
 TAIL_BYTES = (1 << 18, 1 << 23)
 
@@ -33,7 +33,7 @@ class Vigil:
     Parameters
     ----------
     on_signal, every
-        Called by the thread: when one of SIGNALS has come, and every so many seconds.
+        Called by the thread: when one of LAUNCHER_SIGNALS has come, and every so many seconds.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Vigil:
     def _look_and_listen(self) -> None:
         while not self._ends:
             awake, _, _ = select.select([self._reader], [], [], self._tick_s)
-            if awake and set(os.read(self._reader, 64)) & {int(number) for number in SIGNALS}:
+            if awake and set(os.read(self._reader, 64)) & {int(number) for number in LAUNCHER_SIGNALS}:
                 self._on_signal()
             self._on_tick()
 
@@ -85,8 +85,10 @@ def dead_among(process_ids: Mapping[int, int]) -> list[int]:
 def _lives(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (OSError, IndexError):
+    except (FileNotFoundError, ProcessLookupError, IndexError):
         return False
+    except OSError:  # no descriptor is free, as a rule: nothing is known of it
+        return True
     return state not in "ZX"
 
 

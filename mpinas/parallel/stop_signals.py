@@ -8,7 +8,7 @@ from __future__ import annotations
 import signal
 from types import FrameType
 
-from mpinas.parallel.neighbours import SIGNALS, take_notice
+from mpinas.parallel.neighbours import LAUNCHER_SIGNALS, take_notice
 
 
 class StopSignals:
@@ -57,6 +57,6 @@ class StopSignals:
         """For trainers: rank 0 decides and sends an order."""
         for number in cls.SIGNALS:
             signal.signal(number, signal.SIG_IGN)
-        for number in SIGNALS:
+        for number in LAUNCHER_SIGNALS:  # TERM may say that a rank has died
             signal.signal(number, take_notice)
         cls._let_come()

@@ -139,13 +139,13 @@ def abort_on_user_error(world: Any) -> Iterator[None]:
 
 
 def _abort(world: Any, message: str, code: int) -> None:
-    """Say why, and end all ranks. Under Slurm the code of the step is that of the kill."""
+    """Say why, and end all ranks."""
     signal.alarm(ABORT_S)  # ends this process even where nobody reads what it says, or Abort holds the interpreter
     with suppress(OSError):  # who started the job may be gone, and the other ends of the pipes with it
         sys.stdout.flush()
     if message:
         say(message)
-    note_code(code)
+    note_code(code)  # MPI kills the others, and srun has the code of that
     release_shared_memory()
     if world.Get_size() == 1:
         os._exit(code)  # nobody else is to be told, and Open MPI would
@@ -153,10 +153,15 @@ def _abort(world: Any, message: str, code: int) -> None:
 
 
 def note_code(code: int) -> None:
-    """Tell a job script, in the file that it has named, what the job is to end with, however srun ends."""
-    if (file := os.environ.get("MPINAS_CODE_FILE")) is not None:
-        with suppress(OSError), open(file, "x") as first:  # whoever ends the job after it says the same, or knows less
-            first.write(f"{code}\n")
+    """Tell a job script what the job is to end with, whatever code srun has: the first rank that says it is right, for
+    those after it end because it does.
+
+    It is the target of a symbolic link with the name that the script has given: made at one stroke or not at all, by
+    one alone, on full disks too.
+    """
+    if (name := os.environ.get("MPINAS_CODE_FILE")) is not None:
+        with suppress(OSError):
+            os.symlink(str(code), name)
 
 
 def on_rank_0(world: Any, act: Callable[[], T]) -> T:
@@ -189,6 +194,5 @@ def on_all_ranks(world: Any, act: Callable[[], T]) -> T:
 def _leave(world: Any, message: str) -> None:
     release_shared_memory()
     if world.Get_rank() == 0:
-        note_code(2)
         raise UserError(message)
     raise LeaveAlike

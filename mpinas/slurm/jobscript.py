@@ -38,7 +38,7 @@ gpu_of_task='
   if ((place >= @gpus@ || (place < 0) != (SLURM_PROCID == 0))); then
     echo "mpinas: rank $SLURM_PROCID is task $SLURM_LOCALID of node $SLURM_NODEID: tasks are not placed" \\
       "as this script asks, and would share GPUs; try --layout heterogeneous" >&2
-    echo 2 > "$MPINAS_CODE_FILE"
+    ln -s 2 "$MPINAS_CODE_FILE" 2> /dev/null    # another may have said it
     exit 2
   fi
   export CUDA_VISIBLE_DEVICES=
@@ -66,16 +66,19 @@ trap signalled=yes USR2    # is for the tasks; should it come here as well, it e
 # Ranks leave with code 75 one after the other: the first must not take the others with it (the default of some
 # sites). But once one has left, the others have a minute: nothing hangs.
 options=(@options@)
-# What a rank wants the job to end with. srun may know another code, or none: that of the ranks that were killed when
-# one left; and srun has been seen to wait on though all its tasks had ended, as ranks may that leave MPI.
+# What the first rank that ends the job wants it to end with, as the target of a link. srun has another code then: that
+# of the ranks that were killed for it.
 export MPINAS_CODE_FILE=$PWD/.mpinas-code-$SLURM_JOB_ID
 rm -f "$MPINAS_CODE_FILE"
 size() { stat -c %s "$run/journal.jsonl" 2>/dev/null || echo 0; }
 before=$(size)
-stuck() {    # end srun if two minutes after that was said it is still there
+# srun has been seen to wait on though all its tasks had ended, and MPI may hang in ranks that leave it. Two minutes
+# after a rank has said that it is over, srun is ended.
+end_stuck_srun() {
+  trap '' USR2
   for ((looks = 0; looks < 12;)); do
-    sleep 10 &> /dev/null
-    if [ -e "$MPINAS_CODE_FILE" ]; then ((looks += 1)); fi
+    sleep 10 &> /dev/null    # outlives this function, and is to hold no output open
+    if [ -L "$MPINAS_CODE_FILE" ]; then ((looks += 1)); fi
   done
   echo "mpinas: the search has ended two minutes ago, and srun has not: ending it" >&2
   kill "$step"
@@ -107,22 +110,20 @@ _SRUN_HETEROGENEOUS = """\
 _AFTER = """\
 # In the background, because only a shell that waits heeds a signal as it comes: that ends the wait, so wait again.
 step=$!
-stuck &
+end_stuck_srun &
 while signalled=; wait "$step"; code=$?; [ -n "$signalled" ]; do :; done
 kill $! 2> /dev/null
 
-# 75: ended in peace and not finished. 128 and more: a rank was killed, or its node went. Both go on from the journal.
-# Anything else is the end. 0: finished; 2: one line above says what to mend; 1: a fault of the program.
-# Where the file is empty, the disk was full.
-if [ -e "$MPINAS_CODE_FILE" ]; then
-  said=$(< "$MPINAS_CODE_FILE")
-  code=${said:-$((code < 128 ? code : 2))}
-fi
+# What a rank has said is the end, but for 75: ended in peace and not finished. 0: finished; 2: one line above says what
+# to mend; 1: a fault of the program. Where none has said anything, some were killed, or their node went, and the code
+# is any. What is not finished goes on from the journal.
+: < "${MPINAS_CODE_FILE%/*}"    # NFS forgets what was not there when the folder is opened
+if said=$(readlink "$MPINAS_CODE_FILE"); then code=$said; fi
 rm -f "$MPINAS_CODE_FILE"
-if [ "$code" -ne 75 ] && [ "$code" -lt 128 ]; then exit "$code"; fi
+if [ "$code" -eq 0 ] || { [ "$code" -ne 75 ] && [ -n "$said" ]; }; then exit "$code"; fi
 leave() { echo "mpinas: ended with code $code, $1; submit this script again to go on" >&2; exit "$code"; }
 if [ -n "$told" ]; then leave "because it was told to"; fi
-if [ "$code" -ge 128 ] && [ "$(size)" = "$before" ]; then leave "before it did anything"; fi
+if [ "$code" -ne 75 ] && [ "$(size)" = "$before" ]; then leave "before it did anything"; fi
 if [ "${SLURM_RESTART_COUNT:-0}" -ge "$max_requeues" ]; then leave "after $max_requeues requeues"; fi
 echo "mpinas: ended with code $code; back into the queue, to go on"
 # A heterogeneous job is requeued by the number of its first component. The requeue itself sends TERM, to scontrol too.

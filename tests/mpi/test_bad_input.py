@@ -217,9 +217,9 @@ def test_of_several_tasks_in_worlds_of_their_own_only_the_first_complains(tmp_pa
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["serch"], "No such command 'serch'. Did you mean 'search'? See `python -m mpinas --help`."),
-        (["results"], "Missing argument 'RUN'. See `python -m mpinas results --help`."),
-        (["data", "inspect", "-x"], "No such option '-x'. See `python -m mpinas data inspect --help`."),
+        (["serch"], "No such command 'serch'. Did you mean 'search'? (see `python -m mpinas --help`)"),
+        (["results"], "Missing argument 'RUN' (see `python -m mpinas results --help`)"),
+        (["data", "inspect", "-x"], "No such option '-x' (see `python -m mpinas data inspect --help`)"),
     ],
 )
 def test_a_call_that_is_wrong_is_one_line(tmp_path, words, says):

@@ -101,6 +101,29 @@ def test_a_rank_that_is_killed_or_stopped_is_named_and_the_job_goes_on(one_node,
     assert re.search(named[signal], submission.output()), submission.output()
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_killed_rank_that_is_alone_on_its_node_is_named_and_the_job_goes_on(three_nodes, submission, rank):
+    """No neighbour speaks of it, and the code of the step is what PMIx made of the end of the other rank."""
+    submission.prepare(evaluations=4, epochs=3, epoch_s=1.0)
+    number = three_nodes.submit(submission.script(A_RANK_A_NODE, 2), cwd=submission.folder)
+    evaluating(submission)
+    three_nodes.machine.run("sh", "-c", TO_RANK, "to-rank", "KILL", str(rank))
+    job = three_nodes.wait(number, 280)
+    went_on_once(job, submission, 1)
+    assert re.search(rf"srun: error: \S+: task {rank}: Killed", submission.output()), submission.output()
+
+
+def test_a_job_that_is_cancelled_ends_in_peace_and_is_not_requeued(one_node, submission):
+    submission.prepare(evaluations=4, epochs=6, epoch_s=1.0)
+    number = one_node.submit(submission.script(TWO_GPUS, 1), cwd=submission.folder)
+    evaluating(submission)
+    one_node.run("scancel", str(number))
+    job = one_node.wait(number, 280)
+    assert (job["JobState"], job["ExitCode"], job["Restarts"]) == ("CANCELLED", "75:0", "0"), submission.output()
+    assert "mpinas: ended with code 75, because it was told to; submit this script again" in submission.output()
+    assert begun(submission.run) == [2]
+
+
 @pytest.mark.skipif("MPINAS_LONG_TESTS" not in os.environ, reason="takes minutes each: set MPINAS_LONG_TESTS=1")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("place", [0, 1], ids=["the coordinator's", "a trainer's"])

@@ -365,8 +365,8 @@ if os.environ.get("WAITS"):
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
     print("pid", os.getpid(), flush=True)
     signal.pause()
-if wanted := os.environ.get("WANTS"):
-    open(os.environ["MPINAS_CODE_FILE"], "w").write("" if wanted == "room" else wanted + "\\n")
+if (wanted := os.environ.get("WANTS")) and not os.path.lexists(os.environ["MPINAS_CODE_FILE"]):
+    os.symlink(wanted, os.environ["MPINAS_CODE_FILE"])
 code = int(os.environ.get("CODE", "0"))
 sys.exit(code)
 """
@@ -527,15 +527,16 @@ GO_ON = "submit this script again to go on\n"
     ("environment", "expected"),
     [
         ({"CODE": "0"}, (0, [], "")),
-        ({"CODE": "2"}, (2, [], "")),
-        ({"CODE": "1"}, (1, [], "")),
+        ({"CODE": "2", "WANTS": "2"}, (2, [], "")),
+        ({"CODE": "137", "WANTS": "1", "WORKS": "yes"}, (1, [], "")),
         ({"CODE": "75"}, (0, ["requeue 77"], "mpinas: ended with code 75; back into the queue, to go on\n")),
         ({"CODE": "75", "SLURM_RESTART_COUNT": "2"}, (0, ["requeue 77"], None)),
         ({"CODE": "75", "SLURM_RESTART_COUNT": "3"},
          (75, [], f"mpinas: ended with code 75, after 3 requeues; {GO_ON}")),
         ({"CODE": "137", "WORKS": "yes"}, (0, ["requeue 77"], None)),
         ({"CODE": "128", "WORKS": "yes", "SLURM_HET_JOB_ID": "70"}, (0, ["requeue 70"], None)),
-        ({"CODE": "127", "WORKS": "yes"}, (127, [], "")),
+        ({"CODE": "14", "WORKS": "yes"}, (0, ["requeue 77"], None)),
+        ({"CODE": "127"}, (127, [], f"mpinas: ended with code 127, before it did anything; {GO_ON}")),
         ({"CODE": "139"}, (139, [], f"mpinas: ended with code 139, before it did anything; {GO_ON}")),
         ({"CODE": "75", "REQUEUE_FAILS": "1"}, (75, ["requeue 77"], None)),
     ],
@@ -557,10 +558,8 @@ def test_what_a_rank_wants_the_job_to_end_with_counts_and_not_what_srun_says(clu
     code, _ = cluster.run(made(two_tasks, nodes=1, run="runs/first"), CODE="137", WORKS="yes", WANTS="2")
     assert (code, cluster.lines("scontrol.log")) == (2, [])
     assert not list(cluster.folder.glob(".mpinas-code-*"))
-    code, _ = cluster.run(made(two_tasks, nodes=1, run="runs/first"), CODE="137", WORKS="yes", WANTS="room")
-    assert (code, cluster.lines("scontrol.log")) == (2, []), "the disk is full, so the file is empty"
-    code, _ = cluster.run(made(two_tasks, nodes=1, run="runs/first"), CODE="0", WORKS="yes", WANTS="room")
-    assert (code, cluster.lines("scontrol.log")) == (0, []), "nobody was killed: srun knows"
+    code, _ = cluster.run(made(two_tasks, nodes=1, run="runs/first"), CODE="1", WORKS="yes", WANTS="0")
+    assert (code, cluster.lines("scontrol.log")) == (0, []), "the search was over, and MPI ended badly"
     code, _ = cluster.run(made(two_tasks, nodes=1, run="runs/first"), CODE="137", WORKS="yes", WANTS="75")
     assert (code, cluster.lines("scontrol.log")) == (0, ["requeue 77"])
 
