@@ -70,7 +70,7 @@ class Worker:
     def evaluate(self, each: Evaluation) -> Done:
         from mpinas.training.candidate import Files
         from mpinas.training.collectives import SerialCollectives
-        from mpinas.training.loop import Watch
+        from mpinas.training.loop import Callbacks
         from mpinas.training.recipe import Epochs
 
         began_s = time.time()
@@ -83,7 +83,7 @@ class Worker:
                 each.seed,
                 Epochs.whole(self._epochs),
                 Files(folder / "weights.pt", folder / "checkpoint.pt"),
-                Watch(),
+                Callbacks(),
             )
             error = metrics["error"]
         except Exception as failure:  # a candidate's outcome, as it is in the search

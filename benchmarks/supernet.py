@@ -142,12 +142,12 @@ def evaluate(
     """(validation error, seconds) of one network after some of its `epochs`; after 0 that with what it inherits."""
     from mpinas.training.candidate import Files
     from mpinas.training.collectives import SerialCollectives
-    from mpinas.training.loop import Watch
+    from mpinas.training.loop import Callbacks
     from mpinas.training.recipe import Epochs
 
     files = Files(folder / f"{os.getpid()}.pt", folder / f"{os.getpid()}.part")
     of, _ = trainer(overrides, folder)
-    metrics, seconds = of.evaluate(SerialCollectives(), genome, seed, Epochs(0, until, epochs), files, Watch())
+    metrics, seconds = of.evaluate(SerialCollectives(), genome, seed, Epochs(0, until, epochs), files, Callbacks())
     files.checkpoint.unlink(missing_ok=True)  # of this network, not of the next
     return metrics["error"], seconds
 
@@ -188,7 +188,7 @@ def measure(
     from mpinas.models.elastic import largest, smallest
     from mpinas.training.candidate import Files
     from mpinas.training.collectives import SerialCollectives
-    from mpinas.training.loop import Watch
+    from mpinas.training.loop import Callbacks
 
     experiment = read_experiment(ROOT / EXPERIMENT, overrides)
     shared, epochs = (*overrides, "search.strategy=supernet"), experiment.training.epochs
@@ -201,7 +201,7 @@ def measure(
         say(f"a supernet of {experiment.supernet.epochs} epochs")
         _, supernet_s = of.train_supernet(
             SerialCollectives(), 0, experiment.supernet.epochs,
-            Files(run.supernet_file, run.supernet_checkpoint_file), Watch(),
+            Files(run.supernet_file, run.supernet_checkpoint_file), Callbacks(),
         )  # fmt: skip
         say(f"{subnets} subnets: what they inherit, then {seeds} trainings of each by itself")
         inherited = [evaluate(shared, run.path, genome, 0, 0, epochs)[0] for genome in genomes]

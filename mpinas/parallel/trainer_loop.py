@@ -20,7 +20,7 @@ from mpinas.parallel.standstill import Post
 from mpinas.training.candidate import Files, Trainer
 from mpinas.training.collectives import Collectives
 from mpinas.training.devices import device_trouble
-from mpinas.training.loop import Watch
+from mpinas.training.loop import Callbacks
 from mpinas.training.outcome import Failure, Paused
 from mpinas.training.recipe import Epochs
 
@@ -86,34 +86,34 @@ class Crew:
         trainer = self.trainer
         if isinstance(order, msg.TrainSupernet):
             shared = Files(self.folder.supernet_file, self.folder.supernet_checkpoint_file)
-            watch = self._watch(order, say, should_stop, should_pause)
-            return lambda group: trainer.train_supernet(group, order.seed, order.epochs, shared, watch)
+            callbacks = self._callbacks(order, say, should_stop, should_pause)
+            return lambda group: trainer.train_supernet(group, order.seed, order.epochs, shared, callbacks)
         genome, weights = order.genome, self.folder.weights_file(order.candidate)
         match order:
             case msg.Evaluate(seed=seed):
                 epochs = Epochs(order.epochs_done, order.epochs, order.epochs_full)
                 files = Files(weights, self.folder.checkpoint_file(order.candidate))
-                watch = self._watch(order, say, should_stop, should_pause)
-                return lambda group: trainer.evaluate(group, genome, seed, epochs, files, watch)
+                callbacks = self._callbacks(order, say, should_stop, should_pause)
+                return lambda group: trainer.evaluate(group, genome, seed, epochs, files, callbacks)
             case msg.Retrain(seed=seed, epochs=length):
-                watch = self._watch(order, say, should_stop)
-                return lambda group: trainer.retrain(group, genome, seed, length, watch)
+                callbacks = self._callbacks(order, say, should_stop)
+                return lambda group: trainer.retrain(group, genome, seed, length, callbacks)
             case msg.Assess():
                 onnx, shard = self.folder.onnx_file(order.candidate), self.folder.shard_file(order.candidate)
                 metadata = {"candidate": str(order.candidate), "genome": msgspec.json.encode(genome).decode()}
                 return lambda group: trainer.assess(group, genome, weights, onnx, shard, metadata)
 
-    def _watch(
+    def _callbacks(
         self,
         order: msg.Evaluate | msg.Retrain | msg.TrainSupernet,
         say: Say,
         should_stop: Test,
         should_pause: Test | None = None,
-    ) -> Watch:
+    ) -> Callbacks:
         def on_epoch(epoch: int, error: float) -> None:
             say(msg.Progress(*_identity(order), epoch, order.epochs, error))
 
-        return Watch(on_epoch, should_stop, should_pause, self.post.step)
+        return Callbacks(on_epoch, should_stop, should_pause, self.post.step)
 
 
 #: The report on each kind of order: that it is done, that it failed.

@@ -28,7 +28,7 @@ from mpinas.training.collectives import Collectives
 from mpinas.training.deployed import Deployed
 from mpinas.training.export import onnx_difference
 from mpinas.training.heritage import Heritage
-from mpinas.training.loop import Diverged, Watch, judge, metrics_of, take, train
+from mpinas.training.loop import Callbacks, Diverged, judge, metrics_of, take, train
 from mpinas.training.outcome import Paused
 from mpinas.training.pretraining import pretrain, sandwich_of
 from mpinas.training.recipe import Distillation, Epochs, Recipe, Steps, make_optimizer
@@ -74,7 +74,7 @@ class Trainer:
         return self.heritage.networks
 
     def evaluate(
-        self, group: Collectives, genome: Genome, seed: int, epochs: Epochs, files: Files, watch: Watch
+        self, group: Collectives, genome: Genome, seed: int, epochs: Epochs, files: Files, callbacks: Callbacks
     ) -> tuple[dict[str, float], float] | Paused:
         """Train from what it inherits, or on from its checkpoint where there is one; (validation metrics, seconds).
 
@@ -102,7 +102,7 @@ class Trainer:
 
         recipe = self._recipe(genome, epochs, seed)
         try:
-            model, optimizer, done, metrics = self._train(group, genome, recipe, checkpoint, watch, keep)
+            model, optimizer, done, metrics = self._train(group, genome, recipe, checkpoint, callbacks, keep)
         except Unusable:
             files.checkpoint.unlink(missing_ok=True)  # the next attempt is from scratch
             raise
@@ -115,7 +115,7 @@ class Trainer:
         return (metrics, seconds) if done == epochs.until else Paused(done, seconds)
 
     def retrain(
-        self, group: Collectives, genome: Genome, seed: int, epochs: int, watch: Watch
+        self, group: Collectives, genome: Genome, seed: int, epochs: int, callbacks: Callbacks
     ) -> tuple[dict[str, float], dict[str, float], float]:
         """Train from what it inherits and write nothing; (validation metrics, test metrics, seconds).
 
@@ -123,7 +123,7 @@ class Trainer:
         """
         began = time.perf_counter()
         recipe = self._recipe(genome, Epochs.whole(epochs), seed)
-        model, _, _, metrics = self._train(group, genome, recipe, None, watch)
+        model, _, _, metrics = self._train(group, genome, recipe, None, callbacks)
         return metrics, self._test(model, group, recipe, genome), time.perf_counter() - began
 
     def _train(
@@ -132,7 +132,7 @@ class Trainer:
         genome: Genome,
         recipe: Recipe,
         checkpoint: Checkpoint | None,
-        watch: Watch,
+        callbacks: Callbacks,
         keep: Keep | None = None,
     ) -> tuple[nn.Module, torch.optim.Optimizer, int, dict[str, float]]:
         """(the network, its optimizer, epochs done in all, validation metrics). The leader calls `keep` when due."""
@@ -155,10 +155,10 @@ class Trainer:
             if keep is not None and group.rank == 0 and due:
                 keep(epoch, model, optimizer)
                 kept_s = time.monotonic()
-            watch.on_epoch(epoch, error)
+            callbacks.on_epoch(epoch, error)
 
         done, metrics = train(
-            model, optimizer, self.task, views, recipe, group, replace(watch, on_epoch=on_epoch)
+            model, optimizer, self.task, views, recipe, group, replace(callbacks, on_epoch=on_epoch)
         )  # fmt: skip
         if precision_of(genome) != "fp32" and done == recipe.epochs.until:
             metrics = self._judge_deployed(model, group, genome, views[1])
@@ -257,14 +257,14 @@ class Trainer:
         return metrics, difference, expected, digest
 
     def train_supernet(
-        self, group: Collectives, seed: int, epochs: int, files: Files, watch: Watch
+        self, group: Collectives, seed: int, epochs: int, files: Files, callbacks: Callbacks
     ) -> tuple[dict[str, float], float] | Paused:
         """Train what all subnets share; (validation metrics of the best large subnet, seconds). See `pretraining`."""
         torch.manual_seed(seed)
         supernet = self.heritage.new_supernet().to(self.device)
         settings = sandwich_of(self.supernet, epochs, self.batch_size, seed, self.device)
         return pretrain(
-            supernet, self.task, self.samples, settings, (files.weights, files.checkpoint), group, watch
+            supernet, self.task, self.samples, settings, (files.weights, files.checkpoint), group, callbacks
         )  # fmt: skip
 
     def _recipe(self, genome: Genome, epochs: Epochs, seed: int) -> Recipe:

@@ -31,9 +31,10 @@ class Abandoned(Exception):  # noqa: N818 - an outcome, not an error of the prog
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
-    """Who looks on. `on_epoch(epoch, validation error)`, epochs counted in all, after each epoch on every rank.
+class Callbacks:
+    """What a training calls and asks.
 
+    `on_epoch(epoch, validation error)`, epochs counted in all, is called after each epoch on every rank.
     `on_check` is called every few steps, on every rank: the training gets on.
     `should_stop` and `should_pause` are asked on the leader only, the latter between two epochs; it is None, on all
     ranks alike, where there is no pausing.
@@ -56,7 +57,7 @@ def train(
     samples: tuple[Samples, Samples],
     recipe: Recipe,
     group: Collectives,
-    watch: Watch,
+    callbacks: Callbacks,
 ) -> tuple[int, dict[str, float]]:
     """Train `model` in place on samples[0]; (epochs done in all, metrics on samples[1] after the last of them).
 
@@ -97,12 +98,12 @@ def train(
             schedule.step()
             step += 1
             if step % CHECK_STEPS == 1 or step % steps_per_epoch == 0:
-                check(loss, group, watch)
+                check(loss, group, callbacks)
         group.average_buffers(model)
         metrics = judge(model, task, validation, group, recipe)
         detach(model)
-        watch.on_epoch(epoch, metrics["error"])
-        if epoch < recipe.epochs.until and watch.should_pause and leader_says(watch.should_pause, group):
+        callbacks.on_epoch(epoch, metrics["error"])
+        if epoch < recipe.epochs.until and callbacks.should_pause and leader_says(callbacks.should_pause, group):
             break
     return epoch, metrics or judge(model, task, validation, group, recipe)
 
@@ -157,10 +158,10 @@ def take(
     return inputs, torch.from_numpy(samples.targets[indices]).to(device)
 
 
-def check(loss: torch.Tensor, group: Collectives, watch: Watch) -> None:
+def check(loss: torch.Tensor, group: Collectives, callbacks: Callbacks) -> None:
     """Leave on all ranks alike, when one rank's loss has blown up or the leader was told to stop."""
-    watch.on_check()
-    stop = group.rank == 0 and watch.should_stop()
+    callbacks.on_check()
+    stop = group.rank == 0 and callbacks.should_stop()
     flags = group.sum(torch.tensor([float(not torch.isfinite(loss)), float(stop)]))
     if flags[1] > 0:
         raise Abandoned("told to stop")

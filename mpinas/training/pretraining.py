@@ -16,7 +16,7 @@ from mpinas.models.elastic import Supernet
 from mpinas.tasks import Samples, Task
 from mpinas.training.checkpoint import write_checkpoint
 from mpinas.training.collectives import Collectives
-from mpinas.training.loop import Watch
+from mpinas.training.loop import Callbacks
 from mpinas.training.outcome import Paused
 from mpinas.training.recipe import Epochs, Recipe
 from mpinas.training.resumption import find_checkpoint
@@ -39,7 +39,7 @@ def pretrain(
     settings: Sandwich,
     files: tuple[Path, Path],
     group: Collectives,
-    watch: Watch,
+    callbacks: Callbacks,
 ) -> tuple[dict[str, float], float] | Paused:
     """Train `supernet` in place, on from its checkpoint if there is one; (validation metrics of its best, seconds).
 
@@ -65,9 +65,9 @@ def pretrain(
         if group.rank == 0:
             seconds = time.perf_counter() - began
             write_checkpoint(checkpoint_of(supernet, optimizer, settings, epoch, seconds), checkpoint_file)
-        watch.on_epoch(epoch, error)
+        callbacks.on_epoch(epoch, error)
 
-    done = train_supernet(supernet, optimizer, task, samples, settings, group, replace(watch, on_epoch=on_epoch))
+    done = train_supernet(supernet, optimizer, task, samples, settings, group, replace(callbacks, on_epoch=on_epoch))
     if done < settings.recipe.epochs.until:
         return Paused(done, time.perf_counter() - began)
     judged = dict(judge_families(supernet, task, samples, group, settings.recipe))

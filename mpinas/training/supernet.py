@@ -24,7 +24,7 @@ from mpinas.search import Genome
 from mpinas.tasks.protocol import Samples, Task
 from mpinas.training.checkpoint import Checkpoint
 from mpinas.training.collectives import Collectives
-from mpinas.training.loop import CHECK_STEPS, Diverged, Watch, check, judge, leader_says, take
+from mpinas.training.loop import CHECK_STEPS, Callbacks, Diverged, check, judge, leader_says, take
 from mpinas.training.recipe import Recipe, batches, draw_mirrored
 
 #: What is enough for the statistics of a subnet.
@@ -93,10 +93,10 @@ def train_supernet(
     samples: tuple[Samples, Samples],
     settings: Sandwich,
     group: Collectives,
-    watch: Watch,
+    callbacks: Callbacks,
 ) -> int:
-    """Train in place on samples[0]; epochs done in all. `watch.on_epoch` hears the error on samples[1] of the largest
-    subnet, adapted, of the first family that has one.
+    """Train in place on samples[0]; epochs done in all. `callbacks.on_epoch` hears the error on samples[1] of the
+    largest subnet, adapted, of the first family that has one.
 
     Fewer epochs than asked for where the leader was told to pause. What is drawn follows from the seed and the number
     of the epoch or step, so a training goes on from a checkpoint as if it had never stopped.
@@ -125,11 +125,11 @@ def train_supernet(
             schedule.step()
             step += 1
             if step % CHECK_STEPS == 1 or step % steps_per_epoch == 0:
-                check(loss, group, watch)
+                check(loss, group, callbacks)
         group.average_buffers(supernet)
         _, metrics = next(judge_families(supernet, task, samples, group, recipe))
-        watch.on_epoch(epoch, metrics["error"])
-        if epoch < epochs.until and watch.should_pause and leader_says(watch.should_pause, group):
+        callbacks.on_epoch(epoch, metrics["error"])
+        if epoch < epochs.until and callbacks.should_pause and leader_says(callbacks.should_pause, group):
             break
     return epoch
 

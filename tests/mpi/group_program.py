@@ -22,7 +22,7 @@ from mpinas.parallel.world import Post, Stalled, end_job
 from mpinas.tasks import Samples, make_task
 from mpinas.training.candidate import Trainer
 from mpinas.training.heritage import Heritage
-from mpinas.training.loop import Watch, judge, train
+from mpinas.training.loop import Callbacks, judge, train
 from mpinas.training.recipe import Epochs, Recipe, make_optimizer
 
 task = make_task(config.Task(name="digits"), seed=0)
@@ -39,7 +39,7 @@ def parameters_after(comm, batch_size, epochs=1):
     few = Samples(samples[0].inputs[:96], samples[0].targets[:96])
     recipe = Recipe(Epochs.whole(epochs), batch_size, 1e-3, 0.0, True, 7, torch.device("cpu"))
     optimizer = make_optimizer(model, recipe, collectives)
-    _, metrics = train(model, optimizer, task, (few, samples[1]), recipe, collectives, Watch())
+    _, metrics = train(model, optimizer, task, (few, samples[1]), recipe, collectives, Callbacks())
     flat = torch.cat([p.detach().reshape(-1) for p in model.parameters()])
     collectives.close()
     return flat, metrics
@@ -71,7 +71,7 @@ def buffers(comm):
     model = networks.build(genome)
     recipe = Recipe(Epochs.whole(2), 32, 2e-3, 0.0, False, 7, torch.device("cpu"))
     optimizer = make_optimizer(model, recipe, collectives)
-    _, metrics = train(model, optimizer, task, samples, recipe, collectives, Watch())
+    _, metrics = train(model, optimizer, task, samples, recipe, collectives, Callbacks())
     flat = torch.cat([b.reshape(-1).float() for b in model.buffers()]).numpy()
     everyone = comm.gather(flat, root=0)
     collectives.close()
@@ -93,7 +93,7 @@ def buffers(comm):
 class Lost(Trainer):
     """The last of the group has lost its device: there is none by that name that computes."""
 
-    def evaluate(self, group, genome, seed, epochs, files, watch):
+    def evaluate(self, group, genome, seed, epochs, files, callbacks):
         if group.rank == group.size - 1:
             torch.ones(1, device=self.device).item()
         return {"error": group.sum(torch.ones(1)).item()}, 0.0

@@ -30,7 +30,7 @@ from mpinas.parallel.world import Post
 from mpinas.tasks import Samples
 from mpinas.training.candidate import Trainer
 from mpinas.training.heritage import Heritage
-from mpinas.training.loop import Watch, train
+from mpinas.training.loop import Callbacks, train
 from mpinas.training.recipe import Epochs, Recipe, make_optimizer
 
 REGROUPINGS = 200
@@ -58,16 +58,16 @@ class FickleTask(DigitsTask):
 class TestTrainer(Trainer):
     """Tells the task whose turn it is, and knows a genome "tiny": two steps, then everybody's parameters compared."""
 
-    def evaluate(self, group, genome, seed, epochs, files, watch):
+    def evaluate(self, group, genome, seed, epochs, files, callbacks):
         self.task.steps, self.task.genome = 0, genome
         if "tiny" not in genome:
-            return super().evaluate(group, genome, seed, epochs, files, watch)
+            return super().evaluate(group, genome, seed, epochs, files, callbacks)
         torch.manual_seed(MPI.COMM_WORLD.Get_rank())  # apart on purpose: the leader's must win
         model = self.networks.build(genome)
         recipe = Recipe(Epochs.whole(1), 16, 1e-3, 0.0, False, seed, self.device)
         optimizer = make_optimizer(model, recipe, group)
         few = tuple(Samples(part.inputs[:32], part.targets[:32]) for part in self.samples)
-        _, metrics = train(model, optimizer, self.task, few, recipe, group, Watch())
+        _, metrics = train(model, optimizer, self.task, few, recipe, group, Callbacks())
         flat = torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()]).numpy()
         digests = torch.zeros(group.size, 32)
         digests[group.rank] = torch.tensor(list(hashlib.sha256(flat.tobytes()).digest()))

@@ -17,7 +17,7 @@ from mpinas.parallel.horovod import HorovodCollectives
 from mpinas.tasks import Samples, make_task
 from mpinas.training.checkpoint import read_archive, unpack, write_checkpoint
 from mpinas.training.collectives import SerialCollectives
-from mpinas.training.loop import Watch
+from mpinas.training.loop import Callbacks
 from mpinas.training.recipe import Epochs, Recipe, batches
 from mpinas.training.supernet import (
     Sandwich,
@@ -57,10 +57,10 @@ def main(group, folder):
     supernet = Supernet(SPACE, task.input_shape, task.outputs)
     found = {"ranks": group.size, "started_apart": not equal_everywhere(flat(supernet))}
     heard = []
-    watch = Watch(on_epoch=lambda *it: heard.append(it))
+    callbacks = Callbacks(on_epoch=lambda *it: heard.append(it))
     optimizer = make_supernet_optimizer(supernet, settings(0, 2), group)
     begun = flat(supernet)
-    train_supernet(supernet, optimizer, task, samples, settings(0, 2), group, watch)
+    train_supernet(supernet, optimizer, task, samples, settings(0, 2), group, callbacks)
     found["learned"] = not np.array_equal(flat(supernet), begun)
     found["equal_on_all_ranks"] = equal_everywhere(flat(supernet))
     found["same_error_on_all_ranks"] = equal_everywhere(np.array(heard))
@@ -83,7 +83,7 @@ def resumed(group, folder, unbroken):
     torch.manual_seed(comm.Get_rank())
     supernet = Supernet(SPACE, task.input_shape, task.outputs)
     optimizer = make_supernet_optimizer(supernet, settings(0, 1), group)
-    train_supernet(supernet, optimizer, task, samples, settings(0, 1), group, Watch(lambda *it: heard.append(it)))
+    train_supernet(supernet, optimizer, task, samples, settings(0, 1), group, Callbacks(lambda *it: heard.append(it)))
     if group.rank == 0:
         write_checkpoint(checkpoint_of(supernet, optimizer, settings(0, 1), 1), path)
     archive = group.broadcast_bytes(read_archive(path) if group.rank == 0 else b"")
@@ -91,7 +91,7 @@ def resumed(group, folder, unbroken):
     checkpoint = unpack(archive, identity(again, settings(1, 2)), 7)
     again.load_state_dict(checkpoint.model)
     optimizer = make_supernet_optimizer(again, settings(1, 2), group, checkpoint.optimizer)
-    train_supernet(again, optimizer, task, samples, settings(1, 2), group, Watch(lambda *it: heard.append(it)))
+    train_supernet(again, optimizer, task, samples, settings(1, 2), group, Callbacks(lambda *it: heard.append(it)))
     assert heard == unbroken
     return flat(again)
 
@@ -103,7 +103,7 @@ def moved_by_one_step(group, few):
     start = [p.detach().clone() for p in supernet.parameters()]
     how = Sandwich(Recipe(Epochs.whole(1), len(few), 0.1, 0.0, False, 7, CPU))
     optimizer = torch.optim.SGD(supernet.parameters(), 0.1)
-    train_supernet(supernet, optimizer, task, (few, full[1]), how, group, Watch())
+    train_supernet(supernet, optimizer, task, (few, full[1]), how, group, Callbacks())
     return torch.cat([(p.detach() - s).reshape(-1) for p, s in zip(supernet.parameters(), start, strict=True)]).numpy()
 
 

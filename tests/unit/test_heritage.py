@@ -22,7 +22,7 @@ from mpinas.training.collectives import SerialCollectives
 from mpinas.training.deployed import Deployed
 from mpinas.training.export import export_onnx
 from mpinas.training.heritage import Heritage
-from mpinas.training.loop import Diverged, Watch, judge, take, train
+from mpinas.training.loop import Callbacks, Diverged, judge, take, train
 from mpinas.training.outcome import Paused
 from mpinas.training.recipe import Distillation, Epochs, Recipe, make_optimizer
 from mpinas.training.shard import error_of
@@ -58,7 +58,7 @@ def recipe(**more) -> Recipe:
 def trained(task, samples, how: Recipe) -> torch.Tensor:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(1), Floats(), nn.Linear(64, 10))
-    train(model, make_optimizer(model, how, ALONE), task, samples, how, ALONE, Watch())
+    train(model, make_optimizer(model, how, ALONE), task, samples, how, ALONE, Callbacks())
     return model[2].weight.detach()
 
 
@@ -101,7 +101,7 @@ def test_the_error_is_that_of_the_file_in_its_precision(task, few, tmp_path: Pat
     genome = {**make_space("cnn3d", (1, 8, 8), GENES).sample(np.random.default_rng(0)), "precision": precision}
     trainer = trainer_with(task, few, Heritage(Networks("cnn3d", (1, 8, 8), 10), CPU))
     files = Files(tmp_path / "weights.pt", tmp_path / "checkpoint.pt")
-    metrics, _ = trainer.evaluate(ALONE, genome, 0, Epochs.whole(2), files, Watch())
+    metrics, _ = trainer.evaluate(ALONE, genome, 0, Epochs.whole(2), files, Callbacks())
     onnx, shard = tmp_path / "model.onnx", tmp_path / "shard.bin"
     test_metrics, difference, expected, _ = trainer.assess(ALONE, genome, files.weights, onnx, shard, {})
     deployed, test = Deployed(onnx), task.load_test()
@@ -135,7 +135,7 @@ def test_an_integer_network_is_rounded_at_the_end_of_its_schedule(task, few, tmp
         name = f"{precision}{len(parts)}{parts[-1].until}"
         files = Files(tmp_path / f"{name}.pt", tmp_path / f"{name}-checkpoint.pt")
         for part in parts:
-            trainer.evaluate(ALONE, {**genome, "precision": precision}, 0, part, files, Watch())
+            trainer.evaluate(ALONE, {**genome, "precision": precision}, 0, part, files, Callbacks())
         return torch.load(files.weights, weights_only=True)
 
     early, late = Epochs(0, 4, 6), Epochs(0, 6, 6)
@@ -151,24 +151,29 @@ def test_without_epochs_a_candidate_is_judged_by_what_it_inherits(task, few, tmp
                         make_supernet=lambda: make_supernet(networks, space))  # fmt: skip
     trainer = trainer_with(task, few, heritage)
     shared = Files(tmp_path / "shared.pt", tmp_path / "shared-checkpoint.pt")
-    metrics, _ = trainer.train_supernet(ALONE, 0, 6, shared, Watch())
+    metrics, _ = trainer.train_supernet(ALONE, 0, 6, shared, Callbacks())
     assert metrics["error"] < 0.5, "it has learned something: chance is 0.9"
     assert {path.name for path in tmp_path.iterdir()} == {"shared.pt", "shared-checkpoint.pt"}
-    again, _ = trainer.train_supernet(ALONE, 0, 6, shared, Watch(on_epoch=lambda *_: pytest.fail("it is trained")))
+    again, _ = trainer.train_supernet(ALONE, 0, 6, shared, Callbacks(on_epoch=lambda *_: pytest.fail("it is trained")))
     assert again == metrics, "a job that died before it could say so only judges once more"
 
     files = Files(tmp_path / "weights.pt", tmp_path / "checkpoint.pt")
     genome = largest(space)[0]
-    judged, _ = trainer.evaluate(ALONE, genome, 0, Epochs(0, 0, 2), files, Watch())
+    judged, _ = trainer.evaluate(ALONE, genome, 0, Epochs(0, 0, 2), files, Callbacks())
     assert judged == metrics
     assert not files.weights.exists(), "nothing is written"
     smaller = space.sample(np.random.default_rng(3))
     expected = judge(heritage.network(smaller, task, few[0], 32), task, few[1], ALONE, recipe())
-    assert trainer.evaluate(ALONE, smaller, 0, Epochs(0, 0, 2), files, Watch())[0] == expected
+    assert trainer.evaluate(ALONE, smaller, 0, Epochs(0, 0, 2), files, Callbacks())[0] == expected
     # and its training begins there
-    whole, _ = trainer.evaluate(ALONE, smaller, 0, Epochs.whole(1), files, Watch())
+    whole, _ = trainer.evaluate(ALONE, smaller, 0, Epochs.whole(1), files, Callbacks())
     scratch = trainer_with(task, few, Heritage(networks, CPU)).evaluate(
-        ALONE, smaller, 0, Epochs.whole(1), Files(tmp_path / "scratch.pt", tmp_path / "scratch-checkpoint.pt"), Watch()
+        ALONE,
+        smaller,
+        0,
+        Epochs.whole(1),
+        Files(tmp_path / "scratch.pt", tmp_path / "scratch-checkpoint.pt"),
+        Callbacks(),
     )
     assert whole["error"] < scratch[0]["error"]
 
@@ -188,11 +193,11 @@ def test_a_supernets_training_goes_on_from_its_checkpoint(task, few, tmp_path: P
         if epoch == 2:
             raise KilledError
 
-    trainer.train_supernet(ALONE, 0, 3, files("whole"), Watch())
+    trainer.train_supernet(ALONE, 0, 3, files("whole"), Callbacks())
     with pytest.raises(KilledError):
-        trainer.train_supernet(ALONE, 0, 3, files("cut"), Watch(on_epoch=kill))
+        trainer.train_supernet(ALONE, 0, 3, files("cut"), Callbacks(on_epoch=kill))
     seen: list[int] = []
-    trainer.train_supernet(ALONE, 0, 3, files("cut"), Watch(on_epoch=lambda epoch, error: seen.append(epoch)))
+    trainer.train_supernet(ALONE, 0, 3, files("cut"), Callbacks(on_epoch=lambda epoch, error: seen.append(epoch)))
     assert seen == [3], "it went on after two epochs"
     whole, cut = (torch.load(files(name).weights, weights_only=True) for name in ("whole", "cut"))
     assert all(torch.equal(whole[name], cut[name]) for name in whole)
@@ -202,14 +207,14 @@ def test_a_supernet_that_is_put_aside_goes_on_and_its_seconds_are_those_of_all_j
     networks, space = Networks("cnn3d", (1, 8, 8), 10), make_space("cnn3d", (1, 8, 8), GENES)
     trainer = trainer_with(task, few, Heritage(networks, CPU, make_supernet=lambda: make_supernet(networks, space)))
     files = Files(tmp_path / "shared.pt", tmp_path / "checkpoint.pt")
-    paused = trainer.train_supernet(ALONE, 0, 2, files, Watch(should_pause=lambda: True))
+    paused = trainer.train_supernet(ALONE, 0, 2, files, Callbacks(should_pause=lambda: True))
     assert isinstance(paused, Paused)
     assert paused.epochs_done == 1
     assert not files.weights.exists()
     left = torch.load(io.BytesIO(read_archive(files.checkpoint)), weights_only=True)
     assert 0 < left["seconds"] <= paused.seconds
     write_checkpoint(Checkpoint(**{**left, "seconds": 1000.0}), files.checkpoint)
-    _, seconds = trainer.train_supernet(ALONE, 0, 2, files, Watch(should_pause=lambda: True))
+    _, seconds = trainer.train_supernet(ALONE, 0, 2, files, Callbacks(should_pause=lambda: True))
     assert 1000 < seconds < 1500
     assert files.weights.exists()
 
@@ -218,12 +223,12 @@ def test_a_damaged_checkpoint_of_a_supernet_counts_as_none(task, few, tmp_path: 
     networks, space = Networks("cnn3d", (1, 8, 8), 10), make_space("cnn3d", (1, 8, 8), GENES)
     trainer = trainer_with(task, few, Heritage(networks, CPU, make_supernet=lambda: make_supernet(networks, space)))
     files = Files(tmp_path / "shared.pt", tmp_path / "checkpoint.pt")
-    trainer.train_supernet(ALONE, 0, 1, files, Watch())
+    trainer.train_supernet(ALONE, 0, 1, files, Callbacks())
     content = bytearray(files.checkpoint.read_bytes())
     content[-9] ^= 1
     files.checkpoint.write_bytes(content)
     seen: list[int] = []
-    trainer.train_supernet(ALONE, 0, 1, files, Watch(on_epoch=lambda epoch, error: seen.append(epoch)))
+    trainer.train_supernet(ALONE, 0, 1, files, Callbacks(on_epoch=lambda epoch, error: seen.append(epoch)))
     assert seen == [1]
 
 
@@ -253,10 +258,10 @@ def test_a_teacher_of_the_run_answers_as_it_does_when_it_is_judged(task, few, tm
     trainer = trainer_with(task, few, heritage)
     if whose == "supernet":
         files = Files(tmp_path / "shared.pt", tmp_path / "checkpoint.pt")
-        metrics, _ = trainer.train_supernet(ALONE, 0, 4, files, Watch())
+        metrics, _ = trainer.train_supernet(ALONE, 0, 4, files, Callbacks())
     else:
         files = Files(tmp_path / "baseline.pt", tmp_path / "checkpoint.pt")
-        metrics, _ = trainer.evaluate(ALONE, baseline, 0, Epochs.whole(2), files, Watch())
+        metrics, _ = trainer.evaluate(ALONE, baseline, 0, Epochs.whole(2), files, Callbacks())
     teacher = heritage.teacher({"distillation": 0.5}, task, few[0], 32)
     assert teacher is not None
     answers = teacher.answer(torch.from_numpy(few[1].inputs))

@@ -11,7 +11,7 @@ from mpinas.tasks import Samples, make_task
 from mpinas.tasks.kinds import Regression
 from mpinas.training.checkpoint import Unusable, read_archive, unpack, write_checkpoint
 from mpinas.training.collectives import SerialCollectives
-from mpinas.training.loop import Abandoned, Diverged, Watch
+from mpinas.training.loop import Abandoned, Callbacks, Diverged
 from mpinas.training.recipe import Epochs, Recipe
 from mpinas.training.supernet import (
     RECALIBRATION_BATCHES,
@@ -43,7 +43,7 @@ SPACE = cnn3d.space(SHAPE).narrowed(
         "kernel_space": [3],
     }
 )
-ONCE, SILENT = Epochs.whole(1), Watch()
+ONCE, SILENT = Epochs.whole(1), Callbacks()
 
 
 @pytest.fixture(scope="module")
@@ -66,10 +66,10 @@ def settings(epochs=ONCE, learning_rate=2e-3, flips=False, **others):
     return Sandwich(Recipe(epochs, 32, learning_rate, 0.01, flips, 5, CPU), **others)
 
 
-def trained(task, samples, how, watch=SILENT, supernet=None, state=None):
+def trained(task, samples, how, callbacks=SILENT, supernet=None, state=None):
     supernet = supernet or fresh()
     optimizer = make_supernet_optimizer(supernet, how, ALONE, state)
-    done = train_supernet(supernet, optimizer, task, samples, how, ALONE, watch)
+    done = train_supernet(supernet, optimizer, task, samples, how, ALONE, callbacks)
     return supernet, optimizer, done
 
 
@@ -84,7 +84,7 @@ def test_subnets_learn_together_and_are_judged_with_inherited_weights(task, samp
     heard = []
     how = settings(Epochs.whole(8), learning_rate=8e-3)
     space = SPACE.narrowed({"block": [block], "head": ["grid"]})
-    supernet, _, done = trained(task, samples, how, Watch(on_epoch=lambda *it: heard.append(it)), fresh(space))
+    supernet, _, done = trained(task, samples, how, Callbacks(on_epoch=lambda *it: heard.append(it)), fresh(space))
     assert done == 8
     assert [epoch for epoch, _ in heard] == list(range(1, 9))
     extremes = [*largest(space), *smallest(space)]
@@ -160,14 +160,14 @@ def test_what_no_subnet_of_a_step_used_stays_as_it_was(task, samples):
 def test_a_training_that_stops_and_goes_on_is_bitwise_the_unbroken_one(task, samples, tmp_path, flips):
     few = (Samples(samples[0].inputs[:96], samples[0].targets[:96]), samples[1])
     heard = []
-    watch = Watch(on_epoch=lambda *it: heard.append(it))
-    whole, _, _ = trained(task, few, settings(Epochs.whole(3), flips=flips), watch)
+    callbacks = Callbacks(on_epoch=lambda *it: heard.append(it))
+    whole, _, _ = trained(task, few, settings(Epochs.whole(3), flips=flips), callbacks)
     unbroken, path = list(heard), tmp_path / "supernet.pt"
     heard.clear()
 
     begun, optimizer = fresh(), None
     how = settings(Epochs.whole(3), flips=flips)
-    asked = Watch(watch.on_epoch, should_pause=lambda: True)
+    asked = Callbacks(callbacks.on_epoch, should_pause=lambda: True)
     begun, optimizer, done = trained(task, few, how, asked)
     assert done == 1
     write_checkpoint(checkpoint_of(begun, optimizer, how, done), path)
@@ -177,7 +177,7 @@ def test_a_training_that_stops_and_goes_on_is_bitwise_the_unbroken_one(task, sam
     again = Supernet(SPACE, SHAPE, 10)
     checkpoint = unpack(read_archive(path), identity(again, rest), 5)
     again.load_state_dict(checkpoint.model)
-    trained(task, few, rest, watch, again, checkpoint.optimizer)
+    trained(task, few, rest, callbacks, again, checkpoint.optimizer)
     assert heard == unbroken
     assert_equal(again, whole)
 
@@ -205,7 +205,7 @@ def test_a_training_that_blows_up_or_is_stopped_is_an_outcome(task, samples):
     with pytest.raises(Diverged):
         trained(task, samples, settings(learning_rate=1e38))
     with pytest.raises(Abandoned):
-        trained(task, samples, settings(), Watch(should_stop=lambda: True))
+        trained(task, samples, settings(), Callbacks(should_stop=lambda: True))
 
 
 def test_a_family_that_has_blown_up_leaves_the_others(task, samples):

@@ -16,7 +16,7 @@ from mpinas.training.candidate import Files, Trainer
 from mpinas.training.collectives import SerialCollectives
 from mpinas.training.export import export_onnx, onnx_difference
 from mpinas.training.heritage import Heritage
-from mpinas.training.loop import Watch, train
+from mpinas.training.loop import Callbacks, train
 from mpinas.training.recipe import Epochs, Recipe, Steps, make_optimizer
 
 SHAPE, OUTPUTS = (16, 41, 41), 2
@@ -132,8 +132,8 @@ def rates(digits, steps, *parts):
     for done, until in parts:
         recipe = Recipe(Epochs(done, until, 5), 32, 0.5, 0.0, False, 7, digits.device, steps=steps)
         optimizer = make_optimizer(model, recipe, ALONE)
-        watch = Watch(lambda epoch, error, at=optimizer: seen.append(at.param_groups[0]["lr"]))
-        train(model, optimizer, digits.task, digits.samples, recipe, ALONE, watch)
+        callbacks = Callbacks(lambda epoch, error, at=optimizer: seen.append(at.param_groups[0]["lr"]))
+        train(model, optimizer, digits.task, digits.samples, recipe, ALONE, callbacks)
     return seen
 
 
@@ -166,7 +166,7 @@ def test_the_genes_of_a_genome_are_how_it_is_trained(digits, tmp_path):
     ):
         files = Files(tmp_path / name / "weights.pt", tmp_path / name / "checkpoint.pt")
         for done, until in parts:
-            digits.evaluate(ALONE, genome | genes, 5, Epochs(done, until, 11), files, Watch())
+            digits.evaluate(ALONE, genome | genes, 5, Epochs(done, until, 11), files, Callbacks())
         weights = torch.load(files.weights, weights_only=True)
         ends[name] = torch.cat([weights[key].flatten() for key in sorted(weights)])
     assert torch.equal(ends["whole"], ends["cut"])

@@ -21,7 +21,7 @@ from mpinas.training.collectives import SerialCollectives
 from mpinas.training.deployed import Deployed
 from mpinas.training.devices import local_device
 from mpinas.training.heritage import Heritage
-from mpinas.training.loop import Abandoned, Diverged, Watch, flip, judge, train
+from mpinas.training.loop import Abandoned, Callbacks, Diverged, flip, judge, train
 from mpinas.training.outcome import explain
 from mpinas.training.recipe import Epochs, Recipe, batches, draw_mirrored, learning_rate_factor, make_optimizer
 from mpinas.training.shard import error_of, make_shard
@@ -77,8 +77,8 @@ def test_the_baseline_learns_and_the_same_seed_gives_the_same_weights(digits, tm
     folders = [tmp_path / "a", tmp_path / "b"]
     results = []
     for folder in folders:
-        watch = Watch(on_epoch=lambda *it: epochs.append(it))
-        metrics, seconds = digits.evaluate(ALONE, genome, 5, Epochs.whole(3), files_in(folder), watch)
+        callbacks = Callbacks(on_epoch=lambda *it: epochs.append(it))
+        metrics, seconds = digits.evaluate(ALONE, genome, 5, Epochs.whole(3), files_in(folder), callbacks)
         assert seconds > 0
         results.append(metrics)
     assert results[0] == results[1]
@@ -98,12 +98,12 @@ def assert_equal_weights(one, other):
 @pytest.mark.parametrize("genome", [baseline_genome("digits-cnn"), RESTLESS])
 def test_a_training_put_aside_twice_is_bitwise_the_unbroken_one(digits, tmp_path, genome):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    unbroken, _ = digits.evaluate(ALONE, genome, 5, Epochs.whole(4), files_in(whole), Watch())
+    unbroken, _ = digits.evaluate(ALONE, genome, 5, Epochs.whole(4), files_in(whole), Callbacks())
     seen = []
     for done, until in ((0, 1), (1, 3), (3, 4)):
         torch.rand(7)  # whatever else has drawn from torch's generator
-        watch = Watch(on_epoch=lambda epoch, error: seen.append((epoch, error)))
-        metrics, _ = digits.evaluate(ALONE, genome, 5, Epochs(done, until, 4), files_in(parts), watch)
+        callbacks = Callbacks(on_epoch=lambda epoch, error: seen.append((epoch, error)))
+        metrics, _ = digits.evaluate(ALONE, genome, 5, Epochs(done, until, 4), files_in(parts), callbacks)
         assert unpack(read_archive(files_in(parts).checkpoint), genome, 5).epochs_done == min(until, 3)
     assert [epoch for epoch, _ in seen] == [1, 2, 3, 4]
     assert metrics == unbroken
@@ -113,11 +113,11 @@ def test_a_training_put_aside_twice_is_bitwise_the_unbroken_one(digits, tmp_path
 @pytest.mark.parametrize("genome", [baseline_genome("digits-cnn"), RESTLESS, {**RESTLESS, "precision": "fp16"}])
 def test_a_training_whose_result_was_lost_is_judged_from_its_checkpoint(digits, tmp_path, genome):
     files = files_in(tmp_path)
-    first, _ = digits.evaluate(ALONE, genome, 5, Epochs(0, 2, 3), files, Watch())
+    first, _ = digits.evaluate(ALONE, genome, 5, Epochs(0, 2, 3), files, Callbacks())
     files.weights.unlink()
     seen = []
     again, _ = digits.evaluate(
-        ALONE, genome, 5, Epochs(0, 2, 3), files, Watch(lambda epoch, error: seen.append(epoch))
+        ALONE, genome, 5, Epochs(0, 2, 3), files, Callbacks(lambda epoch, error: seen.append(epoch))
     )  # fmt: skip
     assert (again, seen) == (first, [])
     assert files.weights.exists()
@@ -126,22 +126,22 @@ def test_a_training_whose_result_was_lost_is_judged_from_its_checkpoint(digits, 
 @pytest.mark.parametrize("genome", [baseline_genome("digits-cnn"), RESTLESS])
 def test_a_training_that_is_paused_and_goes_on_is_bitwise_the_unbroken_one(digits, tmp_path, genome):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    unbroken, _ = digits.evaluate(ALONE, genome, 5, Epochs.whole(3), files_in(whole), Watch())
+    unbroken, _ = digits.evaluate(ALONE, genome, 5, Epochs.whole(3), files_in(whole), Callbacks())
     seen, asked = [], []
 
     def pause_after_the_first():
         asked.append(len(seen))
         return True
 
-    watch = Watch(lambda epoch, error: seen.append(epoch), should_pause=pause_after_the_first)
-    paused = digits.evaluate(ALONE, genome, 5, Epochs.whole(3), files_in(parts), watch)
+    callbacks = Callbacks(lambda epoch, error: seen.append(epoch), should_pause=pause_after_the_first)
+    paused = digits.evaluate(ALONE, genome, 5, Epochs.whole(3), files_in(parts), callbacks)
     assert isinstance(paused, Paused)
     assert paused.epochs_done == 1
     assert paused.seconds > 0
     assert (seen, asked) == ([1], [1]), "asked once the epoch has been told of"
     assert [path.name for path in parts.iterdir()] == ["checkpoint.pt"], "without a result there are no weights"
     torch.rand(7)  # whatever else has drawn from torch's generator
-    metrics, _ = digits.evaluate(ALONE, genome, 5, Epochs(1, 3, 3), files_in(parts), Watch())
+    metrics, _ = digits.evaluate(ALONE, genome, 5, Epochs(1, 3, 3), files_in(parts), Callbacks())
     assert metrics == unbroken
     assert_equal_weights(whole, parts)
     assert unpack(read_archive(files_in(parts).checkpoint), genome, 5).epochs_done == 1, "until the result is journaled"
@@ -149,13 +149,13 @@ def test_a_training_that_is_paused_and_goes_on_is_bitwise_the_unbroken_one(digit
 
 def test_seconds_of_a_job_that_died_are_counted_once(digits, tmp_path):
     genome, files = baseline_genome("digits-cnn"), files_in(tmp_path)
-    digits.evaluate(ALONE, genome, 5, Epochs(0, 2, 3), files, Watch())
+    digits.evaluate(ALONE, genome, 5, Epochs(0, 2, 3), files, Callbacks())
     left = unpack(read_archive(files.checkpoint), genome, 5)
     assert left.seconds > 0
     write_checkpoint(replace(left, seconds=1000.0), files.checkpoint)
-    _, reported = digits.evaluate(ALONE, genome, 5, Epochs(2, 3, 3), files, Watch())
+    _, reported = digits.evaluate(ALONE, genome, 5, Epochs(2, 3, 3), files, Callbacks())
     assert reported < 500, "the result before has told of them"
-    _, unreported = digits.evaluate(ALONE, genome, 5, Epochs(0, 3, 3), files, Watch())
+    _, unreported = digits.evaluate(ALONE, genome, 5, Epochs(0, 3, 3), files, Callbacks())
     assert 1000 < unreported < 1500, "a job died after the checkpoint and before it could tell"
 
 
@@ -169,17 +169,17 @@ def test_an_evaluation_is_not_paused_after_its_last_epoch_nor_before_it_is_told_
     genome = baseline_genome("digits-cnn")
     for epochs, questions in ((Epochs(0, 1, 3), []), (Epochs(1, 3, 3), [1])):
         asked.clear()
-        metrics, _ = digits.evaluate(ALONE, genome, 5, epochs, files_in(tmp_path), Watch(should_pause=never))
+        metrics, _ = digits.evaluate(ALONE, genome, 5, epochs, files_in(tmp_path), Callbacks(should_pause=never))
         assert asked == questions
     assert metrics["error"] < 0.5
 
 
 def test_pausing_leaves_the_weights_of_an_earlier_result(digits, tmp_path):
     genome, files = baseline_genome("digits-cnn"), files_in(tmp_path)
-    digits.evaluate(ALONE, genome, 5, Epochs(0, 1, 4), files, Watch())
+    digits.evaluate(ALONE, genome, 5, Epochs(0, 1, 4), files, Callbacks())
     before = files.weights.read_bytes()
-    watch = Watch(should_pause=lambda: True)
-    assert digits.evaluate(ALONE, genome, 5, Epochs(1, 4, 4), files, watch).epochs_done == 2
+    callbacks = Callbacks(should_pause=lambda: True)
+    assert digits.evaluate(ALONE, genome, 5, Epochs(1, 4, 4), files, callbacks).epochs_done == 2
     assert files.weights.read_bytes() == before
     assert unpack(read_archive(files.checkpoint), genome, 5).epochs_done == 2
 
@@ -202,7 +202,7 @@ def test_what_a_network_draws_follows_from_seed_and_epoch_too(digits):
         for done, until in parts:
             recipe = Recipe(Epochs(done, until, 2), 32, 1e-3, 0.0, False, 7, digits.device)
             optimizer = make_optimizer(model, recipe, ALONE, state)
-            train(model, optimizer, digits.task, digits.samples, recipe, ALONE, Watch())
+            train(model, optimizer, digits.task, digits.samples, recipe, ALONE, Callbacks())
             state = optimizer.state_dict()["state"]
             torch.rand(3)
         return torch.cat([parameter.detach().reshape(-1) for parameter in model.parameters()])
@@ -212,8 +212,8 @@ def test_what_a_network_draws_follows_from_seed_and_epoch_too(digits):
 
 def test_the_schedule_runs_over_the_largest_budget(digits, tmp_path):
     genome = baseline_genome("digits-cnn")
-    short, _ = digits.evaluate(ALONE, genome, 5, Epochs.whole(2), files_in(tmp_path / "short"), Watch())
-    begun, _ = digits.evaluate(ALONE, genome, 5, Epochs(0, 2, 20), files_in(tmp_path / "begun"), Watch())
+    short, _ = digits.evaluate(ALONE, genome, 5, Epochs.whole(2), files_in(tmp_path / "short"), Callbacks())
+    begun, _ = digits.evaluate(ALONE, genome, 5, Epochs(0, 2, 20), files_in(tmp_path / "begun"), Callbacks())
     assert short != begun, "two epochs of twenty are not a training of two"
 
 
@@ -256,11 +256,11 @@ def turn_a_bit(path):
 def test_a_checkpoint_that_cannot_be_used_is_an_outcome(digits, tmp_path, spoil, changed, detail):
     files = files_in(tmp_path)
     genome = baseline_genome("digits-cnn")
-    digits.evaluate(ALONE, genome, 5, Epochs(0, 1, 3), files, Watch())
+    digits.evaluate(ALONE, genome, 5, Epochs(0, 1, 3), files, Callbacks())
     spoil(files.checkpoint)
     order = {"genome": genome, "seed": 5, "epochs": Epochs(1, 3, 3), **changed}
     with pytest.raises(Unusable) as caught:
-        digits.evaluate(ALONE, **order, files=files, watch=Watch())
+        digits.evaluate(ALONE, **order, files=files, callbacks=Callbacks())
     assert explain(caught.value).reason == "checkpoint"
     assert detail in explain(caught.value).detail
 
@@ -270,7 +270,7 @@ def test_a_checkpoint_of_a_network_that_has_changed_is_an_outcome(digits, tmp_pa
     files = files_in(tmp_path)
     write_checkpoint(Checkpoint(genome, 5, 1, torch.nn.Linear(2, 2).state_dict(), {}), files.checkpoint)
     with pytest.raises(Unusable, match="does not fit the network"):
-        digits.evaluate(ALONE, genome, 5, Epochs(1, 2, 2), files, Watch())
+        digits.evaluate(ALONE, genome, 5, Epochs(1, 2, 2), files, Callbacks())
 
 
 def killed_after(epochs):
@@ -280,12 +280,12 @@ def killed_after(epochs):
         if epoch == epochs:
             raise KeyboardInterrupt
 
-    return Watch(on_epoch)
+    return Callbacks(on_epoch)
 
 
 def test_a_training_that_was_killed_goes_on_from_its_last_epoch_as_if_nothing_had_happened(digits, tmp_path):
     genome, whole, parts = baseline_genome("digits-cnn"), tmp_path / "whole", tmp_path / "parts"
-    unbroken, _ = digits.evaluate(ALONE, genome, 5, Epochs.whole(4), files_in(whole), Watch())
+    unbroken, _ = digits.evaluate(ALONE, genome, 5, Epochs.whole(4), files_in(whole), Callbacks())
     often = replace(digits, checkpoint_s=0.0)
     seen = []
     for epochs in (2, 3):
@@ -294,7 +294,7 @@ def test_a_training_that_was_killed_goes_on_from_its_last_epoch_as_if_nothing_ha
         assert unpack(read_archive(files_in(parts).checkpoint), genome, 5).epochs_done == epochs
         assert [path.name for path in parts.iterdir()] == ["checkpoint.pt"]
     metrics, _ = often.evaluate(
-        ALONE, genome, 5, Epochs.whole(4), files_in(parts), Watch(lambda epoch, error: seen.append(epoch))
+        ALONE, genome, 5, Epochs.whole(4), files_in(parts), Callbacks(lambda epoch, error: seen.append(epoch))
     )
     assert (metrics, seen) == (unbroken, [4])
     assert_equal_weights(whole, parts)
@@ -303,14 +303,14 @@ def test_a_training_that_was_killed_goes_on_from_its_last_epoch_as_if_nothing_ha
 @pytest.mark.parametrize("spoil", [turn_a_bit, lambda path: path.write_bytes(b"")])
 def test_a_checkpoint_that_need_not_be_there_is_left_alone_where_it_is_of_no_use(digits, tmp_path, spoil):
     genome, files = baseline_genome("digits-cnn"), files_in(tmp_path)
-    fresh, _ = digits.evaluate(ALONE, genome, 6, Epochs.whole(1), files_in(tmp_path / "fresh"), Watch())
-    digits.evaluate(ALONE, genome, 5, Epochs(0, 1, 3), files, Watch())
-    another_seed, _ = digits.evaluate(ALONE, genome, 6, Epochs.whole(1), files, Watch())
+    fresh, _ = digits.evaluate(ALONE, genome, 6, Epochs.whole(1), files_in(tmp_path / "fresh"), Callbacks())
+    digits.evaluate(ALONE, genome, 5, Epochs(0, 1, 3), files, Callbacks())
+    another_seed, _ = digits.evaluate(ALONE, genome, 6, Epochs.whole(1), files, Callbacks())
     assert another_seed == fresh
-    digits.evaluate(ALONE, genome, 6, Epochs(0, 1, 3), files, Watch())
+    digits.evaluate(ALONE, genome, 6, Epochs(0, 1, 3), files, Callbacks())
     spoil(files.checkpoint)
     seen = []
-    digits.evaluate(ALONE, genome, 6, Epochs.whole(2), files, Watch(lambda epoch, error: seen.append(epoch)))
+    digits.evaluate(ALONE, genome, 6, Epochs.whole(2), files, Callbacks(lambda epoch, error: seen.append(epoch)))
     assert seen == [1, 2]
 
 
@@ -318,8 +318,8 @@ def test_a_checkpoint_that_does_not_fit_is_removed_so_that_the_next_attempt_is_f
     genome, files = baseline_genome("digits-cnn"), files_in(tmp_path)
     write_checkpoint(Checkpoint(genome, 5, 1, torch.nn.Linear(2, 2).state_dict(), {}), files.checkpoint)
     with pytest.raises(Unusable, match="does not fit the network"):
-        digits.evaluate(ALONE, genome, 5, Epochs.whole(2), files, Watch())
-    metrics, _ = digits.evaluate(ALONE, genome, 5, Epochs.whole(2), files, Watch())
+        digits.evaluate(ALONE, genome, 5, Epochs.whole(2), files, Callbacks())
+    metrics, _ = digits.evaluate(ALONE, genome, 5, Epochs.whole(2), files, Callbacks())
     assert metrics["error"] < 0.5
 
 
@@ -359,24 +359,24 @@ def test_checkpoints_run_no_code_and_replace_each_other_whole(tmp_path):
 def test_a_finalist_trained_once_more_is_judged_on_both_files_and_writes_nothing(digits, tmp_path):
     genome = baseline_genome("digits-cnn")
     epochs = []
-    watch = Watch(on_epoch=lambda epoch, error: epochs.append(epoch))
-    metrics, test_metrics, seconds = digits.retrain(ALONE, genome, 5, 2, watch)
-    evaluated, _ = digits.evaluate(ALONE, genome, 5, Epochs.whole(2), files_in(tmp_path), Watch())
+    callbacks = Callbacks(on_epoch=lambda epoch, error: epochs.append(epoch))
+    metrics, test_metrics, seconds = digits.retrain(ALONE, genome, 5, 2, callbacks)
+    evaluated, _ = digits.evaluate(ALONE, genome, 5, Epochs.whole(2), files_in(tmp_path), Callbacks())
     assert metrics == evaluated
     assert epochs == [1, 2]
     assert seconds > 0
     paths = (tmp_path / "weights.pt", tmp_path / "model.onnx", tmp_path / "shard.bin")
     assert test_metrics == digits.assess(ALONE, genome, *paths, {})[0]
-    assert digits.retrain(ALONE, genome, 6, 2, Watch())[0] != metrics
+    assert digits.retrain(ALONE, genome, 6, 2, Callbacks())[0] != metrics
     unlabelled = replace(digits.test, targets=None)
     for test in (None, unlabelled):
-        assert replace(digits, test=test).retrain(ALONE, genome, 5, 1, Watch())[1] == {}
+        assert replace(digits, test=test).retrain(ALONE, genome, 5, 1, Callbacks())[1] == {}
 
 
 def test_assessing_gives_a_test_error_and_a_file_that_computes_the_same(digits, tmp_path):
     genome = make_space("cnn3d", (1, 8, 8)).sample(np.random.default_rng(1))
     weights, onnx = tmp_path / "weights.pt", tmp_path / "model.onnx"
-    digits.evaluate(ALONE, genome, 0, Epochs.whole(2), files_in(tmp_path), Watch())
+    digits.evaluate(ALONE, genome, 0, Epochs.whole(2), files_in(tmp_path), Callbacks())
     shard = tmp_path / "shard.bin"
     metrics, difference, expected, digest = digits.assess(ALONE, genome, weights, onnx, shard, {"genome": "{}"})
     assert 0 < metrics["error"] < 0.9
@@ -492,9 +492,9 @@ def test_the_error_on_samples_is_that_of_the_metric():
 def test_divergence_and_stopping_are_outcomes(digits, tmp_path):
     genome = {**baseline_genome("digits-cnn"), "learning_rate": 1e38}
     with pytest.raises(Diverged) as caught:
-        digits.evaluate(ALONE, genome, 0, Epochs.whole(3), files_in(tmp_path), Watch())
+        digits.evaluate(ALONE, genome, 0, Epochs.whole(3), files_in(tmp_path), Callbacks())
     assert explain(caught.value).reason == "diverged"
-    stop = Watch(should_stop=lambda: True)
+    stop = Callbacks(should_stop=lambda: True)
     with pytest.raises(Abandoned) as stopped:
         digits.evaluate(ALONE, baseline_genome("digits-cnn"), 0, Epochs(0, 1, 3), files_in(tmp_path), stop)
     assert explain(stopped.value).reason == "abandoned"
