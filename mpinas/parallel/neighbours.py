@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -23,6 +24,10 @@ import msgspec
 
 #: What launchers send to the others when a rank has died.
 LAUNCHER_SIGNALS = (signal.SIGTERM, signal.SIGCONT)
+#: From a rank that ends the job, and has said why, to the others of its node: they need not say that it has died.
+EXPLAINED = signal.SIGURG
+#: So long they leave it at that (seconds): by then the job has ended.
+HUSH_S = 30.0
 #: So much of the journal's end is looked through for what a rank was at, and if it does not say, so much more.
 TAIL_BYTES = (1 << 18, 1 << 23)
 
@@ -33,7 +38,8 @@ class Vigil:
     Parameters
     ----------
     on_signal, every
-        Called by the thread: when one of LAUNCHER_SIGNALS has come, and every so many seconds.
+        Called by the thread: when one of LAUNCHER_SIGNALS has come, and every so many seconds; neither while the job
+        ends by what a neighbour has explained.
     """
 
     def __init__(
@@ -46,6 +52,7 @@ class Vigil:
         for end in (self._reader, self._writer):
             os.set_blocking(end, False)
         self._before = signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
+        self._explained_before = signal.signal(EXPLAINED, take_notice)
         self._thread = threading.Thread(target=self._watch, name="vigil", daemon=True)
         self._thread.start()
 
@@ -57,9 +64,15 @@ class Vigil:
             os._exit(1)
 
     def _look_and_listen(self) -> None:
+        silent_until_s = 0.0
         while not self._ends:
             awake, _, _ = select.select([self._reader], [], [], self._tick_s)
-            if awake and set(os.read(self._reader, 64)) & {int(number) for number in LAUNCHER_SIGNALS}:
+            came = set(os.read(self._reader, 64)) if awake else set()
+            if EXPLAINED in came:
+                silent_until_s = time.monotonic() + HUSH_S
+            if time.monotonic() < silent_until_s:
+                continue
+            if came & {int(number) for number in LAUNCHER_SIGNALS}:
                 self._on_signal()
             self._on_tick()
 
@@ -69,12 +82,29 @@ class Vigil:
         os.write(self._writer, b"\0")
         self._thread.join()
         signal.set_wakeup_fd(self._before)
+        signal.signal(EXPLAINED, self._explained_before)
         os.close(self._reader)
         os.close(self._writer)
 
 
 def take_notice(number: int, frame: FrameType | None) -> None:
     """For a signal that only the vigil heeds."""
+
+
+#: Processes of the other ranks of this node, once they are known.
+_NEIGHBOURS: list[int] = []
+
+
+def meet(process_ids: Mapping[int, int]) -> None:
+    """These are the ranks of this node, by rank."""
+    _NEIGHBOURS[:] = [pid for pid in process_ids.values() if pid != os.getpid()]
+
+
+def explain() -> None:
+    """Let the neighbours know that this process ends the job, and has said why."""
+    for pid in _NEIGHBOURS:
+        with suppress(OSError):  # it may be gone
+            os.kill(pid, EXPLAINED)
 
 
 def dead_among(process_ids: Mapping[int, int]) -> list[int]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from mpinas.history.lock import process_namespace
 from mpinas.parallel import world as mpi
-from mpinas.parallel.neighbours import Vigil, report_the_dead
+from mpinas.parallel.neighbours import Vigil, meet, report_the_dead
 from mpinas.parallel.pulse import PULSE_S, Pulse
 from mpinas.parallel.standstill import Post, Standstill
 
@@ -49,6 +49,7 @@ class Watch:
         found = node.allgather((world.Get_rank(), os.getpid(), where))
         process_ids = {rank: pid for rank, pid, there in found if there == where}
         node.Free()
+        meet(process_ids)
         self._report_the_dead = partial(report_the_dead, process_ids, journal)
 
     @contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from mpinas.errors import UserError, disk_error, disk_trouble
-from mpinas.parallel.neighbours import say
+from mpinas.parallel.neighbours import explain, say
 from mpinas.parallel.standstill import Post
 
 T = TypeVar("T")
@@ -145,6 +145,7 @@ def _abort(world: Any, message: str, code: int) -> None:
         sys.stdout.flush()
     if message:
         say(message)
+    explain()
     note_code(code)  # MPI kills the others, and srun has the code of that
     release_shared_memory()
     if world.Get_size() == 1:

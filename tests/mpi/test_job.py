@@ -347,6 +347,7 @@ def test_a_rank_that_trains_alone_and_hangs_ends_the_job_which_can_go_on(mpirun,
     assert ended.returncode == 75, ended.stdout + ended.stderr
     who = r"rank \d on \S+, at work on candidate \d, has not got on for 10 s \(training.hang_seconds\)"
     assert re.search(who, ended.stderr)
+    assert "has died" not in ended.stderr, "the others leave it at that"
     mpirun(ranks, "-m", "mpinas", "search", "--resume", "--run", "run", "--set", "training.hang_seconds=3600")
     check_finished(tmp_path / "run", 4)
 
@@ -393,6 +394,7 @@ def test_a_disk_that_is_full_for_rank_0_ends_the_job_and_the_run_folder_is_free(
                   check=False)  # fmt: skip
     assert done.returncode == 2, done.stderr
     assert re.search(r"mpinas: error: .*cannot be written \((No space left on device|File too large)\)", done.stderr)
+    assert "has died" not in done.stderr, "the others leave it at that"
     assert not (tmp_path / "run" / "running.json").exists(), "its end was announced: nobody takes it for dead"
 
 

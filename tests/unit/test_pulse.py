@@ -17,10 +17,13 @@ from mpinas.coordination import messages as msg
 from mpinas.history.journal import Journal
 from mpinas.parallel import neighbours, world
 from mpinas.parallel.neighbours import (
+    EXPLAINED,
     TAIL_BYTES,
     Vigil,
     dead_among,
+    explain,
     last_words,
+    meet,
     report_the_dead,
     take_notice,
     work_of,
@@ -229,6 +232,46 @@ def test_a_rank_ends_though_nobody_reads_what_it_says(what, code):
         assert rank.wait(60) == code
     finally:
         rank.kill()
+
+
+def test_a_vigil_leaves_it_at_what_a_neighbour_has_explained(monkeypatch):
+    monkeypatch.setattr(neighbours, "HUSH_S", 0.5)
+    before = signal.signal(signal.SIGCONT, take_notice)
+    woken, ticked = threading.Event(), threading.Event()
+    vigil = Vigil(woken.set, (0.01, ticked.set))
+    try:
+        os.kill(os.getpid(), EXPLAINED)
+        os.kill(os.getpid(), signal.SIGCONT)
+        ticked.clear()
+        assert ticked.wait(10), "it has been silent for long enough"
+        assert not woken.is_set()
+    finally:
+        vigil.close()
+        signal.signal(signal.SIGCONT, before)
+    assert signal.getsignal(EXPLAINED) == signal.SIG_DFL, "as it was before"
+
+
+WAITS_FOR_A_WORD = f"""
+import signal
+signal.pthread_sigmask(signal.SIG_BLOCK, {{{int(EXPLAINED)}}})
+print("waits", flush=True)
+print(int(signal.sigwait({{{int(EXPLAINED)}}})))
+"""
+
+
+def test_a_rank_that_ends_the_job_lets_its_neighbours_know(monkeypatch):
+    monkeypatch.setattr(neighbours, "_NEIGHBOURS", [])
+    heard: list[int] = []
+    before = signal.signal(EXPLAINED, lambda number, frame: heard.append(number))
+    with subprocess.Popen([sys.executable, "-c", WAITS_FOR_A_WORD], stdout=subprocess.PIPE, text=True) as other, \
+            subprocess.Popen([sys.executable, "-c", ""]) as gone:  # fmt: skip
+        gone.wait(60)
+        assert other.stdout.readline() == "waits\n"
+        meet({0: gone.pid, 1: os.getpid(), 2: other.pid})
+        explain()
+        assert other.stdout.readline() == f"{int(EXPLAINED)}\n"
+    signal.signal(EXPLAINED, before)
+    assert heard == [], "not itself"
 
 
 def test_a_vigil_wakes_at_a_launchers_signal_and_in_between():
