@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -232,6 +233,15 @@ def test_a_rank_ends_though_nobody_reads_what_it_says(what, code):
         assert rank.wait(60) == code
     finally:
         rank.kill()
+
+
+def test_nobody_is_taken_for_dead_where_no_descriptor_is_free():
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))
+    try:
+        assert dead_among({0: os.getpid()}) == []
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_a_vigil_leaves_it_at_what_a_neighbour_has_explained(monkeypatch):
