@@ -120,14 +120,24 @@ def init(path: Path) -> None:
     if str(path) == "-":
         click.echo(TEMPLATE, nl=False)
         return
+    _write_new(path, TEMPLATE)
+    click.echo(f"{path} written; edit it, then: mpirun --oversubscribe -n 3 python -m mpinas search {path}")
+
+
+def _write_new(path: Path, text: str) -> None:
+    """A file that is complete, or not there."""
     try:
-        with open(path, "x") as file:
-            file.write(TEMPLATE)
+        with open(path, "x", encoding="utf-8") as file:
+            try:
+                file.write(text)
+                file.flush()
+            except OSError:
+                path.unlink()
+                raise
     except FileExistsError:
         raise UserError(f"{path}: exists already; name another file or remove it") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-    click.echo(f"{path} written; edit it, then: mpirun --oversubscribe -n 3 python -m mpinas search {path}")
 
 
 @cli.command()
@@ -270,8 +280,8 @@ def inspect(path: Path, as_json: bool) -> None:
 @click.argument("path", type=PATH)
 @click.option("--layout", type=click.Choice(["v1.0", "v1.1"]), default="v1.0", show_default=True)
 @click.option("--objects", default="S001,S002", show_default=True, help="Names of the objects, with commas.")
-@click.option("--layers", default=5, show_default=True, help="Layers of each object.")
-@click.option("--lines", default=30, show_default=True, help="Scan lines of each layer.")
+@click.option("--layers", type=click.IntRange(1, 10_000), default=5, show_default=True, help="Layers of each object.")
+@click.option("--lines", type=click.IntRange(1, 10_000), default=30, show_default=True, help="Scan lines of a layer.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--unlabelled", is_flag=True, help="Leave the labels out, as in the published test files.")
 def simulate(path: Path, layout: str, objects: str, layers: int, lines: int, seed: int, unlabelled: bool) -> None:
@@ -326,19 +336,13 @@ def jobscript(system: str | None, list_systems: bool, output: Path | None, **ask
             raise UserError(f"{option} is missing: mpinas jobscript SYSTEM --nodes N --time HH:MM:SS, or --list")
     assert known is not None
     text = render(known, Request(**asked))
-    if not Path(asked["experiment"]).is_file():
-        click.echo(f"mpinas: {asked['experiment']} is not there yet; the job looks for it from where sbatch is called",
-                   err=True)  # fmt: skip
-    if output is None:
+    for file in (asked["experiment"], asked["bridge"], asked["key"]):
+        if file and not Path(file).is_file():
+            click.echo(f"mpinas: {file} is not there yet; the job looks for it from where sbatch is called", err=True)
+    if output is None or str(output) == "-":
         click.echo(text, nl=False)
         return
-    try:
-        with open(output, "x", encoding="utf-8") as file:
-            file.write(text)
-    except FileExistsError:
-        raise UserError(f"{output}: exists already; name another file or remove it") from None
-    except OSError as error:
-        raise UserError(f"{output}: cannot be written: {error.strerror}") from None
+    _write_new(output, text)
     click.echo(f"{output} written; read it, then: sbatch {output}")
 
 
@@ -362,6 +366,8 @@ def doctor(
 
     from mpinas.doctor.examination import Request, run
 
+    if key is not None and bridge is None:
+        raise UserError("--key is for the relay of --bridge BRIDGE.json: name that, too, or leave the key away")
     sys.exit(run(Request(bridge, key, run_folder, ranks, as_json, limit_s), os.environ))
 
 

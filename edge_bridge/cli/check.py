@@ -57,6 +57,8 @@ def check(  # noqa: PLR0913, PLR0917 - one parameter for each option, as click w
     checks: list[Callable[[], Iterable[Finding]]] = [check_packages]
     if connection is not None:
         checks.append(lambda: _check_relay(connection, key, whose))
+    elif key is not None:
+        checks.append(lambda: _check_key(key))
     if whose == "device":
         profile = describe_device(name, runtime, provider)
         # The load first: what follows is load itself.
@@ -88,6 +90,13 @@ def _side_of(key: Path | None) -> Side:
     except BridgeError:
         role = ""  # looked at again later
     return "job" if role == "job" else "device"
+
+
+def _check_key(path: Path) -> Iterator[Finding]:
+    try:
+        yield Finding("key file", "OK", f"{path}, public {read_key_pair(path).public}")
+    except BridgeError as error:
+        yield Finding("key file", "FAIL", str(error).removeprefix("key file "))
 
 
 def _check_relay(path: Path, key: Path | None, side: Side) -> Iterator[Finding]:

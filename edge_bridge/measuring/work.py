@@ -236,6 +236,8 @@ def _load(
             "unsupported",
             f"precision {precision}: {profile.runtime} with {profile.provider} runs a model as {' or '.join(known)}",
         )
+    if 0 < profile.threads < threads:
+        raise UnmeasurableError("unsupported", f"{threads} threads: a model may use {profile.threads} cores here")
     start_s = time.perf_counter()
     model = runtime.load(file, profile.provider, threads, precision)
     return model, time.perf_counter() - start_s

@@ -53,10 +53,14 @@ def read_small(path: Path, limit_bytes: int = FILE_LIMIT_BYTES) -> tuple[bytes, 
 
 
 def write_new(path: Path, content: bytes, mode: int) -> None:
-    """Write a file that does not exist yet, down to the disk."""
+    """Write a file that does not exist yet, down to the disk; none is left where that fails."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as stream:
-        stream.write(content)
-        stream.flush()
-        # A device loses its power at any moment; an empty key file would stay.
-        os.fsync(stream.fileno())
+        try:
+            stream.write(content)
+            stream.flush()
+            # A device loses its power at any moment; an empty key file would stay.
+            os.fsync(stream.fileno())
+        except OSError:
+            os.unlink(path)
+            raise

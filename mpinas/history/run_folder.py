@@ -86,11 +86,13 @@ class RunFolder:
             raise UserError(f"{path}: cannot be made: {error.strerror}") from None
         return cls(path)
 
-    @staticmethod
-    def check_new(path: Path) -> None:
+    @classmethod
+    def check_new(cls, path: Path) -> None:
         """Raise UserError if there is something at `path` already."""
-        if path.exists():
+        if cls(path).experiment_file.exists():
             raise UserError(f"{path}: exists already; add --resume to go on with it, or name another --run folder")
+        if path.exists():
+            raise UserError(f"{path}: exists already and is no run folder: name another, which the job will make")
 
     @classmethod
     def existing(cls, path: Path) -> RunFolder:
@@ -103,7 +105,7 @@ class RunFolder:
         """
         folder = cls(path)
         if not path.is_dir():
-            raise UserError(f"{path}: no such run folder")
+            raise UserError(f"{path}: {'not a run folder, but a file' if path.exists() else 'no such run folder'}")
         if not folder.experiment_file.is_file():
             raise UserError(f"{path}: not a run folder: it has no {folder.experiment_file.name}")
         return folder

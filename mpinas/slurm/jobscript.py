@@ -103,7 +103,7 @@ unset SLURM_NTASKS_PER_NODE    # was for the allocation; the nodes have differen
 _SRUN_HETEROGENEOUS = """\
 # Both components are one MPI world, the coordinator's task its rank 0.
 @launcher@ "${options[@]}" --het-group=0 --ntasks=1 --cpus-per-task=@coordinator_cores@ \\
-  env CUDA_VISIBLE_DEVICES= "${search[@]}" \\
+  env CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=@coordinator_cores@ "${search[@]}" \\
   : "${options[@]}" --het-group=1 --ntasks=@tasks@ --cpus-per-task=@cores@ \\
   bash -c "$gpu_of_task" task "${search[@]}" &"""
 

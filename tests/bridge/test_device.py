@@ -581,6 +581,14 @@ def test_check_finds_a_device_that_will_do(bridge: Bridge):
     assert not (bridge.folder / "s").exists()
 
 
+def test_check_looks_at_a_key_without_a_relay_too(bridge: Bridge):
+    key = bridge.folder / "job.key"
+    assert check("--as", "job", "--key", str(key))[1]["key file"]["level"] == "OK"
+    code, found = check("--as", "job", "--key", str(key.with_suffix(".pub")))
+    assert (code, found["key file"]["level"]) == (2, "FAIL")
+    assert "is no secret key" in found["key file"]["text"]
+
+
 def test_check_says_what_is_wrong_and_what_to_do(bridge: Bridge):
     relay = bridge.relay()
     code, found = check(

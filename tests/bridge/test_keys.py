@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -116,6 +117,17 @@ def test_key_files_need_a_name_of_their_own(tmp_path, monkeypatch, stem):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(KeyFileError, match="give a file's name, not a folder"):
         write_key_pair(Path(stem), "me", "job")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_leaves_no_half_a_key(tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        with pytest.raises(KeyFileError, match="cannot be written: File too large"):
+            write_key_pair(tmp_path / "mine", "me", "job")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert os.listdir(tmp_path) == []
 
 

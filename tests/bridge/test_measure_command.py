@@ -35,6 +35,9 @@ def test_a_runtime_of_somebody_else_is_found_by_entry_point(tmp_path):
     found = json.loads(done.stdout)
     assert (found["runtime"], found["versions"]["fake-runtime"], found["samples"]) == ("fake", "1.0", 64)
     assert found["precision"] == "fp16"
+    crowded = measure(tmp_path, b"model", "--runtime", "fake", "--threads", "1024")
+    assert crowded.returncode == 2
+    assert "1024 threads: a model may use" in crowded.stderr
     crashed = measure(tmp_path, b"abort", "--runtime", "fake")
     assert (crashed.returncode, crashed.stdout) == (2, "")
     assert crashed.stderr.splitlines()[-1] == (

@@ -172,7 +172,7 @@ def alone(tmp_path, *arguments, **environment):
         ([], {}, "`mpinas init` writes one"),
         (["search", "--resume"], {}, "--resume needs the folder"),
         (["search", "--resume", "--run", "none"], {}, "no such run folder"),
-        (["search", "e.toml", "--run", "there"], {}, "exists already"),
+        (["search", "e.toml", "--run", "there"], {}, "there: exists already and is no run folder"),
         (["search", "e.toml", "--set", "search"], {}, "write section.key=value"),
         (["search", "e.toml"], {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0"}, "srun --mpi=pmix"),
         (["init", "e.toml"], {}, "exists already"),
@@ -189,7 +189,10 @@ def alone(tmp_path, *arguments, **environment):
         (["data", "inspect", "none.hdf5"], {}, "none.hdf5"),
         (["data", "inspect", "e.toml"], {}, "e.toml"),
         (["data", "simulate", "e.toml"], {}, "e.toml"),
-        (["data", "simulate", "o.hdf5", "--lines", "0"], {}, "must be 1 or more"),
+        (["data", "simulate", "o.hdf5", "--lines", "0"], {}, "0 is not in the range 1<=x<=10000"),
+        (["data", "simulate", "o.hdf5", "--layers", "9" * 20], {}, "is not in the range 1<=x<=10000"),
+        (["results", "e.toml"], {}, "e.toml: not a run folder, but a file"),
+        (["doctor", "--key", "job.key"], {}, "--key is for the relay of --bridge"),
     ],
 )
 def test_the_other_commands(tmp_path, arguments, environment, message):

@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import resource
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -226,6 +228,7 @@ def test_a_file_of_ones_own_is_named_by_its_path(tmp_path):
         (("cores = 16", "cores = 2"), "gpus = 2 and cores = 2: every GPU's rank and the coordinator need a core"),
         (("gpus = 2", ""), "a machine without GPUs needs cores_per_rank, from 1 to its 16 cores a node"),
         (("gpus = 2", "cores_per_rank = 17"), "needs cores_per_rank, from 1 to its 16 cores"),
+        (('"ours"', '"ours"\nlauncher = "mpirun"'), "launcher: "),
         (('"x86_64"', '"x86"'), "architecture: invalid enum value 'x86'"),
         (('"fast"', '"fast lane"'), r"partitions\[0\]\.name: has characters that cannot stand in a job script there"),
         (("nodes_max = 8", "nodes_max = 8\nnodes_min = 9"), "partition fast: nodes_max is below nodes_min"),
@@ -271,9 +274,27 @@ def test_the_command_lists_systems_and_writes_a_file_once(tmp_path):
     assert said == "mpinas: no.toml is not there yet; the job looks for it from where sbatch is called\n"
     there = CliRunner().invoke(cli, [*command[:-1], str(tmp_path / "third"), "--experiment", str(file)])
     assert there.stderr == ""
+    bridge = CliRunner().invoke(
+        cli, [*command[:-1], "-", "--experiment", str(file), "--bridge", "b", "--key", str(file)]
+    )
+    assert bridge.stderr == said.replace("no.toml", "b")
+    assert bridge.stdout.startswith("#!/bin/bash\n")
     command[-1] = str(file)
     with pytest.raises(UserError, match="exists already; name another file or remove it"):
         CliRunner().invoke(cli, command, catch_exceptions=False)
+    with a_full_disk(), pytest.raises(UserError, match="fourth: cannot be written: File too large"):
+        CliRunner().invoke(cli, [*command[:-1], str(tmp_path / "fourth")], catch_exceptions=False)
+    assert not (tmp_path / "fourth").exists()
+
+
+@contextmanager
+def a_full_disk():
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_what_is_missing_is_said_in_one_line_with_code_2():
@@ -460,6 +481,7 @@ def test_in_a_heterogeneous_job_too(cluster):
     assert cluster.run(made("generic-gpu", nodes=1, layout="heterogeneous")) == (0, "")
     found = [(int(t["SLURM_PROCID"]), t["HOST"], t["CUDA_VISIBLE_DEVICES"]) for t in cluster.tasks()]
     assert found == [(0, "n0", ""), (1, "n1", "0"), (2, "n1", "1"), (3, "n1", "2"), (4, "n1", "3")]
+    assert [task["OMP_NUM_THREADS"] for task in cluster.tasks()] == ["4", "8", "8", "8", "8"]
 
 
 @pytest.mark.parametrize(

@@ -237,8 +237,9 @@ def test_a_run_that_cannot_be_folded_is_a_fault(tmp_path, finished, damage, what
     folder = make_run(tmp_path / "run", finished)
     damage(folder)
     code, bad, found = rows(folder)
-    assert (code, bad) == (2, [("fault", what)])
+    assert (code, bad) == (2, [("fault", what), ("note", "models")])
     assert says in found[what]["detail"]
+    assert "not looked at" in found["models"]["detail"]
 
 
 def test_what_is_not_a_runs_is_noted(tmp_path, finished):

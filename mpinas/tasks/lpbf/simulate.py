@@ -169,7 +169,8 @@ def simulate(path: Path, plan: SimulationPlan, progress: Progress | None = None)
                             progress(done, total)
             partial.replace(target)
         except OSError as error:
-            raise UserError(f"{target}: cannot write it ({error}); check the folder and the space left") from error
+            why = os.strerror(error.errno) if error.errno else str(error)  # HDF5 says more, in two lines
+            raise UserError(f"{target}: cannot write it ({why}); check the folder and the space left") from error
         finally:
             with suppress(OSError):  # on a file system that is read only it never was
                 partial.unlink()
