@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 import pytest
@@ -124,7 +123,6 @@ def test_a_job_that_is_cancelled_ends_in_peace_and_is_not_requeued(one_node, sub
     assert begun(submission.run) == [2]
 
 
-@pytest.mark.skipif("MPINAS_LONG_TESTS" not in os.environ, reason="takes minutes each: set MPINAS_LONG_TESTS=1")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("place", [0, 1], ids=["the coordinator's", "a trainer's"])
 def test_a_node_whose_link_is_cut_is_replaced(three_nodes, submission, place):

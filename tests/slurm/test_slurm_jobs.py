@@ -69,14 +69,14 @@ def trainers(hosts, threads):
 
 
 @pytest.mark.parametrize(
-    ("layout", "rank_0", "threads"),
-    [("extra-task", "gpu1", "6"), ("heterogeneous", "cpu1", "8")],
+    ("layout", "place", "threads"),
+    [("extra-task", ("gpu1", "6"), "6"), ("heterogeneous", ("cpu1", "4"), "8")],
 )
-def test_one_world_where_each_trainer_has_its_own_gpu_and_rank_0_none(three_nodes, submission, layout, rank_0, threads):
+def test_one_world_where_each_trainer_has_its_own_gpu_and_rank_0_none(three_nodes, submission, layout, place, threads):
     script = submission.script("generic-gpu", 2, layout=layout)
     finished(three_nodes, submission, in_place_of_the_search(script))
     first, *others = seats(submission)
-    assert first == {"rank": 0, "host": rank_0, "gpus": "", "threads": threads}
+    assert first == {"rank": 0, "host": place[0], "gpus": "", "threads": place[1]}
     assert others == trainers(["gpu1", "gpu2"], threads)
 
 
