@@ -280,8 +280,8 @@ def inspect(path: Path, as_json: bool) -> None:
 @click.argument("path", type=PATH)
 @click.option("--layout", type=click.Choice(["v1.0", "v1.1"]), default="v1.0", show_default=True)
 @click.option("--objects", default="S001,S002", show_default=True, help="Names of the objects, with commas.")
-@click.option("--layers", type=click.IntRange(1, 10_000), default=5, show_default=True, help="Layers of each object.")
-@click.option("--lines", type=click.IntRange(1, 10_000), default=30, show_default=True, help="Scan lines of a layer.")
+@click.option("--layers", default=5, show_default=True, help="Layers of each object.")
+@click.option("--lines", default=30, show_default=True, help="Scan lines of each layer.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--unlabelled", is_flag=True, help="Leave the labels out, as in the published test files.")
 def simulate(path: Path, layout: str, objects: str, layers: int, lines: int, seed: int, unlabelled: bool) -> None:

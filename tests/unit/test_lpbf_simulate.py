@@ -187,6 +187,8 @@ def test_nothing_is_overwritten_or_left_half_written(tmp_path):
         ({"objects": ("A", "A")}, "different names"),
         ({"objects": ("../A",)}, "has no '/'"),
         ({"layers": 0}, "1 or more"),
+        ({"layers": 10_001}, "10,000 or fewer"),
+        ({"lines_per_layer": 10_001}, "10,000 or fewer"),
         ({"frame_size": (4, 48)}, "16 x 16"),
         ({"lit_frames": (9, 3)}, "give a range"),
         ({"seed": -1}, "0 or more"),

@@ -24,6 +24,8 @@ from mpinas.tasks.lpbf.scene import Line, Setup, draw_line
 
 #: Changes whenever the same plan gives other frames.
 GENERATOR_VERSION = 1
+#: Layers of an object, and lines of a layer: more than any build has.
+MOST = 10_000
 #: Room beyond the frames of a layer: their index, and what HDF5 writes as a file is closed.
 ROOM_BYTES = 1 << 18
 
@@ -80,6 +82,8 @@ class SimulationPlan:
             wrong = f"objects are {self.objects!r}; a name has no '/' and does not begin with '.'"
         elif min(self.layers, self.lines_per_layer, self.layer_step) < 1:
             wrong = "layers, lines per layer and layer step must be 1 or more"
+        elif max(self.layers, self.lines_per_layer) > MOST:
+            wrong = f"layers and lines per layer must be {MOST:,} or fewer"
         elif min(self.frame_size) < 16:
             wrong = f"frame size is {self.frame_size}; a melt pool needs 16 x 16 pixels or more"
         elif not 1 <= self.lit_frames[0] <= self.lit_frames[1] or self.dark_frames < 0:
