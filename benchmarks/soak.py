@@ -39,15 +39,11 @@ from soak_figures import Ended, History, Record, Sample, Strike, good, table  # 
 
 from mpinas.coordination import events as ev  # noqa: E402
 from mpinas.coordination import messages as msg  # noqa: E402
-from mpinas.coordination.coordinator import Coordinator  # noqa: E402
-from mpinas.coordination.ledger import Ledger  # noqa: E402
 from mpinas.coordination.lifecycle import State  # noqa: E402
 from mpinas.history import journal  # noqa: E402
-from mpinas.history.run_folder import RunFolder, plan_of, terms_of  # noqa: E402
-from mpinas.models import make_space  # noqa: E402
-from mpinas.parallel.means import baseline_of  # noqa: E402
+from mpinas.history.run_folder import RunFolder, plan_of  # noqa: E402
+from mpinas.parallel.means import coordinator_of, space_of  # noqa: E402
 from mpinas.report import results  # noqa: E402
-from mpinas.search import make_search  # noqa: E402
 from mpinas.tasks import make_task  # noqa: E402
 
 BEGIN, END = "<!-- soak: begin -->", "<!-- soak: end -->"
@@ -320,11 +316,10 @@ def remembered(run: Path) -> History:
     """What a coordinator holds that has folded this run's journal, events and all, and does nothing else."""
     folder = RunFolder(run)
     experiment = folder.experiment()
-    task, search, terms = make_task(experiment.task, experiment.search.seed), experiment.search, terms_of(experiment)
-    space = make_space(search.space, task.input_shape, search.genes, experiment.added_genes())
+    task = make_task(experiment.task, experiment.search.seed)
+    space = space_of(task, experiment)
     tracemalloc.start()
-    proposer = make_search(search.algorithm, space, len(terms.objectives), search.seed, search.population)
-    coordinator = Coordinator(plan_of(experiment), proposer, Ledger(terms), baseline_of(task, experiment))
+    coordinator = coordinator_of(task, experiment, plan_of(experiment), space)
     empty = tracemalloc.get_traced_memory()[0]
     coordinator.replay(journal.read(folder.journal_file))
     gc.collect()

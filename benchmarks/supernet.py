@@ -125,13 +125,12 @@ def verdict(curves: dict[str, list[Point]]) -> dict[str, Any]:
 @lru_cache(maxsize=1)
 def trainer(overrides: tuple[str, ...], folder: Path) -> tuple[Any, Any]:
     """(what trains by the experiment with these overrides, its search space); one CPU thread, the files in `folder`."""
-    from mpinas.models import make_space
-    from mpinas.parallel.means import gather_means, trainer_of
+    from mpinas.parallel.means import gather_means, space_of, trainer_of
     from mpinas.tasks import make_task
 
     experiment = read_experiment(ROOT / EXPERIMENT, (*overrides, "training.threads=1", 'training.device="cpu"'))
-    task, search = make_task(experiment.task, experiment.search.seed), experiment.search
-    space = make_space(search.space, task.input_shape, search.genes, experiment.added_genes())
+    task = make_task(experiment.task, experiment.search.seed)
+    space = space_of(task, experiment)
     means = gather_means(task, space, experiment, (0, 1), 1)
     return trainer_of(means, experiment, RunFolder(folder)), space
 

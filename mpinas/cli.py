@@ -241,15 +241,15 @@ def plan_a_search(
     from rich.console import Console
 
     from mpinas.config import read_experiment
-    from mpinas.models import check_supernet, make_space
-    from mpinas.parallel.means import baseline_of, networks_of
+    from mpinas.models import check_supernet
+    from mpinas.parallel.means import baseline_of, networks_of, space_of
     from mpinas.simulation import ask, planner, show
     from mpinas.tasks import make_task
 
     settings = read_experiment(experiment, overrides)
     question = ask.question(settings, past, outages, **numbers)
     task = make_task(settings.task, settings.search.seed)
-    space = make_space(settings.search.space, task.input_shape, settings.search.genes, settings.added_genes())
+    space = space_of(task, settings)
     if settings.needs_supernet:
         check_supernet(networks_of(task, settings), space)
     with show.progress(sys.stderr, settings.search.evaluations) as tell:

@@ -17,7 +17,6 @@ import mpinas
 from mpinas.children import child_environment
 from mpinas.config import Experiment, check_resumable, read_experiment, write_experiment
 from mpinas.coordination import events as ev
-from mpinas.coordination.coordinator import Coordinator
 from mpinas.coordination.ledger import BASELINE, ENDED, Ledger
 from mpinas.coordination.lifecycle import State
 from mpinas.coordination.messages import Evaluate, Order, Report, TrainSupernet
@@ -25,7 +24,7 @@ from mpinas.coordination.plan import Plan
 from mpinas.errors import UserError
 from mpinas.history.journal import Journal
 from mpinas.history.lock import RunLock
-from mpinas.history.run_folder import RunFolder, plan_of, terms_of
+from mpinas.history.run_folder import RunFolder, plan_of
 from mpinas.history.warm_start import start_genomes
 from mpinas.parallel import world as mpi
 from mpinas.parallel.layout import describe, largest_group, trainers_of
@@ -33,11 +32,12 @@ from mpinas.parallel.standstill import Post
 from mpinas.parallel.stop_signals import StopSignals
 from mpinas.parallel.watch import Watch
 from mpinas.priority import RANKS_SESSION_NICENESS, TRAINER_NICENESS, nice_process, session_made_nice
-from mpinas.search import SearchSpace, make_search
 from mpinas.slurm.walltime import ask_scontrol, job_end
 
 if TYPE_CHECKING:  # torch is imported only once it is clear that there is something to do
+    from mpinas.coordination.coordinator import Coordinator
     from mpinas.parallel.means import Means
+    from mpinas.search import SearchSpace
     from mpinas.tasks import Task
 
 
@@ -82,15 +82,13 @@ def _run(world: Any, arguments: Arguments, post: Post, began: float) -> bool:
     if rank == 0:
         _say(describe(size, plan.group_size, plan.group_size_max))
 
-    from mpinas.models import check_baseline, check_supernet, make_space
-    from mpinas.parallel.means import baseline_of, gather_means, networks_of, save_calibration
+    from mpinas.models import check_baseline, check_supernet
+    from mpinas.parallel.means import baseline_of, gather_means, networks_of, save_calibration, space_of
     from mpinas.tasks import make_task
 
     task = mpi.on_all_ranks(world, lambda: make_task(experiment.task, experiment.search.seed))
     search = experiment.search
-    space = mpi.on_all_ranks(
-        world, lambda: make_space(search.space, task.input_shape, search.genes, experiment.added_genes())
-    )
+    space = mpi.on_all_ranks(world, lambda: space_of(task, experiment))
     mpi.on_rank_0(world, lambda: check_baseline(networks_of(task, experiment), baseline_of(task, experiment)))
     if experiment.needs_supernet:
         mpi.on_all_ranks(world, lambda: check_supernet(networks_of(task, experiment), space))
@@ -284,16 +282,14 @@ class Desk:
 
     def take_up(self, plan: Plan, space: SearchSpace) -> None:
         """Read where earlier jobs have left the run, and keep of their files what is of use. Raises UserError."""
-        from mpinas.parallel.means import baseline_of
+        from mpinas.parallel.means import coordinator_of
         from mpinas.training.weights import check_shared
 
-        search, terms = self.experiment.search, terms_of(self.experiment)
-        proposer = make_search(search.algorithm, space, len(terms.objectives), search.seed, search.population)
         plan = replace(plan, exporters=self.n_exporters)
-        self.coordinator = Coordinator(plan, proposer, Ledger(terms), baseline_of(self.task, self.experiment))
+        self.coordinator = coordinator_of(self.task, self.experiment, plan, space)
         self.folder.check_journal(begun=bool(self.journal.history))  # else all its models would be in the way
         self.coordinator.replay(self.journal.history)
-        ledger = self.coordinator.ledger
+        ledger, search = self.coordinator.ledger, self.experiment.search
         if len(ledger.evaluated) > search.evaluations < self.folder.experiment().search.evaluations:
             raise UserError(f"--resume: search.evaluations = {search.evaluations}, but {len(ledger.evaluated)} are "
                             "evaluated already: leave it as it was, or make it larger")  # fmt: skip

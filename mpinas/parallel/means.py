@@ -10,13 +10,15 @@ import numpy as np
 import torch
 
 from mpinas.config import Experiment
-from mpinas.coordination.ledger import BASELINE
+from mpinas.coordination.coordinator import Coordinator
+from mpinas.coordination.ledger import BASELINE, Ledger
+from mpinas.coordination.plan import Plan
 from mpinas.errors import UserError
 from mpinas.files import write_whole
-from mpinas.history.run_folder import RunFolder
-from mpinas.models import Networks, baseline_genome, make_supernet
+from mpinas.history.run_folder import RunFolder, terms_of
+from mpinas.models import Networks, baseline_genome, make_space, make_supernet
 from mpinas.plugins import in_one_line
-from mpinas.search import Genome, SearchSpace
+from mpinas.search import Genome, SearchSpace, make_search
 from mpinas.tasks import Samples, Task
 from mpinas.tasks.kinds import Classification, Regression
 from mpinas.training.artifact import calibration_of
@@ -129,6 +131,19 @@ def networks_of(task: Task, experiment: Experiment) -> Networks:
 def baseline_of(task: Task, experiment: Experiment) -> Genome:
     """Genome of the human-designed network of this experiment."""
     return baseline_genome(task.baseline, experiment.search.space, experiment.task.baseline)
+
+
+def space_of(task: Task, experiment: Experiment) -> SearchSpace:
+    """What this experiment searches. Raises UserError."""
+    search = experiment.search
+    return make_space(search.space, task.input_shape, search.genes, experiment.added_genes())
+
+
+def coordinator_of(task: Task, experiment: Experiment, plan: Plan, space: SearchSpace) -> Coordinator:
+    """A coordinator that has heard of nothing yet."""
+    search, terms = experiment.search, terms_of(experiment)
+    proposer = make_search(search.algorithm, space, len(terms.objectives), search.seed, search.population)
+    return Coordinator(plan, proposer, Ledger(terms), baseline_of(task, experiment))
 
 
 def trainer_of(means: Means, experiment: Experiment, folder: RunFolder) -> Trainer:

@@ -13,8 +13,8 @@ from mpinas.slurm.walltime import format_duration, parse_duration
 
 #: Where rank 0 is: beside the trainers of the first node, or on a node without GPUs.
 Layout = Literal["extra-task", "heterogeneous"]
-#: Slurm counts walltime in minutes.
-SHORTEST_S = 60
+#: Slurm counts walltime in minutes, and may announce the end a minute early.
+SHORTEST_S = 120
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ def _walltime(request: Request) -> float:
     except ValueError as error:
         raise UserError(f"--time {error}") from None
     if time_s < SHORTEST_S:
-        raise UserError(f"--time {request.time}: is less than a minute, which Slurm does not give; write HH:MM:SS")
+        raise UserError(f"--time {request.time}: is too short to begin anything; write two minutes or more")
     return time_s
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -120,14 +119,9 @@ def test_key_files_need_a_name_of_their_own(tmp_path, monkeypatch, stem):
     assert os.listdir(tmp_path) == []
 
 
-def test_a_full_disk_leaves_no_half_a_key(tmp_path):
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
-    try:
-        with pytest.raises(KeyFileError, match="cannot be written: File too large"):
-            write_key_pair(tmp_path / "mine", "me", "job")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+def test_a_full_disk_leaves_no_half_a_key(tmp_path, files_up_to):
+    with files_up_to(10), pytest.raises(KeyFileError, match="cannot be written: File too large"):
+        write_key_pair(tmp_path / "mine", "me", "job")
     assert os.listdir(tmp_path) == []
 
 

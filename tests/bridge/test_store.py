@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import resource
 import sqlite3
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,17 +16,6 @@ from edge_bridge.errors import BridgeError
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "results.sqlite"
-
-
-@contextlib.contextmanager
-def full_disk() -> Iterator[None]:
-    """No file of this process may grow: writing fails as it does on a full disk, whoever runs the test."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def rows(path: Path) -> list[tuple[str, bytes, int]]:
@@ -85,11 +72,11 @@ def test_readings_are_kept_by_profile(path):
     store.close()
 
 
-def test_a_full_disk_loses_nothing_and_is_mentioned_once(path, caplog):
+def test_a_full_disk_loses_nothing_and_is_mentioned_once(path, caplog, files_up_to):
     caplog.set_level(logging.WARNING)
     store = Store(path)
     store.put("before", "profile", b"0", Standing.OPEN)
-    with full_disk():
+    with files_up_to(0):
         for each in range(300):
             store.put(f"during {each}", "profile", b"x" * 1000, Standing.OPEN)
         store.keep_readings("profile", [0.5])
@@ -112,8 +99,8 @@ def test_a_full_disk_loses_nothing_and_is_mentioned_once(path, caplog):
     assert {standing for request_id, _, standing in found if request_id != "again"} == {2}
 
 
-def test_a_disk_that_is_full_at_the_start_is_waited_for(path):
-    with full_disk():
+def test_a_disk_that_is_full_at_the_start_is_waited_for(path, files_up_to):
+    with files_up_to(0):
         store = Store(path)
         store.put("request", "profile", b"1")
         assert store.get("request", "profile") == b"1"
@@ -126,10 +113,10 @@ def test_a_disk_that_is_full_at_the_start_is_waited_for(path):
     store.close()
 
 
-def test_results_in_memory_are_bounded(path, monkeypatch, caplog):
+def test_results_in_memory_are_bounded(path, monkeypatch, caplog, files_up_to):
     monkeypatch.setattr("edge_bridge.device.store.MOST_UNWRITTEN", 10)
     store = Store(path)
-    with full_disk():
+    with files_up_to(0):
         for each in range(12):
             store.put(f"{each:02}", "profile", b"1")
         assert store.unwritten == 10

@@ -22,14 +22,12 @@ from mpinas.coordination import events as ev
 from mpinas.coordination import messages as msg
 from mpinas.coordination.budgets import Curves
 from mpinas.coordination.front import dominates
-from mpinas.coordination.ledger import Ledger
 from mpinas.coordination.teaching import Teaching
 from mpinas.errors import UserError
 from mpinas.history import journal
-from mpinas.history.run_folder import RunFolder, terms_of
-from mpinas.models import make_space
+from mpinas.history.run_folder import RunFolder, plan_of
+from mpinas.parallel.means import coordinator_of, space_of
 from mpinas.report import results
-from mpinas.search import make_search
 from mpinas.tasks import make_task
 
 EXPERIMENT = """
@@ -664,10 +662,9 @@ def check_asks_as_if_unbroken(run: Path) -> None:
     """Each proposal of the journal is what a search that nothing has interrupted asks, told the same in that order."""
     folder = RunFolder(run)
     experiment = folder.experiment()
-    task, wanted, terms = make_task(experiment.task, experiment.search.seed), experiment.search, terms_of(experiment)
-    space = make_space(wanted.space, task.input_shape, wanted.genes, experiment.added_genes())
-    search = make_search(wanted.algorithm, space, len(terms.objectives), wanted.seed, wanted.population)
-    ledger = Ledger(terms)
+    task = make_task(experiment.task, experiment.search.seed)
+    coordinator = coordinator_of(task, experiment, plan_of(experiment), space_of(task, experiment))
+    search, ledger = coordinator.search, coordinator.ledger
     teaching = Teaching(search, ledger, Curves())
     for time_, event in journal.read(folder.journal_file):
         it = ledger.candidates.get(getattr(event, "candidate", -1))

@@ -3,14 +3,12 @@
 import json
 import os
 import re
-import resource
 import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -184,7 +182,7 @@ time_max = "1-00:00:00"
         ("jupiter", {"layout": "heterogeneous"}, "jupiter has no partition without GPUs to put rank 0 on"),
         ("generic-cpu", {"layout": "heterogeneous"}, "generic-cpu has no GPUs that rank 0 would waste"),
         ("generic-cpu", {"time": "4 hours"}, "--time '4 hours' is no duration: write HH:MM:SS"),
-        ("generic-cpu", {"time": "0:00:30"}, "--time 0:00:30: is less than a minute"),
+        ("generic-cpu", {"time": "0:01:59"}, "--time 0:01:59: is too short"),
         ("generic-cpu", {"nodes": 0}, "--nodes 0: a job needs one at least"),
         ("generic-cpu", {"max_requeues": -1}, "--max-requeues -1"),
         ("generic-cpu", {"key": "job.key"}, "--key job.key: is for a relay; name its connection file with --bridge"),
@@ -262,7 +260,7 @@ def test_an_unknown_system_is_told_the_nearest(tmp_path):
 # ---- the command
 
 
-def test_the_command_lists_systems_and_writes_a_file_once(tmp_path):
+def test_the_command_lists_systems_and_writes_a_file_once(tmp_path, files_up_to):
     listed = CliRunner().invoke(cli, ["jobscript", "--list"], catch_exceptions=False).output.splitlines()
     assert [line.split()[0] for line in listed] == system_names()
     file = tmp_path / "job.sbatch"
@@ -282,19 +280,9 @@ def test_the_command_lists_systems_and_writes_a_file_once(tmp_path):
     command[-1] = str(file)
     with pytest.raises(UserError, match="exists already; name another file or remove it"):
         CliRunner().invoke(cli, command, catch_exceptions=False)
-    with a_full_disk(), pytest.raises(UserError, match="fourth: cannot be written: File too large"):
+    with files_up_to(100), pytest.raises(UserError, match="fourth: cannot be written: File too large"):
         CliRunner().invoke(cli, [*command[:-1], str(tmp_path / "fourth")], catch_exceptions=False)
     assert not (tmp_path / "fourth").exists()
-
-
-@contextmanager
-def a_full_disk():
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_what_is_missing_is_said_in_one_line_with_code_2():
