@@ -17,7 +17,8 @@ SPEAK_S = 2.0
 
 
 def main() -> None:
-    """0: done; 2: something the user can mend, said in one line by one rank; 130: interrupted."""
+    """0: done; 2: something the user can mend, said in one line by one rank; 75: ended in peace and not finished, to go
+    on with --resume; 130: interrupted; 1: nobody reads the output any more, or a fault of the program."""
     if not os.environ.get("COLUMNS", "0").strip("0"):
         os.environ.pop("COLUMNS", None)  # a terminal without a size: a table would have no room at all
     try:

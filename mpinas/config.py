@@ -67,7 +67,7 @@ class Search(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """[search] How candidates are found."""
 
     #: How many candidates to evaluate, the human-designed baseline among them.
-    evaluations: Annotated[int, Meta(ge=2)] = 64
+    evaluations: Annotated[int, Meta(ge=2, le=100_000_000)] = 64
     seed: Seed = 0
     space: str = "cnn3d"
     #: "scratch": train every candidate; "supernet": judge each by weights that all share, train the front on;
@@ -246,7 +246,7 @@ def read_experiment(path: Path, overrides: Sequence[str] = ()) -> Experiment:
         Anything about the file that is not as it should be.
     """
     try:
-        tree = tomllib.loads(path.read_text())
+        tree = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such experiment file; `mpinas init` writes one, commented") from None
     except (OSError, UnicodeDecodeError) as error:

@@ -8,12 +8,18 @@ from pathlib import Path
 
 
 def write_whole(path: Path, *parts: bytes | memoryview) -> None:
-    """Write a file beside, and put it in place."""
+    """Write a file beside, and put it in place. Raises OSError that names the file."""
     beside = part_of(path)
-    with open(beside, "wb") as file:
-        for part in parts:
-            file.write(part)
-    put_in_place(beside, path)
+    try:
+        with open(beside, "wb") as file:
+            for part in parts:
+                file.write(part)
+        put_in_place(beside, path)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a write does not say which
+        with suppress(OSError):
+            beside.unlink()
+        raise
 
 
 def part_of(path: Path) -> Path:

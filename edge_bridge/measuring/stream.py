@@ -142,6 +142,8 @@ def _load(order: StreamOrder) -> LoadedModel:
         raise BridgeError(
             f"--precision {order.precision}: {order.runtime} with {order.provider} runs a model as {' or '.join(known)}"
         )
+    if order.threads > (cores := len(os.sched_getaffinity(0))):
+        raise BridgeError(f"--threads {order.threads}: a model may use {cores} cores here")
     try:
         return runtime.load(Path(order.model_path), order.provider, order.threads, order.precision)
     except OSError as error:

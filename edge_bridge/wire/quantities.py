@@ -167,14 +167,18 @@ class Readings(msgspec.Struct, frozen=True, kw_only=True):
     throttle_events: int | None = None
 
 
+#: No model is faster. What is multiplied and divided by readings stays a number, whatever a device says.
+SHORTEST_S = 1e-9
+
+
 class Reference(msgspec.Struct, frozen=True, kw_only=True):
     """The last reading of the shipped reference model before a measurement.
 
     `expected_s` is what this device gave at first; `in_band` says whether the reading is close enough to it.
     """
 
-    p50_s: Annotated[float, msgspec.Meta(gt=0)]
-    expected_s: Annotated[float, msgspec.Meta(gt=0)]
+    p50_s: Annotated[float, msgspec.Meta(ge=SHORTEST_S, le=3600)]
+    expected_s: Annotated[float, msgspec.Meta(ge=SHORTEST_S, le=3600)]
     age_s: Seconds
     in_band: bool
 

@@ -21,6 +21,8 @@ from mpinas.coordination.plan import Plan
 
 #: What so many jobs have died at is done beside nothing else that is suspected: the next death tells which it is.
 SUSPICIOUS = 2
+#: So many networks that all failed, and not one beside them that did not, say that the space is broken.
+FIRST_FAILURES = 20
 #: Where candidates stand that were promoted and are not there yet.
 GOING_ON = (State.READY, State.TRAINING)
 
@@ -51,6 +53,11 @@ class Agenda:
             return f"the baseline, to compare with, failed: {self.ledger.candidates[BASELINE].reason}"
         if self.ledger.supernet.reason:
             return f"the supernet could not be trained: {self.ledger.supernet.reason}"
+        failed = self.ledger.standing[State.FAILED]
+        others = len(self.ledger.candidates) - self.ledger.count(State.FAILED, State.PROPOSED)
+        if len(failed) >= FIRST_FAILURES and others <= (BASELINE in self.ledger.candidates):
+            last = next(reversed(failed))
+            return f"all {len(failed)} networks so far failed, the last: {self.ledger.candidates[last].reason}"
         return None
 
     def supernet_missing(self) -> bool:
@@ -95,6 +102,8 @@ class Agenda:
 
     def wanted(self) -> int:
         """How many more candidates to propose now."""
+        if self.hopeless():
+            return 0
         groups = max(1, self.ledger.trainers_able // self.plan.group_size)
         waiting = len(self.ledger.idle) // self.plan.group_size
         open_, ready = self._open(), self.ledger.standing[State.READY]

@@ -363,8 +363,10 @@ class Coordinator:
     # --- what is done while no event waits
 
     def _end_by_time(self, time: float, commands: list[Command]) -> None:
-        """Begin nothing new once the time is over."""
+        """Begin nothing new once the time is over; the baseline is proposed all the same, for all else rests on it."""
         if self.ledger.enough is not None or not self.plan.limit_s or self._began is None:
+            return
+        if BASELINE not in self.ledger.candidates:
             return
         if time - self._began >= self.plan.limit_s:
             self.agenda.time_over = True

@@ -41,6 +41,10 @@ if TYPE_CHECKING:  # torch is imported only once it is clear that there is somet
     from mpinas.tasks import Task
 
 
+#: At its end rank 0 closes files and ends its children so soon, or a file system or a child hangs (seconds).
+LET_GO_S = 120.0
+
+
 @dataclass(frozen=True, slots=True)
 class Arguments:
     """What the command line says."""
@@ -121,15 +125,20 @@ def _run(world: Any, arguments: Arguments, post: Post, began: float) -> bool:
         means = mpi.on_all_ranks(world, get_ready)
         if rank == trainers[0] and means is not None:
             save_calibration(means, experiment, RunFolder(path))
+            if training.batch_size > (count := len(means.samples[0])):
+                _say(f"training.batch_size = {training.batch_size} is more than the {count} training samples: "
+                     "every epoch is a single step")  # fmt: skip
         world.Barrier()
         if rank == 0:
             _say(f"task {task.name}, space {search.space} of {len(space):.1e} genomes; data read and ranks "
                  f"ready after {time.time() - began:.1f} s")  # fmt: skip
         # What rank 0 holds is let go of before the job is ended: the lock, and the journal, which may find the disk
-        # full only now. Where that hangs, the others hear nothing of rank 0 and end the job.
-        with mpi.abort_on_user_error(world), stack.pop_all():
+        # full only now. The others do not listen for rank 0 any more, so that it looks after itself.
+        with mpi.abort_on_user_error(world), stack.pop_all() as held:
             if rank == 0:
                 ended = desk[0].coordinate(control, trainers, means, watch)
+                with mpi.in_time(world, LET_GO_S, "letting go of journal, device and exporters"):
+                    held.close()
             elif means is not None:
                 _train(world, control, RunFolder(path), experiment, means, watch)
     mpi.on_rank_0(world, lambda: desk[0].refuse_hopeless())  # noqa: PLW0108 - the desk is rank 0's
@@ -325,7 +334,7 @@ class Desk:
         ):
             coordinate(coordinator, shell, display, begun, stop, pulse)
         if ledger.finished is None:
-            _say(f"to go on: the same command with `mpinas search --resume --run {self._path}`")
+            _say(f"to go on: start `mpinas search --resume --run {self._path}` as this job was started")
         _say(f"to see the results: mpinas results {self._path}")
         if ledger.stopped < ledger.trainers_expected:
             gone = [rank for rank, trainer in ledger.trainers.items() if not trainer.stopped]

@@ -21,4 +21,6 @@ def describe(world_size: int, group_size: int, group_size_max: int) -> str:
     largest = largest_group(trainers, group_size, group_size_max)
     usual = min(group_size, trainers)
     sizes = f"of {usual}" if usual == largest else f"of {usual}, up to {largest} where that gains time"
+    if usual < group_size:
+        sizes += f" (training.group_size = {group_size} asks for more than there are)"
     return f"{world_size} ranks: rank 0 coordinates, {trainers} trainer(s) in groups {sizes}, formed for every order"

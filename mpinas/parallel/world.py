@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -138,6 +139,19 @@ def abort_on_user_error(world: Any) -> Iterator[None]:
         _abort(world, f"mpinas: error: {error}", 2)
 
 
+@contextmanager
+def in_time(world: Any, limit_s: float, what: str) -> Iterator[None]:
+    """What hangs in here for longer ends the job, which can go on: by then the other ranks may look after nobody."""
+    message = f"rank {world.Get_rank()} on {socket.gethostname()}, {what}, has hung for {limit_s:g} s; {GOES_ON}"
+    overdue = threading.Timer(limit_s, end_job, (world, message))
+    overdue.daemon = True
+    overdue.start()
+    try:
+        yield
+    finally:
+        overdue.cancel()
+
+
 def _abort(world: Any, message: str, code: int) -> None:
     """Say why, and end all ranks."""
     signal.alarm(ABORT_S)  # ends this process even where nobody reads what it says, or Abort holds the interpreter
@@ -158,7 +172,7 @@ def note_code(code: int) -> None:
     those after it end because it does.
 
     It is the target of a symbolic link with the name that the script has given: made at one stroke or not at all, by
-    one alone, on full disks too.
+    one alone, on full disks too, as long as they have inodes.
     """
     if (name := os.environ.get("MPINAS_CODE_FILE")) is not None:
         with suppress(OSError):

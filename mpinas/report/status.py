@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ from mpinas.report.live import withdrawn
 SILENT_S = 60.0
 #: Seconds between two looks of `watch`.
 LOOK_S = 5.0
+#: With less room than that a job has most likely ended for want of it.
+FULL_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +205,7 @@ class Observer:
         if not alive and not ledger.finished and any(each.state == "RUNNING" for each in queue):
             sight, state, reason = None, "starting", ""
         else:
-            state, reason = self._state(past, sight, alive, queue)
+            state, reason = self._state(past, sight, alive, queue, full=shutil.disk_usage(self._path).free < FULL_BYTES)
         evaluations, evaluated = past.experiment.search.evaluations, len(ledger.evaluated)
         per_hour = None
         if state == "running" and past.began is not None and evaluated > past.before and now > past.began:
@@ -231,7 +234,9 @@ class Observer:
         )
 
     @staticmethod
-    def _state(past: _Past, sight: Sight | None, alive: bool, queue: Sequence[Queued]) -> tuple[str, str]:
+    def _state(
+        past: _Past, sight: Sight | None, alive: bool, queue: Sequence[Queued], *, full: bool
+    ) -> tuple[str, str]:  # fmt: skip
         """(state, why)."""
         ledger = past.ledger
         if sight is not None and alive and not past.is_of(sight):
@@ -245,6 +250,8 @@ class Observer:
             state, why = "died", f"no sign of life, and no end in the journal{asked}"
         else:
             state, why = "stopped", ledger.stop_reason or "its job ended before the search did; see what it printed"
+        if full:
+            why += "; its file system is full"
         return ("queued", f"the job before: {state} ({why})") if queue else (state, why)
 
 

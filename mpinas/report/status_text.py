@@ -83,7 +83,7 @@ def _queued(job: Queued) -> str:
 def _what_to_do(status: Status) -> list[str]:
     match status.state:
         case "stopped" | "died":
-            return [f"to go on: the same command with `mpinas search --resume --run {status.run}`"]
+            return [f"to go on: start `mpinas search --resume --run {status.run}` as that job was started"]
         case "finished":
             return [f"to see the results: mpinas results {status.run}"]
         case "damaged":

@@ -29,7 +29,7 @@ from mpinas.report.status import is_alive
 Open = Callable[[Path], object]
 OK, NOTE, FAULT = "ok", "note", "fault"
 #: What else belongs into a run folder, and into that of a candidate.
-_IN_RUN = frozenset({"models", "exports", "logs", "calibration.npy", "report.html"})
+_IN_RUN = frozenset({"models", "exports", "logs", "calibration.npy"})
 _IN_MODEL = frozenset({"weights.pt", "checkpoint.pt", "model.onnx", "shard.bin", "shard.json"})
 _LOST = "restore it from a copy; else its genome can be trained anew, as search.start of another run"
 

@@ -79,7 +79,7 @@ class System(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     coordinator: Coordinator | None = None
     #: Jobs must name a project that pays.
     account: bool = True
-    launcher: Annotated[str, Meta(pattern=r"^srun( --mpi=\w+)?$")] = "srun --mpi=pmix"
+    launcher: Annotated[str, Meta(pattern=r"^srun( --mpi=\w+)?\Z")] = "srun --mpi=pmix"
     #: srun's --cpu-bind; "": the machine's own.
     cpu_bind: Literal["", "cores", "none"] = "cores"
     #: Cores have several hardware threads, and one rank is to have one of each.

@@ -20,9 +20,9 @@ SCONTROL_LIMIT_S = 10.0
 _FORMS = tuple(
     re.compile(form, re.ASCII)
     for form in (
-        r"(?P<minutes>\d+)(:(?P<seconds>\d\d))?",
-        r"(?P<hours>\d+):(?P<minutes>\d\d):(?P<seconds>\d\d)",
-        r"(?P<days>\d+)-(?P<hours>\d+)(:(?P<minutes>\d\d)(:(?P<seconds>\d\d))?)?",
+        r"(?P<minutes>\d+)(:(?P<seconds>[0-5]\d))?",
+        r"(?P<hours>\d+):(?P<minutes>[0-5]\d):(?P<seconds>[0-5]\d)",
+        r"(?P<days>\d+)-(?P<hours>\d+)(:(?P<minutes>[0-5]\d)(:(?P<seconds>[0-5]\d))?)?",
     )
 )
 _UNIT_S = {"days": 86_400.0, "hours": 3600.0, "minutes": 60.0, "seconds": 1.0}

@@ -39,6 +39,11 @@ class Deployed:
         inputs = self._session.get_inputs()
         if [i.name for i in inputs] != [INPUT] or inputs[0].type != "tensor(uint8)":
             raise UserError(f"{path}: not a model of mpinas: its input is not {INPUT!r} of uint8")
+        taken, outputs = inputs[0].shape, self._session.get_outputs()
+        if len(taken) != 4 or not all(isinstance(side, int) and side > 0 for side in taken[1:]):
+            raise UserError(f"{path}: not a model of mpinas: its input is {taken}, not batch, frames, height and width")
+        if [each.name for each in outputs] != [OUTPUT] or len(outputs[0].shape) != 2:
+            raise UserError(f"{path}: not a model of mpinas: its output is not one {OUTPUT!r} of (batch, outputs)")
         #: Frames, height, width.
         self.input_shape: tuple[int, int, int] = tuple(inputs[0].shape[1:])
         #: What the file says of itself.

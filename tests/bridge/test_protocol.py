@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from edge_bridge.errors import ProtocolError
 from edge_bridge.wire import protocol as wire
-from edge_bridge.wire.quantities import Measurement, Profile, Settings, encode_settings, request_id
+from edge_bridge.wire.quantities import Measurement, Profile, Reference, Settings, encode_settings, request_id
 
 ID = "ab" * 32
 PROFILE = Profile(name="dut", hardware="box", runtime="onnxruntime", provider="cpu", versions={"onnxruntime": "1"})
@@ -187,3 +187,10 @@ _JSON = st.recursive(
 def test_any_json_only_ever_raises_protocol_error(tag, value):
     for direction in DIRECTIONS:
         _decode_or_refuse([wire.VERSION, tag, msgspec.json.encode(value)], direction)
+
+
+@pytest.mark.parametrize("field", ["p50_s", "expected_s"])
+@pytest.mark.parametrize("seconds", [1e-300, 1e300])
+def test_readings_that_would_make_latencies_nothing_or_endless_are_refused(field, seconds):
+    with pytest.raises(msgspec.ValidationError, match=field):
+        msgspec.convert({"p50_s": 1e-3, "expected_s": 1e-3, "age_s": 1.0, "in_band": True, field: seconds}, Reference)

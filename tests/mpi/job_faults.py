@@ -323,7 +323,7 @@ def ask_to_end(number: signal.Signals) -> Strike:
     def strike(job: Job, run: Path, rng: random.Random) -> str:
         for pid in job.ranks().values():
             os.kill(pid, number)
-        return "to go on: the same command"
+        return "to go on: start `mpinas search --resume"
 
     return strike
 

@@ -100,6 +100,15 @@ def test_a_search_at_every_size(mpirun, experiment, tmp_path, ranks):
     assert "finished: 4 of 4" in done.stdout
 
 
+def test_settings_that_cannot_be_kept_are_told(mpirun, experiment, tmp_path):
+    settings = ("--set", "training.group_size=3", "--set", "training.batch_size=5000", "--set", "search.evaluations=2")
+    done = mpirun(2, "-m", "mpinas", "search", str(experiment), "--run", "run", *settings)
+    assert "in groups of 1 (training.group_size = 3 asks for more than there are), formed" in done.stdout
+    assert re.search(
+        r"batch_size = 5000 is more than the \d+ training samples: every epoch is a single step", done.stdout
+    )
+
+
 def test_the_same_job_without_mpirun_and_with_nothing_but_a_file_named_experiment_toml(experiment, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "mpinas"], cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False

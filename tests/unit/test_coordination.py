@@ -82,6 +82,13 @@ def test_impossible_limits_end_with_words():
     assert "limits may be too tight" in world.ledger.finished
 
 
+@pytest.mark.parametrize("limit_s", [1e-6, 0.5])
+def test_time_that_is_over_before_anything_has_begun_ends_the_run(limit_s):
+    world = World(limit_s=limit_s).run()
+    assert evaluated(world) == []
+    assert world.ledger.finished.startswith("0 of 20 candidates evaluated; the job's ")
+
+
 def test_a_baseline_that_fails_ends_the_run_with_words():
     class Broken(World):
         def train(self, group, order):
@@ -91,6 +98,26 @@ def test_a_baseline_that_fails_ends_the_run_with_words():
 
     world = Broken().run()
     assert world.ledger.finished == "the baseline, to compare with, failed: memory: too large"
+
+
+@pytest.mark.parametrize("sound", [None, 17])
+def test_a_space_whose_networks_all_fail_ends_the_run_with_words_and_one_that_does_not_goes_on(sound):
+    class Broken(World):
+        def export(self, candidate, genome):
+            if candidate in (0, sound):
+                return super().export(candidate, genome)
+            return ev.ExportFailed(candidate, "no such layer")
+
+    world = Broken(proposals_max=100).run()
+    failed = len(world.ledger.standing[State.FAILED])
+    if sound is None:
+        assert 20 <= failed <= 30
+        assert world.ledger.finished == f"all {failed} networks so far failed, the last: export: no such layer"
+        again = Broken(journal=world.journal[:-3]).run()
+        assert again.ledger.finished.startswith(f"all {failed} networks so far failed")
+    else:
+        assert failed == 98
+        assert world.ledger.finished.startswith("2 of 20 candidates evaluated; stopped after 100 proposals")
 
 
 def test_resumed_with_fewer_evaluations_nothing_more_is_trained_than_asked_for():

@@ -227,6 +227,7 @@ def test_a_file_of_ones_own_is_named_by_its_path(tmp_path):
         (("gpus = 2", ""), "a machine without GPUs needs cores_per_rank, from 1 to its 16 cores a node"),
         (("gpus = 2", "cores_per_rank = 17"), "needs cores_per_rank, from 1 to its 16 cores"),
         (('"ours"', '"ours"\nlauncher = "mpirun"'), "launcher: "),
+        (('"ours"', '"ours"\nlauncher = "srun --mpi=pmix\\n"'), "launcher: "),
         (('"x86_64"', '"x86"'), "architecture: invalid enum value 'x86'"),
         (('"fast"', '"fast lane"'), r"partitions\[0\]\.name: has characters that cannot stand in a job script there"),
         (("nodes_max = 8", "nodes_max = 8\nnodes_min = 9"), "partition fast: nodes_max is below nodes_min"),
@@ -590,7 +591,7 @@ def test_srun_is_left_alone_while_no_rank_has_said_that_it_is_over(cluster, two_
     srun = int(process.stdout.readline().split()[1])
     deadline_s = time.monotonic() + 120
     while len(cluster.lines("sleep.log")) < 40 and time.monotonic() < deadline_s:
-        pass
+        time.sleep(0.01)
     assert len(cluster.lines("sleep.log")) >= 40
     os.kill(srun, signal.SIGUSR1)
     out, _ = process.communicate(timeout=250)
@@ -617,7 +618,7 @@ def test_a_cancelled_job_is_not_requeued_but_one_whose_walltime_is_over_is(clust
     os.kill(process.pid, signal.SIGTERM)
     deadline_s = time.monotonic() + 120
     while str(now) not in cluster.lines("date.log") and time.monotonic() < deadline_s:
-        pass
+        time.sleep(0.01)
     assert str(now) in cluster.lines("date.log"), "the script heeds TERM while the tasks run"
     (cluster.folder / "clock").write_text("9999999999")
     os.kill(first, signal.SIGTERM)

@@ -218,6 +218,21 @@ def test_a_link_stays_a_link_and_a_pipe_a_pipe(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"kept.csv", "link.csv", "pipe"}
 
 
+def test_what_cannot_be_written_leaves_other_files_alone_and_no_half(tmp_path, files_up_to):
+    rows = [Prediction("C1", 2, 3, {"depth_mm": 1.0})]
+    (tmp_path / "out.csv.part").write_text("of the user")
+    (tmp_path / "out.csv").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"out\.csv: cannot be written: No space left"):
+        write_csv(rows, tmp_path / "out.csv")
+    assert (tmp_path / "out.csv.part").read_text() == "of the user"
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    with pytest.raises(UserError, match="circle: cannot be written: its links go in a circle"):
+        write_csv(rows, tmp_path / "circle")
+    with files_up_to(10), pytest.raises(UserError, match="cannot be written: File too large"):
+        write_csv(rows, tmp_path / "full.csv")
+    assert {path.name for path in tmp_path.iterdir()} == {"out.csv", "out.csv.part", "circle"}
+
+
 def changed(row, column, value):
     labels = LABELS.copy()
     labels[row, column] = value

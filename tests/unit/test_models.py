@@ -59,6 +59,31 @@ def test_exported_networks_compute_the_same(tmp_path, seed):
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"], "nothing half-written is left"
 
 
+@pytest.mark.parametrize(
+    ("taken", "given", "said"),
+    [
+        (["n", "frames", 8, 8], ["n", 2], r"its input is \['n', 'frames', 8, 8\], not batch, frames, height and width"),
+        (["n", 8, 8], ["n", 2], "its input is"),
+        (["n", 1, 8, 8], ["n"], r"its output is not one 'output' of \(batch, outputs\)"),
+    ],
+)
+def test_a_model_of_another_shape_is_refused_in_words(tmp_path, taken, given, said):
+    """Such a file, as `mpinas predict` or a teacher, is the user's to mend, and no fault of the program."""
+    frames = onnx.helper.make_tensor_value_info("frames", onnx.TensorProto.UINT8, taken)
+    output = onnx.helper.make_tensor_value_info("output", onnx.TensorProto.UINT8, given)
+    constant = onnx.helper.make_tensor("shape", onnx.TensorProto.INT64, [len(given)], [-1, 2][: len(given)])
+    nodes = [
+        onnx.helper.make_node("Constant", [], ["shape"], value=constant),
+        onnx.helper.make_node("Reshape", ["frames", "shape"], ["output"]),
+    ]
+    opset = [onnx.helper.make_opsetid("", 17)]
+    model = onnx.helper.make_model(onnx.helper.make_graph(nodes, "other", [frames], [output]), opset_imports=opset)
+    model.ir_version = 8
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(UserError, match=said):
+        Deployed(tmp_path / "other.onnx")
+
+
 def test_an_inverted_residual_widens_looks_in_each_channel_and_gives_back_linearly():
     network = cnn3d.Network(INVERTED, (4, 17, 17), 2).eval()
     strided, residual = network.features[2:4]

@@ -250,8 +250,10 @@ def test_a_vigil_leaves_it_at_what_a_neighbour_has_explained(monkeypatch):
     woken, ticked = threading.Event(), threading.Event()
     vigil = Vigil(woken.set, (0.01, ticked.set))
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, both := {EXPLAINED, signal.SIGCONT})
         os.kill(os.getpid(), EXPLAINED)
         os.kill(os.getpid(), signal.SIGCONT)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, both)  # at one time, however busy the machine is
         ticked.clear()
         assert ticked.wait(10), "it has been silent for long enough"
         assert not woken.is_set()
@@ -259,6 +261,25 @@ def test_a_vigil_leaves_it_at_what_a_neighbour_has_explained(monkeypatch):
         vigil.close()
         signal.signal(signal.SIGCONT, before)
     assert signal.getsignal(EXPLAINED) == signal.SIG_DFL, "as it was before"
+
+
+def test_what_hangs_at_the_end_of_rank_0_ends_the_job_and_what_does_not_leaves_it_alone():
+    code = """
+import threading
+from mpinas.parallel import world
+class Alone:
+    Get_rank, Get_size = (lambda self: 0), (lambda self: 1)
+with world.in_time(Alone(), 60, "closing"):
+    pass
+print("went on", flush=True)
+with world.in_time(Alone(), 0.1, "closing"):
+    threading.Event().wait(60)
+print("not ended")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=50, check=False)
+    assert (done.returncode, done.stdout) == (world.UNFINISHED, "went on\n"), done.stderr
+    assert "rank 0 on " in done.stderr
+    assert ", closing, has hung for 0.1 s; " in done.stderr
 
 
 WAITS_FOR_A_WORD = f"""

@@ -7,6 +7,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 from click.testing import CliRunner
+from small_disk import can_mount, small_disk
 from test_lock import elsewhere, here, left_behind
 from virtual_time import World
 
@@ -120,7 +121,7 @@ def test_a_job_that_was_killed_has_died_and_what_was_under_way_is_told(folder, h
     assert any(
         line.startswith(f"  evaluate candidate {order.candidate}, ") and "rank 2 on here" in line for line in told
     )
-    assert told[-1] == f"to go on: the same command with `mpinas search --resume --run {folder.path}`"
+    assert told[-1] == f"to go on: start `mpinas search --resume --run {folder.path}` as that job was started"
 
 
 @pytest.mark.parametrize(
@@ -156,6 +157,14 @@ def test_a_job_that_was_asked_to_end_has_stopped(folder, half):
     assert killed.reason.endswith("; it had been asked to end (SIGUSR2)")
     assert ending.state == "running"
     assert lines_of(ending)[0].endswith("; it is about to end: SIGUSR2")
+
+
+@pytest.mark.skipif(not can_mount(), reason="a file system of its own wants the right to mount")
+def test_that_the_disk_is_full_is_told(tmp_path, half):
+    with small_disk(tmp_path / "small"):
+        folder = RunFolder.create(tmp_path / "small" / "run", EXPERIMENT)
+        write(folder, half.journal)
+        assert lines_of(look(folder, half.time))[0].endswith("see what it printed; its file system is full")
 
 
 def test_a_job_that_ended_with_an_error_has_stopped_too(folder, half):

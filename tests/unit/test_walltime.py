@@ -58,7 +58,9 @@ def test_a_duration_is_read_as_sbatch_reads_it(text, seconds):
     assert parse_duration(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "soon", "-5", "1.5", "1:5", "1:00:00:00", "1-", "2-1:2", "UNLIMITED", "٣", "1h"])
+@pytest.mark.parametrize(
+    "text", ["", "soon", "-5", "1.5", "1:5", "1:00:00:00", "1-", "2-1:2", "1:99:00", "1:00:60", "UNLIMITED", "٣", "1h"]
+)
 def test_what_is_no_duration_is_refused_in_words(text):
     with pytest.raises(ValueError, match=r"is no duration: write HH:MM:SS"):
         parse_duration(text)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mpinas.errors import UserError
-from mpinas.files import part_of, write_whole
+from mpinas.files import write_whole
 from mpinas.tasks.lpbf.recording import open_recording
 from mpinas.tasks.lpbf.targets import column_name, from_metadata, in_units
 from mpinas.tasks.lpbf.windows import PUBLISHED, View, extract
 
 #: Lines read at a time.
 BATCH = 256
+#: Frames of a window, and pixels of its side.
+MOST = 1024
 
 Model = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
@@ -62,7 +63,11 @@ def predict_lines(
         for first in range(0, len(opened.lines), BATCH):
             lines = opened.lines[first : first + BATCH]
             inputs = extract(opened, lines, window, view=view).frames[:, start : start + frames]
-            for line, values in zip(lines, in_units(model(inputs), targets).tolist(), strict=True):
+            outputs = model(inputs)
+            if outputs.shape[1] != len(targets):
+                raise UserError(f"the model gives {outputs.shape[1]} outputs, but its metadata name {len(targets)} "
+                                "targets; export it again")  # fmt: skip
+            for line, values in zip(lines, in_units(outputs, targets).tolist(), strict=True):
                 found = dict(zip(names, values, strict=True))
                 rows.append(Prediction(line.object, line.layer, line.number, found))
         return rows, opened.simulated
@@ -80,22 +85,24 @@ def write_csv(rows: Sequence[Prediction], path: Path) -> None:
     for row in rows:
         # six digits are what 32-bit numbers hold
         table.writerow([row.object, row.layer, row.line, *[f"{row.values[name]:.6g}" for name in names]])
-    content, final = text.getvalue().encode(), path.resolve()
+    content = text.getvalue().encode()
     try:
         if path.is_file() or not path.exists():
-            write_whole(final, content)
+            write_whole(path.resolve(), content)
         else:
             path.write_bytes(content)
-    except OSError as error:
-        with suppress(OSError):
-            part_of(final).unlink()
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    except (OSError, RuntimeError) as error:  # RuntimeError: links in a circle
+        why = error.strerror if isinstance(error, OSError) else "its links go in a circle"
+        raise UserError(f"{path}: cannot be written: {why}") from None
 
 
 def _windows_of(metadata: Mapping[str, str]) -> tuple[int, View]:
     """How windows are cut for a model: (frames, view); those published, where an older one does not say."""
     try:
         view = View(int(metadata.get("crop", PUBLISHED.crop)), int(metadata.get("lit", PUBLISHED.lit)))
-        return int(metadata["window_frames"]), view
+        window = int(metadata["window_frames"])
+        if not (1 <= window <= MOST and 1 <= view.crop <= MOST):
+            raise ValueError
+        return window, view
     except (KeyError, ValueError):
         raise UserError("the model's metadata do not say which windows it was made for; export it again") from None
