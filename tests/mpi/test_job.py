@@ -92,7 +92,7 @@ def test_a_search_at_every_size(mpirun, experiment, tmp_path, ranks):
     first = done.stdout.splitlines()[0]
     expected = {
         1: "serially",
-        2: "1 trainer(s) in groups of 1, formed for every order",
+        2: "1 trainer(s) in groups of 1 (training.group_size = 2 asks for more than there are), formed for every order",
         3: "2 trainer(s) in groups of 2, formed for every order",
         5: "4 trainer(s) in groups of 2, up to 4 where that gains time, formed for every order",
     }
