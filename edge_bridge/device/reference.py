@@ -13,7 +13,7 @@ import msgspec
 
 from edge_bridge.device.drift import Drift, DriftPlan, Verdict
 from edge_bridge.device.store import Standing, Store
-from edge_bridge.wire.quantities import Measurement, Reference, Settings
+from edge_bridge.wire.quantities import SHORTEST_S, Measurement, Reference, Settings
 
 log = logging.getLogger("device")
 
@@ -96,7 +96,7 @@ class ReferenceWatch:
         self._failures = 0
         drift = self._drift
         expected_s = drift.expected_s
-        verdict = drift.read(max(p50_s, 1e-9), now_s)
+        verdict = drift.read(max(p50_s, SHORTEST_S), now_s)
         if expected_s is None:
             if drift.expected_s is not None:
                 self._store.keep_readings(self._key, drift.learned_readings)

@@ -251,8 +251,8 @@ def test_a_vigil_leaves_it_at_what_a_neighbour_has_explained(monkeypatch):
     vigil = Vigil(woken.set, (0.01, ticked.set))
     try:
         signal.pthread_sigmask(signal.SIG_BLOCK, both := {EXPLAINED, signal.SIGCONT})
-        os.kill(os.getpid(), EXPLAINED)
-        os.kill(os.getpid(), signal.SIGCONT)
+        for number in both:  # to this thread: the vigil's blocks nothing, and would take them one after the other
+            signal.pthread_kill(threading.get_ident(), number)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, both)  # at one time, however busy the machine is
         ticked.clear()
         assert ticked.wait(10), "it has been silent for long enough"
