@@ -46,6 +46,7 @@ def check_outputs(path: Path, outputs: int) -> None:
 
 
 def _program(model: nn.Module, frames_shape: tuple[int, int, int]) -> torch.onnx.ONNXProgram:
+    _parse_operators_once()
     model = model.to("cpu").eval()
     example = torch.zeros((2, *frames_shape), dtype=torch.uint8)  # 2: a batch of 1 would be taken for a constant
     with warnings.catch_warnings():
@@ -66,11 +67,11 @@ def _program(model: nn.Module, frames_shape: tuple[int, int, int]) -> torch.onnx
 
 def get_ready() -> None:
     """Do now what the first export of a process would do: it takes seconds that nobody is waiting for yet."""
-    _parse_operators_once()
     smallest = (7, 7, 7)
     _program(LpbfCnn(smallest, 1), smallest)
 
 
+@functools.cache
 def _parse_operators_once() -> None:
     """torch's exporter parses the sources of 500 operators anew for each file: a fifth to a third of its time.
 

@@ -54,6 +54,8 @@ group_size = 2
 epochs = 8
 checkpoint_seconds = 1
 stall_seconds = {STALL_S}
+[edge]
+exporters = 1
 """
 #: The digits, with a training that breaks once wherever a file of a certain name appears, and takes 2 GB of memory in
 #: the process that a file of another name tells.

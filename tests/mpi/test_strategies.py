@@ -30,6 +30,8 @@ epochs = 2
 teacher = "supernet"
 [supernet]
 epochs = 2
+[edge]
+exporters = 1
 """
 
 

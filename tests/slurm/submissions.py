@@ -27,6 +27,8 @@ population = 4
 group_size = 1
 epochs = {epochs}
 stall_seconds = {stall_s}
+[edge]
+exporters = 1
 """
 
 #: Sooner than the tests' Slurm gives up a node that is cut off (SlurmdTimeout): the ranks there have then let go of

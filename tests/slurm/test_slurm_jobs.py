@@ -39,7 +39,11 @@ def finished(slurm, submission, script, limit_s=280):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("system", "layout", "trainers"),
-    [("generic-cpu", "extra-task", 7), ("generic-gpu", "extra-task", 4), ("generic-gpu", "heterogeneous", 4)],
+    [
+        ("generic-cpu", "extra-task", 7),
+        pytest.param("generic-gpu", "extra-task", 4, marks=pytest.mark.variant),
+        ("generic-gpu", "heterogeneous", 4),
+    ],
 )
 def test_a_search_by_a_shipped_job_script(three_nodes, submission, system, layout, trainers):
     script = submission.script(system, 1, layout=layout)
