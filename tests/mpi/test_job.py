@@ -176,7 +176,9 @@ def kill_mpirun_and_all_ranks(job: subprocess.Popen, folder: Path) -> None:
     job.communicate(timeout=30)
 
 
-@pytest.mark.parametrize(("ranks_after", "group_size"), [pytest.param(3, 2, marks=pytest.mark.variant), (2, 2), (3, 1)])
+@pytest.mark.parametrize(
+    ("ranks_after", "group_size"), [(2, 2), *(pytest.param(3, size, marks=pytest.mark.variant) for size in (1, 2))]
+)
 def test_killed_in_the_middle_and_resumed_nothing_is_lost_or_done_again(experiment, tmp_path, ranks_after, group_size):
     run = tmp_path / "run"
     job = start(3, tmp_path, str(experiment), "--run", "run")
@@ -480,7 +482,7 @@ def history_of(run: Path) -> list:
     return [event for _, event in journal.read(RunFolder(run).journal_file)]
 
 
-@pytest.mark.parametrize("ranks", [1, pytest.param(3, marks=pytest.mark.variant), 5])
+@pytest.mark.parametrize("ranks", [*(pytest.param(ranks, marks=pytest.mark.variant) for ranks in (1, 3)), 5])
 def test_small_budgets_first_and_finalists_once_more(mpirun, experiment, tmp_path, ranks):
     more = ("--set", "search.finalists=1", "--set", "search.finalist_seeds=2", "--set", "search.evaluations=6")
     mpirun(ranks, "-m", "mpinas", "search", str(experiment), "--run", "run", *BUDGETS, *more)
@@ -547,6 +549,7 @@ def test_killed_after_a_promotion_the_training_goes_on_from_the_checkpoint(exper
     assert [event.epoch for event in later] == list(range(2, 10))
 
 
+@pytest.mark.variant  # the demo has limits, too
 def test_limits_reject_before_training(mpirun, experiment, tmp_path):
     mpirun(3, "-m", "mpinas", "search", str(experiment), "--run", "run", "--set", "search.limits.parameters=8000")
     found = check_finished(tmp_path / "run", 4)

@@ -20,8 +20,8 @@ ENDS = {
 }
 
 
-#: Each kills another process in the way of one that is killed anyway: the leader as a member, the agent as the relay.
-VARIANTS = {"SIGKILL leader", "SIGKILL agent"}
+#: Each ends a process as another does: a trainer as a kernel that is out of memory, the agent as the relay.
+VARIANTS = {"SIGKILL leader", "SIGKILL member", "SIGKILL agent"}
 
 
 def test_every_fault_is_expected_to_end_in_some_way():

@@ -88,9 +88,7 @@ done
     ("signal", "rank"),
     [
         ("KILL", 0),
-        pytest.param("KILL", 2, marks=pytest.mark.variant),
-        pytest.param("STOP", 0, marks=pytest.mark.variant),
-        ("STOP", 1),
+        *(pytest.param(*each, marks=pytest.mark.variant) for each in [("KILL", 2), ("STOP", 0), ("STOP", 1)]),
     ],
 )
 def test_a_rank_that_is_killed_or_stopped_is_named_and_the_job_goes_on(one_node, submission, signal, rank):
