@@ -20,7 +20,7 @@ ENDS = {
 }
 
 
-#: Each ends a process as another does: a trainer as a kernel that is out of memory, the agent as the relay.
+#: Run apart: trainers, which the fault "out of memory" kills as well, and the agent, which is a helper as the relay is.
 VARIANTS = {"SIGKILL leader", "SIGKILL member", "SIGKILL agent"}
 
 

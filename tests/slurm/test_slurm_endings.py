@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import pytest
 from cluster.slurm import until
@@ -22,6 +23,9 @@ cores = 1
 cores_per_rank = 1
 partitions = [{name = "all"}]
 """
+
+#: Values of a test that are run apart: `pytest -m variant`.
+variant = partial(pytest.param, marks=pytest.mark.variant)
 
 
 @pytest.fixture
@@ -84,13 +88,7 @@ done
 """
 
 
-@pytest.mark.parametrize(
-    ("signal", "rank"),
-    [
-        ("KILL", 0),
-        *(pytest.param(*each, marks=pytest.mark.variant) for each in [("KILL", 2), ("STOP", 0), ("STOP", 1)]),
-    ],
-)
+@pytest.mark.parametrize(("signal", "rank"), [("KILL", 0), variant("KILL", 2), variant("STOP", 0), variant("STOP", 1)])
 def test_a_rank_that_is_killed_or_stopped_is_named_and_the_job_goes_on(one_node, submission, signal, rank):
     submission.prepare(evaluations=4, epochs=6, epoch_s=1.0)
     number = one_node.submit(submission.script(TWO_GPUS, 1), cwd=submission.folder)
@@ -106,7 +104,7 @@ def test_a_rank_that_is_killed_or_stopped_is_named_and_the_job_goes_on(one_node,
     assert re.search(named[signal], submission.output()), submission.output()
 
 
-@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.variant)])
+@pytest.mark.parametrize("rank", [0, variant(1)])
 def test_a_killed_rank_that_is_alone_on_its_node_is_named_and_the_job_goes_on(three_nodes, submission, rank):
     """No neighbour speaks of it, and the code of the step is what PMIx made of the end of the other rank."""
     submission.prepare(evaluations=4, epochs=3, epoch_s=1.0)
@@ -130,10 +128,7 @@ def test_a_job_that_is_cancelled_ends_in_peace_and_is_not_requeued(one_node, sub
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize(
-    "place",
-    [pytest.param(0, id="the coordinator's", marks=pytest.mark.variant), pytest.param(1, id="a trainer's")],
-)
+@pytest.mark.parametrize("place", [variant(0, id="the coordinator's"), pytest.param(1, id="a trainer's")])
 def test_a_node_whose_link_is_cut_is_replaced(three_nodes, submission, place):
     submission.prepare(evaluations=4, epochs=6, epoch_s=1.0)
     number = three_nodes.submit(submission.script(A_RANK_A_NODE, 2), cwd=submission.folder)
