@@ -46,12 +46,12 @@ def check_outputs(path: Path, outputs: int) -> None:
 
 
 def _program(model: nn.Module, frames_shape: tuple[int, int, int]) -> torch.onnx.ONNXProgram:
-    _parse_operators_once()
     model = model.to("cpu").eval()
     example = torch.zeros((2, *frames_shape), dtype=torch.uint8)  # 2: a batch of 1 would be taken for a constant
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's own deprecations inside its exporter
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        _parse_operators_once()
         program = torch.onnx.export(
             model,
             (example,),

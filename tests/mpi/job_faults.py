@@ -2,7 +2,7 @@
 
 A trial: a small search on real digits, 3 ranks, one group of two trainers; at a moment drawn from the seed, while the
 group trains, the fault strikes. If the job ends by it, it is resumed. Then the search must be at its end, with nothing
-evaluated twice, nothing lost, no process, port or shared memory left. For `test_job_faults.py` (each once) and
+evaluated twice, nothing lost, no process, port or shared memory left. For `test_job_faults.py` (once each) and
 `benchmarks/faults.py`; `benchmarks/soak.py` takes jobs and faults from here, and strikes again and again.
 """
 
